@@ -1,0 +1,9 @@
+"""Tiny models of many families, each buildable at full and at half size.
+
+``python -m tests.zoo`` lists them.
+"""
+
+from tests.zoo import spine
+from tests.zoo.registry import SCALES, Built, Entry, Scale, entries, get, perturb_
+
+__all__ = ["SCALES", "Built", "Entry", "Scale", "entries", "get", "perturb_", "spine"]
