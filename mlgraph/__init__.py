@@ -1,0 +1,86 @@
+"""mlgraph shrinks, trains and regrows any PyTorch transformer.
+
+Everything here is imported when it is first used, so that ``import mlgraph`` costs nothing::
+
+    program = mlgraph.capture(model)
+    small = mlgraph.coalesce(program, depth=2, width=2)
+    module = mlgraph.emit(small)
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlgraph.axes.verify import verify
+    from mlgraph.capture import capture
+    from mlgraph.emit import emit
+    from mlgraph.errors import AxisError, CaptureError, FileError, MlgraphError
+    from mlgraph.passes.coalesce import coalesce
+    from mlgraph.passes.decoalesce import decoalesce
+    from mlgraph.passes.interpolate import interpolate
+    from mlgraph.program import Program
+    from mlgraph.storage import load, save
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "AxisError": "mlgraph.errors",
+    "CaptureError": "mlgraph.errors",
+    "FileError": "mlgraph.errors",
+    "MlgraphError": "mlgraph.errors",
+    "Program": "mlgraph.program",
+    "capture": "mlgraph.capture",
+    "coalesce": "mlgraph.passes.coalesce",
+    "decoalesce": "mlgraph.passes.decoalesce",
+    "emit": "mlgraph.emit",
+    "interpolate": "mlgraph.passes.interpolate",
+    "load": "mlgraph.storage",
+    "save": "mlgraph.storage",
+    "verify": "mlgraph.axes.verify",
+}
+
+__all__ = [
+    "AxisError",
+    "CaptureError",
+    "FileError",
+    "MlgraphError",
+    "Program",
+    "capture",
+    "coalesce",
+    "decoalesce",
+    "emit",
+    "interpolate",
+    "load",
+    "save",
+    "verify",
+]
+
+
+class _Package(ModuleType):
+    """This package, whose functions keep their names when a submodule of the same name is imported.
+
+    Importing ``mlgraph.emit`` would bind ``emit`` to the submodule and hide the function.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _EXPORTS and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Axis inference: which tensor dimensions are one axis, and why."""

@@ -1,0 +1,1 @@
+"""Programs turned back into executable modules and into files that other libraries read."""

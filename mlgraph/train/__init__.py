@@ -1,0 +1,1 @@
+"""Training runs as phase programs over several levels of one model."""
