@@ -1,0 +1,232 @@
+"""From an ``nn.Module`` to a program, by torch.export."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from mlgraph.errors import CaptureError
+from mlgraph.normalize import import_graph
+from mlgraph.program import Input, Program, Signature, Tensors
+from mlgraph.propagate import propagate
+
+
+def capture(
+    model: nn.Module,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = "auto",
+    name: str | None = None,
+) -> Program:
+    """The program that ``model`` runs on the example ``args`` and ``kwargs``.
+
+    The graph has training semantics and shares the model's parameters and buffers; the model itself is left
+    as it was. ``dynamic_shapes`` is what ``torch.export.export`` takes, or ``"auto"``: every size that
+    the model allows to vary does, and the program's notes name those that do not. Raises
+    ``CaptureError`` with the line of the model's source that stands in the way.
+    """
+    call = _bind(model, args, dict(kwargs or {}))
+    with _preserved(model), torch.enable_grad():
+        model.train()
+        exported, notes = _export(model, call, dynamic_shapes)
+    return _program(model, call, exported, notes, name or type(model).__name__)
+
+
+@dataclass(frozen=True)
+class _Call:
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    # every argument the original takes, in order, given or not
+    parameters: tuple[str, ...]
+
+
+def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+    """Positional arguments by name, where forward names them; every tensor a distinct object."""
+    parameters = inspect.signature(model.forward).parameters
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = [p.name for p in parameters.values() if p.kind in kinds]
+    positional = [p.name for p in parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    if len(args) <= len(positional):
+        named = dict(zip(positional, args, strict=False))
+        clash = named.keys() & kwargs.keys()
+        if clash:
+            raise CaptureError(f"argument {min(clash)} is given both by position and by name; give it once")
+        given = named | kwargs
+        kwargs = {k: given[k] for k in names if k in given} | {
+            k: v for k, v in given.items() if k not in names
+        }
+        args = ()
+    seen: set[int] = set()
+
+    def distinct(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            if id(leaf) in seen:
+                return leaf.detach().clone()
+            seen.add(id(leaf))
+        return leaf
+
+    args, kwargs = pytree.tree_map(distinct, (args, kwargs))
+    return _Call(args, kwargs, tuple(names))
+
+
+@contextlib.contextmanager
+def _preserved(model: nn.Module) -> Iterator[None]:
+    """Leave modes, buffers, plain attributes and the random state as they were."""
+    modules = list(model.modules())
+    attributes = [dict(module.__dict__) for module in modules]
+    buffers = [dict(module._buffers) for module in modules]
+    values = {id(b): (b, b.detach().clone()) for b in model.buffers() if b.device.type != "meta"}
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            for module, attribute, buffer in zip(modules, attributes, buffers, strict=True):
+                module.__dict__.clear()
+                module.__dict__.update(attribute)
+                module._buffers.clear()
+                module._buffers.update(buffer)
+            with torch.no_grad():
+                for tensor, value in values.values():
+                    if not torch.equal(tensor, value):
+                        tensor.copy_(value)
+
+
+def _export(model: nn.Module, call: _Call, dynamic_shapes: Any) -> tuple[ExportedProgram, list[str]]:
+    def attempt(shapes: Any) -> ExportedProgram:
+        return torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
+
+    if dynamic_shapes != "auto":
+        return attempt(dynamic_shapes), []
+
+    def every(leaf: Any) -> Any:
+        return tuple(Dim.AUTO for _ in leaf.shape) if isinstance(leaf, torch.Tensor) else None
+
+    try:
+        return attempt(_tree(every, call)), []
+    except Exception as error:
+        try:
+            return attempt(None), [f"sizes of all inputs are fixed: {_sentence(error)}"]
+        except Exception as static:
+            raise CaptureError(f"the model could not be captured: {_sentence(static)}") from static
+
+
+def _tree(leaf_shapes: Any, call: _Call) -> Any:
+    args, kwargs = pytree.tree_map(leaf_shapes, (call.args, call.kwargs))
+    if not call.args:
+        return kwargs
+    return (*args, *kwargs.values()) if kwargs else args
+
+
+def _sentence(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _program(
+    model: nn.Module, call: _Call, exported: ExportedProgram, notes: list[str], name: str
+) -> Program:
+    tensors, canonical = _tensors(model)
+    taken = {*tensors.values_, *tensors.aliases, *(path for path, _ in model.named_modules())}
+
+    def constant_name(module: str, label: str) -> str:
+        prefix = f"{module}." if module else ""
+        fresh = f"{prefix}{label}"
+        while fresh in taken:
+            fresh += "_"
+        taken.add(fresh)
+        return fresh
+
+    graph, constants = import_graph(exported, canonical, constant_name)
+    constants = {key: value.detach() for key, value in constants.items()}
+    tensors = dataclasses.replace(tensors, values_={**tensors.values_, **constants})
+    signature = _signature(call, exported, graph)
+    propagate(graph, signature, tensors)
+    return Program(
+        graph, tensors, signature, name, notes=tuple(notes), origin={"parameters": call.parameters}
+    )
+
+
+def _tensors(model: nn.Module) -> tuple[Tensors, dict[str, str]]:
+    """The model's tensors by their first name, and every name's first name."""
+    first: dict[int, str] = {}
+    values: dict[str, torch.Tensor] = {}
+    aliases: dict[str, str] = {}
+    parameters: set[str] = set()
+    persistent: set[str] = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        for kind, entries in (("parameter", module._parameters), ("buffer", module._buffers)):
+            for key, tensor in entries.items():
+                if tensor is None:
+                    continue
+                full = f"{path}.{key}" if path else key
+                if id(tensor) in first:
+                    aliases[full] = first[id(tensor)]
+                else:
+                    first[id(tensor)] = full
+                    values[full] = tensor
+                    if kind == "parameter":
+                        parameters.add(full)
+                if kind == "parameter" or key not in module._non_persistent_buffers_set:
+                    persistent.add(full)
+    canonical = {name: name for name in values} | aliases
+    return Tensors(values, frozenset(parameters), frozenset(persistent), aliases), canonical
+
+
+def _signature(call: _Call, exported: ExportedProgram, graph: fx.Graph) -> Signature:
+    leaves, in_spec = pytree.tree_flatten((call.args, call.kwargs))
+    out_spec = exported.call_spec.out_spec
+    assert out_spec is not None
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    fakes = {n.name: n.meta["val"] for n in exported.graph.nodes if n.op == "placeholder"}
+    namer = _SizeNames()
+    inputs = []
+    for node, leaf in zip(placeholders, leaves, strict=True):
+        if isinstance(leaf, torch.Tensor):
+            fake = fakes[node.name]
+            symbols = tuple(namer.name(node.name, leaf, dim, fake.shape[dim]) for dim in range(leaf.dim()))
+            inputs.append(Input(node.name, tuple(leaf.shape), leaf.dtype, symbols))
+        else:
+            inputs.append(Input(node.name, value=leaf))
+    ranges = {}
+    for symbol, label in namer.labels.items():
+        for known, bounds in exported.range_constraints.items():
+            if str(known) == symbol:
+                upper = int(bounds.upper) if bounds.upper.is_Integer else None
+                ranges[label] = (int(bounds.lower), upper)
+    return Signature(tuple(inputs), in_spec, out_spec, ranges)
+
+
+class _SizeNames:
+    """Readable names of dynamic sizes; one symbol, one name."""
+
+    def __init__(self) -> None:
+        self.labels: dict[str, str] = {}
+
+    def name(self, leaf: str, tensor: torch.Tensor, dim: int, size: Any) -> str | None:
+        if isinstance(size, int):
+            return None
+        symbol = str(size)
+        if symbol not in self.labels:
+            label = self._role(tensor, dim)
+            taken = set(self.labels.values())
+            if label in taken:
+                label = f"{leaf}_{label}"
+            self.labels[symbol] = label
+        return self.labels[symbol]
+
+    @staticmethod
+    def _role(tensor: torch.Tensor, dim: int) -> str:
+        if dim == 0:
+            return "batch"
+        if dim == 1 and tensor.dim() in (2, 3):
+            return "sequence"
+        return f"size{dim}"

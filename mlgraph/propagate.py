@@ -1,0 +1,90 @@
+"""Shapes and dtypes of every node, by running the graph on fake tensors of the example sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from mlgraph.errors import MlgraphError
+from mlgraph.program import Signature
+
+# A program has one device; wherever its tensors lie, shapes are worked out on this one.
+DEVICE = torch.device("cpu")
+
+
+class PropagationError(MlgraphError):
+    """A node of the graph does not run at the sizes of its inputs."""
+
+
+def propagate(graph: fx.Graph, signature: Signature, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Set ``meta["val"]`` of every node, in place.
+
+    Inputs take the example sizes of ``signature``, so that sizes are plain integers; symbols arise only
+    where a size depends on data (``nonzero``). ``tensors`` may lie on any device, the meta device
+    included; only their shape, stride and dtype are read. Raises ``PropagationError`` naming the
+    first node that fails, its shapes and its line in the model's source.
+    """
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    inputs = iter(signature.inputs)
+    known: dict[str, torch.Tensor] = {}
+    with torch.no_grad(), mode:
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                leaf = next(inputs)
+                node.meta["val"] = (
+                    torch.empty(leaf.shape, dtype=leaf.dtype, device=DEVICE) if leaf.is_tensor else leaf.value
+                )
+            elif node.op == "get_attr":
+                name = str(node.target)
+                if name not in known:
+                    known[name] = fake_like(tensors[name])
+                node.meta["val"] = known[name]
+            elif node.op == "call_function":
+                node.meta["val"] = _run(node)
+            elif node.op == "output":
+                node.meta["val"] = fx.map_arg(node.args[0], _value)
+
+
+def fake_like(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same shape, strides and dtype on the program's device; call it in a fake mode."""
+    if tensor.layout is torch.strided:
+        return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=DEVICE)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=DEVICE)
+
+
+def _value(node: fx.Node) -> Any:
+    return node.meta["val"]
+
+
+def _run(node: fx.Node) -> Any:
+    args, kwargs = fx.map_arg((node.args, node.kwargs), _value)
+    assert callable(node.target)
+    try:
+        return node.target(*args, **kwargs)
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        shapes = ", ".join(f"{n.name} {describe(n.meta.get('val'))}" for n in node.all_input_nodes)
+        source = node.meta.get("source")
+        where = f" at {source}" if source else ""
+        raise PropagationError(
+            f"node {node.name} ({node.target}) on {shapes or 'no inputs'}{where} does not run: {reason}"
+        ) from error
+
+
+def describe(value: Any) -> str:
+    """A node's value in a few characters, as ``float32[2, 7, 64]``."""
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{[int(s) if isinstance(s, int) else str(s) for s in value.shape]}"
+    if isinstance(value, tuple | list):
+        return "(" + ", ".join(describe(item) for item in value) + ")"
+    return repr(value)
+
+
+def is_fake(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has a shape and no bytes (a fake tensor, or one on the meta device)."""
+    return isinstance(tensor, FakeTensor) or tensor.device.type == "meta"
