@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlgraph.axes.verify import verify
     from mlgraph.capture import capture
-    from mlgraph.emit import emit
+    from mlgraph.emit.module import emit
     from mlgraph.errors import AxisError, CaptureError, FileError, MlgraphError
     from mlgraph.passes.coalesce import coalesce
     from mlgraph.passes.decoalesce import decoalesce
@@ -36,7 +36,7 @@ _EXPORTS = {
     "capture": "mlgraph.capture",
     "coalesce": "mlgraph.passes.coalesce",
     "decoalesce": "mlgraph.passes.decoalesce",
-    "emit": "mlgraph.emit",
+    "emit": "mlgraph.emit.module",
     "interpolate": "mlgraph.passes.interpolate",
     "load": "mlgraph.storage",
     "save": "mlgraph.storage",
