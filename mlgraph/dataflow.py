@@ -1,0 +1,318 @@
+"""The dataflow of a graph as block detection sees it: dominators, cut segments, canonical digests.
+
+An activation edge is an edge along which a tensor's data (not its size) flows. Nodes that only pass
+a tensor on in evaluation (dropout, drop-path, alias, contiguous, a cast to the same type) are
+*transparent*: two graphs that differ by such nodes are the same graph here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from mlgraph.program import Program
+
+_PASSING = frozenset(
+    ["dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"]
+    + ["drop_path", "alias", "clone", "contiguous", "lift_fresh_copy", "lift_fresh", "identity"]
+)
+_CASTS = frozenset(["to", "_to_copy", "type_as"])
+# The result of these depends on their argument's size, type and device only.
+_SIZE_ONLY = frozenset(
+    [f"{fill}_like" for fill in ("zeros", "ones", "full", "empty", "rand", "randn")]
+    + [f"new_{fill}" for fill in ("zeros", "ones", "full", "empty")]
+)
+_SIZES_FIRST = frozenset(["view", "reshape", "expand", "_unsafe_view", "unflatten", "broadcast_to", "repeat"])
+_DIGESTED_BYTES = 1 << 24
+
+
+def op_name(node: fx.Node) -> str:
+    """The operator without namespace and overload: ``"dropout"`` for ``aten.dropout.default``."""
+    if node.op != "call_function":
+        return node.op
+    schema = getattr(node.target, "_schema", None)
+    if schema is not None:
+        return str(schema.name).split("::")[-1]
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def is_tensor_valued(node: fx.Node) -> bool:
+    """Whether the node yields a tensor or a sequence that holds one."""
+    value = node.meta.get("val")
+    if value is None:
+        return node.op in ("get_attr", "placeholder") or op_name(node) != "sym_size"
+    if isinstance(value, (tuple, list)):
+        return any(isinstance(item, torch.Tensor) for item in value)
+    return isinstance(value, torch.Tensor)
+
+
+def _shape(value: Any) -> Hashable:
+    if isinstance(value, torch.Tensor):
+        return (tuple(size if isinstance(size, int) else str(size) for size in value.shape), str(value.dtype))
+    if isinstance(value, (tuple, list)):
+        return tuple(_shape(item) for item in value)
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+
+
+class Dataflow:
+    """Topological order, activation edges and dominators of one program's graph.
+
+    Attributes:
+        nodes: the nodes that the output depends on, in graph order, without the output itself.
+        order: position of each of them.
+        data: activation predecessors of a node, transparent nodes passed over.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        graph = program.graph
+        self.output = next(iter(reversed(graph.nodes)))
+        live = {self.output}
+        for node in reversed(graph.nodes):
+            if node in live:
+                live.update(node.all_input_nodes)
+        self.nodes = [node for node in graph.nodes if node in live and node.op != "output"]
+        self.order = {node: position for position, node in enumerate(self.nodes)}
+        self._names = {node: op_name(node) for node in self.nodes}
+        self._through: dict[fx.Node, fx.Node] = {}
+        for node in self.nodes:
+            if self._passes(node):
+                source = node.all_input_nodes[0]
+                self._through[node] = self._through.get(source, source)
+        self.data: dict[fx.Node, tuple[fx.Node, ...]] = {}
+        for node in self.nodes:
+            sources: dict[fx.Node, None] = {}
+            if is_tensor_valued(node) and self._names[node] not in _SIZE_ONLY:
+                sources = {self.resolve(arg): None for arg in node.all_input_nodes if is_tensor_valued(arg)}
+            self.data[node] = tuple(sources)
+        self._interned: dict[Hashable, int] = {}
+        self._constants: dict[str, Hashable] = {}
+        self._static = self._static_tensors()
+
+    def resolve(self, node: fx.Node) -> fx.Node:
+        """The node whose value ``node`` passes on: itself unless transparent."""
+        return self._through.get(node, node)
+
+    def is_transparent(self, node: fx.Node) -> bool:
+        """Whether the node only passes on its input in evaluation."""
+        return node in self._through
+
+    def users(self, node: fx.Node) -> Iterator[fx.Node]:
+        """Live users of a node, the output excepted."""
+        return (user for user in node.users if user in self.order)
+
+    def _passes(self, node: fx.Node) -> bool:
+        name = self._names[node]
+        if node.op != "call_function" or not node.all_input_nodes:
+            return False
+        if name in _PASSING:
+            return isinstance(node.meta.get("val"), (torch.Tensor, type(None)))
+        if name in _CASTS:
+            source, value = node.all_input_nodes[0].meta.get("val"), node.meta.get("val")
+            same = isinstance(source, torch.Tensor) and isinstance(value, torch.Tensor)
+            return same and source.dtype == value.dtype and source.device == value.device
+        return False
+
+    def _static_tensors(self) -> frozenset[str]:
+        """Tensors of which blocks may hold different values: parameters, persistent float state, statistics."""
+        tensors = self.program.tensors
+        varying = set(tensors.parameters)
+        for node in self.nodes:
+            if node.op != "get_attr":
+                continue
+            name = str(node.target)
+            value = node.meta.get("val")
+            floating = isinstance(value, torch.Tensor) and value.is_floating_point()
+            counts = any(self._names[user].endswith("batch_norm") for user in self.users(node))
+            if counts or (floating and name in tensors.persistent):
+                varying.add(name)
+        return frozenset(name for name in tensors if name not in varying)
+
+    # Dominators
+
+    def reach(self, source: fx.Node) -> list[fx.Node]:
+        """Nodes that depend on ``source`` through activation edges, in order, ``source`` first."""
+        found = {source: None}
+        for node in self.nodes[self.order[source] + 1 :]:
+            if node not in self._through and any(arg in found for arg in self.data[node]):
+                found[node] = None
+        return list(found)
+
+    def dominators(self, source: fx.Node) -> dict[fx.Node, fx.Node]:
+        """Immediate dominator of every node that depends on ``source`` (which maps to itself).
+
+        One pass in topological order, after Cooper, Harvey and Kennedy (2001).
+        """
+        parent = {source: source}
+        depth = {source: 0}
+        for node in self.reach(source)[1:]:
+            common: fx.Node | None = None
+            for arg in self.data[node]:
+                if arg not in parent:
+                    continue
+                if common is None:
+                    common = arg
+                while common is not arg:
+                    if depth[common] >= depth[arg]:
+                        common = parent[common]
+                    else:
+                        arg = parent[arg]
+            assert common is not None
+            parent[node] = common
+            depth[node] = depth[common] + 1
+        return parent
+
+    def cut_paths(self, source: fx.Node) -> list[list[fx.Node]]:
+        """The dominator tree of ``source`` as downward paths.
+
+        Consecutive nodes a, b of a path are single-tensor cuts: everything between them that b
+        depends on is entered through a alone. A path goes on with the child into which the other
+        children flow (the residual sum rather than the branch it sums); each other child starts a path.
+        """
+        parent = self.dominators(source)
+        children: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+        size = dict.fromkeys(parent, 1)
+        depth: dict[fx.Node, int] = {source: 0}
+        for node, above in parent.items():
+            if node is not above:
+                children[above].append(node)
+                depth[node] = depth[above] + 1
+        for node in reversed(list(parent)):
+            if node is not source:
+                size[parent[node]] += size[node]
+        flows: set[fx.Node] = set()
+        for node in parent:
+            for arg in self.data[node]:
+                if arg in parent and arg is not parent.get(node):
+                    while depth[arg] > depth[node]:
+                        arg = parent[arg]
+                    flows.add(arg)
+        paths: list[list[fx.Node]] = []
+        heads: list[list[fx.Node]] = [[source]]
+        while heads:
+            path = heads.pop()
+            while below := children[path[-1]]:
+                last = [child for child in below if child not in flows] or below
+                chosen = max(last, key=lambda child: size[child])
+                heads += [[path[-1], child] for child in below if child is not chosen]
+                path.append(chosen)
+            paths.append(path)
+        return paths
+
+    def between(self, entry: fx.Node, exit: fx.Node, within: Mapping[fx.Node, Any]) -> list[fx.Node]:
+        """Nodes on activation paths from ``entry`` (excluded) to ``exit`` (included), inside ``within``."""
+        found = {exit}
+        stack = [exit]
+        while stack:
+            for arg in self.data[stack.pop()]:
+                if arg is not entry and arg in within and arg not in found:
+                    found.add(arg)
+                    stack.append(arg)
+        return sorted(found, key=self.order.__getitem__)
+
+    # Canonical form
+
+    def operands(self, node: fx.Node) -> Iterator[Any]:
+        """Arguments that tell what a node computes: nodes and literals, sizes and rates left out."""
+        name = self._names[node]
+        args: Iterable[Any] = node.args
+        kwargs = dict(node.kwargs)
+        if name in _SIZES_FIRST:
+            args = [arg for arg in node.args if isinstance(arg, fx.Node) and is_tensor_valued(arg)]
+            kwargs = {}
+        elif name == "scaled_dot_product_attention":
+            args = [arg for position, arg in enumerate(node.args) if position != 4]
+            kwargs.pop("dropout_p", None)
+        elif name == "slice" and len(node.args) > 3:
+            source = node.all_input_nodes[0].meta.get("val")
+            dim, end = node.args[1], node.args[3]
+            if isinstance(source, torch.Tensor) and isinstance(dim, int) and isinstance(end, int):
+                args = [*node.args[:3], min(end, source.shape[dim]), *node.args[4:]]
+        elif name in _SIZE_ONLY:
+            args = [arg for arg in node.args if not isinstance(arg, fx.Node)]
+        kwargs.pop("device", None)
+        for arg in args:
+            yield from _flatten(arg)
+        for key in sorted(kwargs):
+            yield key
+            yield from _flatten(kwargs[key])
+
+    def tensor_key(self, node: fx.Node) -> Hashable:
+        """What a tensor must share with its counterpart in another block: shape, type, kind, and value if constant."""
+        name = str(node.target)
+        kind = "parameter" if name in self.program.tensors.parameters else "buffer"
+        value = node.meta.get("val")
+        constant = self._constant(name) if name in self._static else None
+        return (kind, _shape(value if value is not None else self.program.tensors[name]), constant)
+
+    def _constant(self, name: str) -> Hashable:
+        if name not in self._constants:
+            tensor = self.program.tensors[name]
+            readable = tensor.device.type != "meta" and type(tensor) in (torch.Tensor, torch.nn.Parameter)
+            key: Hashable = None
+            if readable and tensor.nbytes <= _DIGESTED_BYTES:
+                data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+                key = hashlib.sha1(data).hexdigest()
+            self._constants[name] = key
+        return self._constants[name]
+
+    def own_key(self, node: fx.Node) -> Hashable:
+        """The node by itself: operator and result shape."""
+        if node.op == "get_attr":
+            return self.tensor_key(node)
+        if node.op == "placeholder":
+            return ("placeholder", node.name)
+        return (str(node.target), _shape(node.meta.get("val")))
+
+    def intern(self, key: Hashable) -> int:
+        """A small integer, equal for equal keys."""
+        return self._interned.setdefault(key, len(self._interned))
+
+    def digest(self, node: fx.Node, memo: dict[fx.Node, int], leaf: Callable[[fx.Node], Hashable]) -> int:
+        """Canonical digest of the expression that ends at ``node``.
+
+        ``leaf(n)`` gives the key of a node at which the expression stops, or None to go on into
+        its operands. Sizes count by their example value.
+        """
+        stack = [self.resolve(node)]
+        while stack:
+            top = stack[-1]
+            if top in memo:
+                stack.pop()
+                continue
+            if not is_tensor_valued(top):
+                memo[top] = self.intern(("size", _shape(top.meta.get("val"))))
+                continue
+            key = leaf(top)
+            if key is not None:
+                memo[top] = self.intern(("leaf", key))
+                continue
+            operands = [self.resolve(o) if isinstance(o, fx.Node) else o for o in self.operands(top)]
+            missing = [o for o in operands if isinstance(o, fx.Node) and o not in memo]
+            if missing:
+                stack += missing
+                continue
+            parts = tuple(("n", memo[o]) if isinstance(o, fx.Node) else _literal(o) for o in operands)
+            memo[top] = self.intern((self.own_key(top), parts))
+        return memo[self.resolve(node)]
+
+
+def _flatten(arg: Any) -> Iterator[Any]:
+    if isinstance(arg, (tuple, list)):
+        yield "["
+        for item in arg:
+            yield from _flatten(item)
+        yield "]"
+    elif isinstance(arg, slice):
+        yield from _flatten((arg.start, arg.stop, arg.step))
+    else:
+        yield arg
+
+
+def _literal(value: Any) -> Hashable:
+    return (type(value).__name__, value if isinstance(value, (bool, int, float, str)) else str(value))
