@@ -14,7 +14,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 if TYPE_CHECKING:
-    from mlgraph.axes.infer import AxisTable
+    from mlgraph.axes.table import AxisTable
     from mlgraph.blocks import BlockTable
 
 _ANALYSES = {"axes": "mlgraph.axes.infer:infer_axes", "blocks": "mlgraph.blocks:find_blocks"}

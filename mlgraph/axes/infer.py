@@ -1,0 +1,332 @@
+"""Runs the rules over a program's graph and reads the axes off the result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from mlgraph.axes import factors
+from mlgraph.axes.decompose import decompose
+from mlgraph.axes.factors import Dim, Factor, Misaligned, Reason
+from mlgraph.axes.rules import find_rule
+from mlgraph.axes.rules.table import Dims
+from mlgraph.program import Program
+
+_ACTIVATIONS = {"relu", "gelu", "silu", "tanh", "sigmoid", "mish", "elu", "leaky_relu", "hardswish", "relu6", "softplus"}
+
+
+@dataclass(frozen=True)
+class View:
+    """A value that is one tensor of the program, rearranged or scaled; ``gathered`` if looked up by index."""
+
+    tensor: str
+    dims: Any
+    gathered: bool = False
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A sum over ``dim`` at ``node``; ``carrier`` is the parameter summed against, if there is one.
+
+    ``operands`` lists (node, position of the dim). ``carried`` is the dim in the carrier's own private factors, whose
+    roles tell whether the carrier is used in this role only.
+    """
+
+    node: fx.Node
+    dim: Dim
+    operands: tuple[tuple[fx.Node, int], ...]
+    carrier: str | None
+    carried: Dim
+    repairable: bool = True
+
+
+@dataclass
+class Inference:
+    """The state of one run; implements the ``Context`` that rules see."""
+
+    program: Program
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+    views: dict[fx.Node, View] = field(default_factory=dict)
+    own: dict[str, Dims] = field(default_factory=dict)
+    main: dict[str, Dims] = field(default_factory=dict)
+    sources: dict[fx.Node, frozenset[str] | None] = field(default_factory=dict)
+    contractions: list[Contraction] = field(default_factory=list)
+    averages: list[tuple[fx.Node, Dim]] = field(default_factory=list)
+    outputs: list[Dim] = field(default_factory=list)
+    unknown: dict[str, str] = field(default_factory=dict)
+    inside: fx.Node | None = None
+
+    def run(self) -> Inference:
+        for node in self.program.graph.nodes:
+            self.visit(node)
+        return self
+
+    # What rules call.
+
+    def value(self, argument: Any) -> Any:
+        return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
+
+    def dims(self, argument: Any) -> Dims:
+        found = self.values.get(argument) if isinstance(argument, fx.Node) else None
+        return list(found) if found else []
+
+    def fresh(self, node: fx.Node, frozen: str = "", output: int | None = None) -> Dims:
+        value = self.value(node) if output is None else self.value(node)[output]
+        dims = [factors.fresh(size if isinstance(size, int) else -1) for size in value.shape]
+        if frozen:
+            for dim in dims:
+                self.freeze(dim, frozen, node)
+        return dims
+
+    def unify(self, a: Dim, b: Dim, node: fx.Node) -> None:
+        try:
+            if factors.size_of(a) != factors.size_of(b):
+                raise Misaligned
+            factors.unify(a, b)
+        except Misaligned:
+            text = "its indices do not align with those it meets"
+            self.freeze(a, text, node)
+            self.freeze(b, text, node)
+
+    def freeze(self, dim: Dim, text: str, node: fx.Node) -> None:
+        factors.freeze(dim, Reason(text, self._named(node)))
+
+    def block(self, dim: Dim, text: str, node: fx.Node) -> None:
+        factors.block(dim, Reason(text, self._named(node)))
+
+    def average(self, node: fx.Node, dim: Dim) -> None:
+        self.averages.append((self.inside or node, dim))
+        factors.hint(dim, "normalised")
+
+    def emit(self, argument: Any, dims: Sequence[int] | None = None) -> None:
+        view = self.views.get(argument) if isinstance(argument, fx.Node) else None
+        if view is not None and isinstance(view.dims, list):
+            chosen = range(len(view.dims)) if dims is None else dims
+            for index in chosen:
+                factors.add_role(view.dims[index], "emits")
+
+    def contract(self, node: fx.Node, dim: Dim, operands: Sequence[tuple[Any, int]]) -> None:
+        if factors.size_of(dim) == 1:
+            return
+        carriers = [(self.views[a].gathered, -i, a, p) for i, (a, p) in enumerate(operands) if a in self.views]
+        carriers = [c for c in carriers if factors.size_of(self.views[c[2]].dims[c[3]]) > 1]
+        carrier: str | None = None
+        carried: Dim = ()
+        if carriers and len(operands) > 1:
+            _, _, argument, position = min(carriers, key=lambda c: c[:2])
+            view = self.views[argument]
+            carrier, carried = view.tensor, view.dims[position]
+            factors.add_role(carried, "contracts")
+            for other, index in operands:
+                if other is not argument:
+                    self.emit(other, [index])
+        else:
+            for other, index in operands:
+                self.emit(other, [index])
+            self.block(dim, "activations are summed over it with no parameter on one side", node)
+        self.contractions.append(
+            Contraction(self.inside or node, dim, tuple(operands), carrier, carried, self.inside is None)
+        )
+
+    def _named(self, node: fx.Node) -> str:
+        return (self.inside or node).name
+
+    # Running.
+
+    def visit(self, node: fx.Node) -> None:
+        if node.op == "placeholder":
+            self._placeholder(node)
+        elif node.op == "get_attr":
+            self._tensor(node)
+        elif node.op == "output":
+            for leaf in _flat(node.args[0]):
+                self.emit(leaf)
+                self.outputs.extend(self.dims(leaf))
+        else:
+            self._call(node)
+
+    def _placeholder(self, node: fx.Node) -> None:
+        value = self.value(node)
+        self.sources[node] = None
+        if isinstance(value, torch.Tensor):
+            self.values[node] = [factors.fresh(int(size)) for size in value.shape]
+            for dim in self.values[node]:
+                self.freeze(dim, f"it is a dim of the input {node.name}", node)
+
+    def _tensor(self, node: fx.Node) -> None:
+        name = str(node.target)
+        tensor = self.program.tensors[name]
+        if name not in self.main:
+            self.main[name] = [factors.fresh(size) for size in tensor.shape]
+            self.own[name] = [factors.fresh(size) for size in tensor.shape]
+            if not (tensor.is_floating_point() or tensor.is_complex()):
+                for dim in self.main[name]:
+                    self.freeze(dim, f"the values of {name} are integers", node)
+        self.values[node] = list(self.main[name])
+        self.views[node] = View(name, list(self.own[name]))
+        self.sources[node] = frozenset({name})
+
+    def _call(self, node: fx.Node) -> None:
+        inputs = [self.sources.get(n, frozenset()) for n in node.all_input_nodes]
+        self.sources[node] = None if None in inputs else frozenset().union(*(s for s in inputs if s is not None))
+        value = self.value(node)
+        if getattr(node.target, "__name__", "") == "getitem" and isinstance(self.value(node.args[0]), (tuple, list)):
+            self._getitem(node)
+            return
+        if not _holds_tensor(value):
+            return
+        result: Any = None
+        rule = find_rule(node.target)
+        if rule is not None:
+            linear = self._linear_operand(node)
+            if linear is not None:
+                result = list(self.dims(linear))
+                view = self.views[linear]
+                self.views[node] = View(view.tensor, list(view.dims), view.gathered)
+                for operand in node.all_input_nodes:
+                    if operand is not linear:
+                        self.emit(operand)
+            elif rule.structure is not None:
+                result = rule.structure(self, node, self.dims(node.args[0]))
+                self._follow(node, rule.structure)
+            elif rule.infer is not None:
+                result = rule.infer(self, node)
+        if result is None or not _fits(result, value):
+            result = self._without_rule(node)
+        self.values[node] = result
+        if getattr(node.target, "_opname", "").rstrip("_") in _ACTIVATIONS:
+            for dim in result:
+                factors.hint(dim, "activated")
+
+    def _getitem(self, node: fx.Node) -> None:
+        source, index = node.args
+        dims = self.values.get(source)
+        if dims is not None and isinstance(self.value(node), torch.Tensor):
+            self.values[node] = dims[index]
+            view = self.views.get(source)  # type: ignore[arg-type]
+            if view is not None:
+                self.views[node] = View(view.tensor, view.dims[index], view.gathered)
+
+    def _follow(self, node: fx.Node, structure: Any) -> None:
+        """Apply a rearrangement to the private dims of a parameter, so that its roles stay its own."""
+        source = node.args[0]
+        view = self.views.get(source) if isinstance(source, fx.Node) else None
+        if view is None:
+            return
+        looked_up = any(isinstance(self.value(a), torch.Tensor) for a in node.all_input_nodes if a is not source)
+        own = structure(self, node, list(view.dims))
+        if own is not None:
+            self.views[node] = View(view.tensor, own, view.gathered or looked_up)
+
+    def _linear_operand(self, node: fx.Node) -> fx.Node | None:
+        """The parameter that an elementwise op scales by something that does not depend on it."""
+        name = getattr(node.target, "_opname", "").rstrip("_")
+        if name not in ("mul", "div", "multiply", "true_divide"):
+            return None
+        candidates = [a for a in node.args[:2] if isinstance(a, fx.Node) and a in self.views]
+        shape = self.value(node).shape
+        for candidate in candidates:
+            others = [n for n in node.all_input_nodes if n is not candidate]
+            scales = all(self.sources.get(n) is not None for n in others)
+            apart = all(self.views[candidate].tensor not in (self.sources.get(n) or ()) for n in others)
+            if name in ("div", "true_divide") and candidate is not node.args[0]:
+                continue
+            if scales and apart and self.value(candidate).shape == shape and self.value(candidate).dim() > 1:
+                for other in others:
+                    dims = self.dims(other)
+                    for a, b in zip(reversed(dims), reversed(self.dims(candidate)), strict=False):
+                        if factors.size_of(a) > 1:
+                            self.unify(a, b, node)
+                return candidate
+        return None
+
+    def _without_rule(self, node: fx.Node) -> Any:
+        name = str(node.target)
+        body = decompose(node) if self.inside is None else None
+        if body is not None:
+            return self._enter(node, body)
+        self.unknown.setdefault(node.name, name)
+        text = f"there is no rule for {name}"
+        for operand in node.all_input_nodes:
+            self.emit(operand)
+            held = self.values.get(operand, [])
+            for dim in held if not held or isinstance(held[0], tuple) else [d for dims in held for d in dims]:
+                self.freeze(dim, text, node)
+        value = self.value(node)
+        if isinstance(value, (tuple, list)):
+            return [
+                self.fresh(node, text, output=i) if isinstance(v, torch.Tensor) else [] for i, v in enumerate(value)
+            ]
+        return self.fresh(node, text)
+
+    def _enter(self, node: fx.Node, body: fx.GraphModule) -> Any:
+        """Run the rules on an op's decomposition."""
+        self.inside = node
+        operands = iter([n for n in node.all_input_nodes if isinstance(self.value(n), torch.Tensor)])
+        result: Any = []
+        for inner in body.graph.nodes:
+            if inner.op == "placeholder":
+                outer = next(operands)
+                self.values[inner] = self.values.get(outer)
+                self.sources[inner] = self.sources.get(outer)
+                if outer in self.views:
+                    self.views[inner] = self.views[outer]
+            elif inner.op == "get_attr":
+                self.values[inner] = self.fresh(inner)
+                self.sources[inner] = frozenset()
+            elif inner.op == "output":
+                leaves = inner.args[0]
+                many = isinstance(leaves, (tuple, list))
+                result = [self.dims(leaf) for leaf in leaves] if many else self.dims(leaves)
+            else:
+                self._call(inner)
+        self.inside = None
+        return result
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
+
+
+def _holds_tensor(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return any(isinstance(item, torch.Tensor) for item in value)
+    return isinstance(value, torch.Tensor)
+
+
+def _fits(result: Any, value: Any) -> bool:
+    """Whether inferred dims have the sizes of the value."""
+    if isinstance(value, (tuple, list)):
+        return len(result) == len(value) and all(
+            _fits(dims, item) for dims, item in zip(result, value, strict=True) if isinstance(item, torch.Tensor)
+        )
+    if len(result) != value.dim():
+        return False
+    return all(not isinstance(size, int) or factors.size_of(dim) == size for dim, size in zip(result, value.shape, strict=True))
+
+
+def leaf_factors(dims: Iterable[Dim]) -> Iterator[Factor]:
+    for dim in dims:
+        yield from factors.leaves(dim)
+
+
+def infer_axes(program: Program) -> Any:
+    """Infer the axes of a program (design: axis inference).
+
+    Returns:
+        An ``AxisTable``: every axis with its slots, and the dims of every tensor and node in axes.
+    """
+    from mlgraph.axes.table import build_table
+
+    return build_table(program, Inference(program).run())
+
+
+Named = Mapping[str, Any]

@@ -1,0 +1,81 @@
+"""Names for axes, from how they are used; never from what a model calls itself."""
+
+from __future__ import annotations
+
+import os.path
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mlgraph.axes.factors import Reason
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What naming goes by: the slots (tensor, dim, role) of an axis, tensor ranks, its freeze and usage hints."""
+
+    key: int
+    slots: tuple[tuple[str, int, str], ...]
+    ranks: Mapping[str, int]
+    frozen: Reason | None
+    hints: frozenset[str]
+
+
+def name_axes(candidates: Sequence[Candidate]) -> dict[int, tuple[str, str]]:
+    """A unique id and a family name per axis, by candidate key."""
+    families = {c.key: _family(c) for c in candidates}
+    by_family = defaultdict(list)
+    for candidate in candidates:
+        by_family[families[candidate.key]].append(candidate)
+    taken: Counter[str] = Counter()
+    out: dict[int, tuple[str, str]] = {}
+    for family, members in by_family.items():
+        for candidate in members:
+            prefix = _common_path([tensor for tensor, _, _ in candidate.slots])
+            full = family if len(members) == 1 or not prefix else f"{prefix}.{family}"
+            taken[full] += 1
+            out[candidate.key] = (full if taken[full] == 1 else f"{full}#{taken[full]}", family)
+    return out
+
+
+def _family(candidate: Candidate) -> str:
+    hints = candidate.hints
+    frozen = candidate.frozen.text if candidate.frozen else ""
+    blocks = {_block(tensor) for tensor, _, _ in candidate.slots}
+    roles = {role for _, _, role in candidate.slots}
+    if "convolution kernel" in frozen:
+        return "kernel"
+    if "lookup table" in frozen:
+        return "vocab" if "both" in roles or len(candidate.slots) > 1 or "returned" in hints else "positions"
+    if "indexes classes" in frozen or "returned by the model" in frozen:
+        return "classes"
+    if "dim of the input" in frozen:
+        return "input"
+    if "heads" in hints:
+        return "rep" if "rep" in hints else "heads"
+    if "head_dim" in hints:
+        return "head_dim"
+    if "v_dim" in hints:
+        return "v_dim"
+    if "rep" in hints:
+        return "rep"
+    if len(blocks) > 1:
+        return "hidden"
+    contracted = roles & {"contracts", "both"}
+    if contracted and any(rank >= 3 and dim > 0 for (t, dim, _) in candidate.slots for rank in [candidate.ranks[t]]):
+        return "expert_mlp" if all(candidate.ranks[t] == 3 for t, _, _ in candidate.slots) else "channels"
+    if contracted:
+        return "hidden" if blocks == {""} and "normalised" in hints else "mlp"
+    return "features"
+
+
+def _block(tensor: str) -> str:
+    """The part of a name up to its last number: the block that a tensor belongs to."""
+    parts = tensor.split(".")
+    numbered = [i for i, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[: numbered[-1] + 1]) if numbered else ""
+
+
+def _common_path(names: Sequence[str]) -> str:
+    parents = [name.rpartition(".")[0].split(".") for name in names]
+    return ".".join(os.path.commonprefix(parents)) if parents else ""  # type: ignore[type-var]

@@ -1,0 +1,16 @@
+"""One rule per op: how an op relates the dims of its operands to those of its result."""
+
+from mlgraph.axes.rules import contraction, indexing, normalization, pointwise, shape
+from mlgraph.axes.rules.table import Context, Rule, find_rule, register_rule
+
+__all__ = [
+    "Context",
+    "Rule",
+    "contraction",
+    "find_rule",
+    "indexing",
+    "normalization",
+    "pointwise",
+    "register_rule",
+    "shape",
+]

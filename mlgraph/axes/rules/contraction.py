@@ -1,0 +1,249 @@
+"""Rules of ops that sum products: matrix products, convolutions, attention."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from torch import fx
+
+from mlgraph.axes.factors import Dim, Misaligned, fresh, hint, regroup, size_of
+from mlgraph.axes.rules.table import Context, Dims, Infer, Result, rule, set_rule
+from mlgraph.axes.rules.table import Rule as _Rule
+from mlgraph.axes.rules.table import _overloads
+
+Terms = tuple[tuple[str, ...], ...]
+
+
+@lru_cache
+def parse(spec: str) -> tuple[Terms, tuple[str, ...]]:
+    """``"... i, o i -> ... o"`` as one tuple of letters per operand, and the result's."""
+    left, _, right = spec.partition("->")
+    terms = tuple(tuple(re.findall(r"\.\.\.|\w+", term)) for term in left.split(","))
+    return terms, tuple(re.findall(r"\.\.\.|\w+", right))
+
+
+def contract(ctx: Context, node: fx.Node, operands: Sequence[Any], terms: Terms, out: tuple[str, ...]) -> Dims:
+    """Unify the letters of an einsum over its operands; sum over those that the result lacks."""
+    dims = [ctx.dims(operand) for operand in operands]
+    bound: dict[str, list[tuple[int, int]]] = {}
+    rank = 0
+    for index, (term, present) in enumerate(zip(terms, dims, strict=True)):
+        spread = len(present) - sum(letter != "..." for letter in term)
+        labels: list[str] = []
+        for letter in term:
+            labels.extend([f"...{i}" for i in range(spread, 0, -1)] if letter == "..." else [letter])
+        rank = max(rank, spread if "..." in term else 0)
+        for position, label in enumerate(labels):
+            bound.setdefault(label, []).append((index, position))
+    result = [f"...{i}" for i in range(rank, 0, -1)] if "..." in out else []
+    order: list[str] = []
+    for letter in out:
+        order.extend(result if letter == "..." else [letter])
+    merged: dict[str, Dim] = {}
+    for label, places in bound.items():
+        chosen: Dim = ()
+        for index, position in places:
+            dim = dims[index][position]
+            if size_of(dim) == 1:
+                continue
+            if size_of(chosen) > 1:
+                ctx.unify(chosen, dim, node)
+            else:
+                chosen = dim
+        merged[label] = chosen
+        if label not in order:
+            ctx.contract(node, chosen, [(operands[i], p) for i, p in places])
+    for index, operand in enumerate(operands):
+        kept = [p for label in order for i, p in bound.get(label, []) if i == index]
+        ctx.emit(operand, kept)
+    return [merged[label] for label in order]
+
+
+def einsum_rule(spec: str) -> Infer:
+    """A rule from einsum-like notation; operands are the op's leading arguments, ``None`` skipped."""
+    terms, out = parse(spec)
+
+    def infer(ctx: Context, node: fx.Node) -> Result:
+        given = [(a, t) for a, t in zip(node.args, terms, strict=False) if isinstance(a, fx.Node)]
+        named = node.kwargs.get("bias")
+        if isinstance(named, fx.Node):
+            given.append((named, terms[-1]))
+        return contract(ctx, node, [a for a, _ in given], tuple(t for _, t in given), out)
+
+    return infer
+
+
+_EINSUM = {
+    "linear": "... i, o i, o -> ... o",
+    "mm": "m k, k n -> m n",
+    "bmm": "b m k, b k n -> b m n",
+    "mv": "m k, k -> m",
+    "dot": "k, k -> ",
+    "vdot": "k, k -> ",
+    "outer": "m, n -> m n",
+    "addmm": "... x n, m k, k n -> m n",
+    "bilinear": "... i, o i j, ... j, o -> ... o",
+    "_grouped_mm": "t k, e k n, e -> t n",
+    "transformers::grouped_mm_fallback": "t k, e k n, e -> t n",
+}
+
+
+def _added(ctx: Context, node: fx.Node, product: Dims) -> Dims:
+    """The product with the op's first argument added to it by broadcasting."""
+    added = ctx.dims(node.args[0])
+    for dim, target in zip(reversed(added), reversed(product), strict=False):
+        if size_of(dim) > 1:
+            ctx.unify(target, dim, node)
+    ctx.emit(node.args[0])
+    return product
+
+
+@rule("addmm addbmm baddbmm addmv")
+def _add_product(ctx: Context, node: fx.Node) -> Result:
+    spec = {"addmm": "m k, k n -> m n", "addmv": "m k, k -> m", "addbmm": "b m k, b k n -> m n"}
+    terms, out = parse(spec.get(node.target._opname, "b m k, b k n -> b m n"))  # type: ignore[union-attr]
+    return _added(ctx, node, contract(ctx, node, node.args[1:3], terms, out))
+
+
+@rule("matmul")
+def _matmul(ctx: Context, node: fx.Node) -> Result:
+    left, right = (len(ctx.dims(a)) for a in node.args)
+    a = ("k",) if left == 1 else ("...", "m", "k") if left > 2 or right > 2 else ("m", "k")
+    b = ("k",) if right == 1 else ("...", "k", "n") if left > 2 or right > 2 else ("k", "n")
+    if left == 2 and right > 2:
+        a = ("m", "k")
+    if right == 2 and left > 2:
+        b = ("k", "n")
+    out = tuple(x for x in (("...",) if left > 2 or right > 2 else ()))
+    out += ("m",) if left > 1 else ()
+    out += ("n",) if right > 1 else ()
+    result = contract(ctx, node, node.args, (a, b), out)
+    if left > 3 and right > 3:
+        for dim in result[-3:-2]:
+            hint(dim, "heads")
+    return result
+
+
+@rule("einsum")
+def _einsum(ctx: Context, node: fx.Node) -> Result:
+    equation = str(node.args[0]).replace(" ", "")
+    left, arrow, right = equation.partition("->")
+
+    def letters(term: str) -> tuple[str, ...]:
+        return tuple(re.findall(r"\.\.\.|\w", term))
+
+    terms = tuple(letters(term) for term in left.split(","))
+    if not arrow:
+        every = [x for term in terms for x in term]
+        right = "".join(sorted({x for x in every if every.count(x) == 1 and x != "..."}))
+        right = ("..." if "..." in every else "") + right
+    operands = node.args[1]
+    return contract(ctx, node, operands, terms, letters(right))  # type: ignore[arg-type]
+
+
+@rule("scaled_dot_product_attention")
+def _attention(ctx: Context, node: fx.Node) -> Result:
+    query, key, value = node.args[:3]
+    mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    q, k = ctx.dims(query), ctx.dims(key)
+    if node.kwargs.get("enable_gqa") and size_of(q[-3]) != size_of(k[-3]):
+        repeat = fresh(size_of(q[-3]) // size_of(k[-3]))
+        hint(repeat, "rep")
+        ctx.unify(q[-3], (*k[-3], *repeat), node)
+        heads, v = q[-3], ctx.dims(value)
+        ctx.unify(k[-3], v[-3], node)
+        for x, y in ((q[-1], k[-1]), (k[-2], v[-2])):
+            ctx.unify(x, y, node)
+        for name, operands in ((q[-1], [(query, len(q) - 1), (key, len(k) - 1)]), (k[-2], [])):
+            ctx.contract(node, name, operands)
+        result = [*q[:-1], v[-1]]
+        for operand in (query, key, value):
+            ctx.emit(operand, range(len(ctx.dims(operand)) - 1))
+    else:
+        terms, out = parse("... l d, ... s d, ... s v -> ... l v")
+        result = contract(ctx, node, (query, key, value), terms, out)
+        heads = result[-3] if len(result) > 2 else ()
+    v = ctx.dims(value)
+    if len(q) > 3:
+        hint(heads, "heads")
+    hint(q[-1], "head_dim")
+    hint(v[-1], "v_dim")
+    ctx.block(k[-2], "attention is normalised over it", node)
+    scores = [*result[:-1], k[-2]]
+    for dim, target in zip(reversed(ctx.dims(mask)), reversed(scores), strict=False):
+        if size_of(dim) > 1:
+            ctx.unify(target, dim, node)
+    ctx.emit(mask)
+    return result
+
+
+def _convolution(ctx: Context, node: fx.Node, groups: int, transposed: bool) -> Dims:
+    source, weight = node.args[:2]
+    bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+    x, w = ctx.dims(source), ctx.dims(weight)
+    spatial = len(w) - 2
+    batched = len(x) == len(w)
+    channels = x[1 if batched else 0]
+    c_in, c_out = (w[0], w[1]) if transposed else (w[1], w[0])
+    contracted, emitted = (0, 1) if transposed else (1, 0)
+    if groups == 1:
+        ctx.unify(channels, c_in, node)
+        ctx.contract(node, c_in, [(source, 1 if batched else 0), (weight, contracted)])
+        ctx.emit(weight, [emitted])
+        result = c_out
+    else:
+        try:
+            x_groups, x_inner = regroup([channels], [groups, size_of(channels) // groups])
+            side = c_in if transposed else c_out
+            w_groups, w_inner = regroup([side], [groups, size_of(side) // groups])
+        except Misaligned:
+            for dim in (channels, c_in, c_out):
+                ctx.freeze(dim, "convolution groups do not align with it", node)
+            return ctx.fresh(node, "convolution groups do not align with it")
+        ctx.unify(x_groups, w_groups, node)
+        if transposed:
+            ctx.unify(x_inner, w_inner, node)
+            ctx.contract(node, x_inner, [(source, 1), (weight, 0)])
+            result = (*w_groups, *c_out)
+        else:
+            ctx.unify(x_inner, c_in, node)
+            ctx.contract(node, c_in, [(source, 1), (weight, 1)])
+            result = (*w_groups, *w_inner)
+        ctx.emit(weight, [emitted])
+        if size_of(channels) > groups:
+            ctx.block(w_groups, "it is a number of convolution groups", node)
+    if isinstance(bias, fx.Node):
+        ctx.unify(result, ctx.dims(bias)[0], node)
+        ctx.emit(bias)
+    for dim in w[2:]:
+        ctx.freeze(dim, "it is a convolution kernel's extent", node)
+    for dim in x[len(x) - spatial :]:
+        ctx.freeze(dim, "a convolution slides over it", node)
+    out = ctx.fresh(node, "a convolution slides over it")
+    return [*([x[0]] if batched else []), result, *out[len(out) - spatial :]]
+
+
+@rule("conv1d conv2d conv3d")
+def _conv(ctx: Context, node: fx.Node) -> Result:
+    groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    return _convolution(ctx, node, int(groups), transposed=False)  # type: ignore[arg-type]
+
+
+@rule("conv_transpose1d conv_transpose2d conv_transpose3d")
+def _conv_transpose(ctx: Context, node: fx.Node) -> Result:
+    groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    return _convolution(ctx, node, int(groups), transposed=True)  # type: ignore[arg-type]
+
+
+@rule("convolution")
+def _general_conv(ctx: Context, node: fx.Node) -> Result:
+    return _convolution(ctx, node, int(node.args[8]), transposed=bool(node.args[6]))  # type: ignore[arg-type]
+
+
+for _name, _spec in _EINSUM.items():
+    if _name != "addmm":
+        for _op in _overloads(_name):
+            set_rule(_op, _Rule(infer=einsum_rule(_spec)))

@@ -1,0 +1,174 @@
+"""Rules of look-ups and scatters: the dim that is indexed is frozen, the others pass through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from mlgraph.axes.factors import Dim, fresh, size_of
+from mlgraph.axes.factors import freeze as _freeze
+from mlgraph.axes.factors import Reason
+from mlgraph.axes.rules.pointwise import broadcast
+from mlgraph.axes.rules.table import Context, Dims, Result, rule, structure
+
+_INDEXED = "it is indexed by data"
+
+
+@structure("embedding")
+def _embedding(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+    ctx.freeze(dims[0], "it indexes a lookup table", node)
+    return [*ctx.dims(node.args[1]), *dims[1:]]
+
+
+@structure("embedding_bag")
+def _embedding_bag(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+    ctx.freeze(dims[0], "it indexes a lookup table", node)
+    return [
+        [*ctx.fresh(node, "bags", output=0)[:1], dims[1]],
+        *(ctx.fresh(node, "bags", output=i) for i in range(1, len(ctx.value(node)))),
+    ]
+
+
+@structure("index _unsafe_index")
+def _index(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+    given: list[Any] = list(node.args[1])  # type: ignore[arg-type]
+    positions = [i for i, index in enumerate(given) if index is not None]
+    span: list[int] = []
+    cursor = 0
+    masks = False
+    for index in given:
+        value = ctx.value(index) if index is not None else None
+        width = value.dim() if value is not None and value.dtype.is_floating_point is False and _is_bool(value) else 1
+        masks = masks or width > 1 or (value is not None and _is_bool(value))
+        if index is not None:
+            span.extend(range(cursor, cursor + width))
+        cursor += width
+    for i in span:
+        ctx.freeze(dims[i], _INDEXED, node)
+    kept = [dim for i, dim in enumerate(dims) if i not in span]
+    if masks:
+        result = ctx.fresh(node, "its size depends on data")
+        new = len(result) - len(kept)
+        where = _insertion(positions, given)
+        return [*kept[:where], *result[where : where + new], *kept[where:]]
+    looked_up = broadcast(ctx, node, [given[i] for i in positions])
+    where = _insertion(positions, given)
+    return [*kept[:where], *looked_up, *kept[where:]]
+
+
+def _is_bool(value: Any) -> bool:
+    return str(value.dtype) in ("torch.bool", "torch.uint8")
+
+
+def _insertion(positions: list[int], given: list[Any]) -> int:
+    adjacent = positions == list(range(positions[0], positions[0] + len(positions)))
+    return positions[0] if adjacent else 0
+
+
+@structure("index_select")
+def _index_select(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+    position = int(node.args[1]) % len(dims)  # type: ignore[arg-type]
+    ctx.freeze(dims[position], _INDEXED, node)
+    index = ctx.dims(node.args[2])
+    return [*dims[:position], *(index or [()]), *dims[position + 1 :]]
+
+
+@rule("gather take_along_dim")
+def _gather(ctx: Context, node: fx.Node) -> Result:
+    argument = node.args[1] if node.target._opname == "gather" else node.args[2]  # type: ignore[union-attr]
+    index = node.args[2] if node.target._opname == "gather" else node.args[1]  # type: ignore[union-attr]
+    dims, out = ctx.dims(node.args[0]), list(ctx.dims(index))
+    position = int(argument) % len(dims)  # type: ignore[arg-type]
+    ctx.freeze(dims[position], _INDEXED, node)
+    for i, (a, b) in enumerate(zip(dims, out, strict=True)):
+        if i != position:
+            _match(ctx, a, b, node)
+    ctx.emit(node.args[0])
+    return out
+
+
+def _match(ctx: Context, a: Dim, b: Dim, node: fx.Node) -> None:
+    if size_of(a) == size_of(b):
+        ctx.unify(a, b, node)
+    else:
+        ctx.freeze(a, "part of it is indexed", node)
+        ctx.freeze(b, "part of it is indexed", node)
+
+
+@rule("scatter scatter_add scatter_reduce index_add index_copy index_fill index_reduce")
+def _scatter(ctx: Context, node: fx.Node) -> Result:
+    dims = ctx.dims(node.args[0])
+    position = int(node.args[1]) % len(dims)  # type: ignore[arg-type]
+    ctx.freeze(dims[position], _INDEXED, node)
+    for operand in node.args[2:4]:
+        other = ctx.dims(operand)
+        if len(other) == len(dims):
+            for i, (a, b) in enumerate(zip(dims, other, strict=True)):
+                if i != position:
+                    _match(ctx, a, b, node)
+        ctx.emit(operand)
+    ctx.emit(node.args[0])
+    return dims
+
+
+@rule("index_put _unsafe_index_put")
+def _index_put(ctx: Context, node: fx.Node) -> Result:
+    dims = ctx.dims(node.args[0])
+    given: list[Any] = list(node.args[1])  # type: ignore[arg-type]
+    cursor = 0
+    kept: Dims = []
+    for index in given:
+        value = ctx.value(index) if index is not None else None
+        width = value.dim() if value is not None and _is_bool(value) else 1
+        for i in range(cursor, cursor + width):
+            if index is None:
+                kept.append(dims[i])
+            else:
+                ctx.freeze(dims[i], _INDEXED, node)
+        cursor += width
+    kept.extend(dims[cursor:])
+    values = ctx.dims(node.args[2])
+    for a, b in zip(reversed(kept), reversed(values), strict=False):
+        if size_of(b) > 1:
+            _match(ctx, a, b, node)
+    return dims
+
+
+@rule("masked_scatter")
+def _masked_scatter(ctx: Context, node: fx.Node) -> Result:
+    dims = broadcast(ctx, node, list(node.args[:2]))
+    source = ctx.dims(node.args[2])
+    for dim in dims[:-1]:
+        ctx.freeze(dim, _INDEXED, node)
+    if source and dims and size_of(source[-1]) == size_of(dims[-1]):
+        ctx.unify(source[-1], dims[-1], node)
+        source = source[:-1]
+    elif dims:
+        ctx.freeze(dims[-1], _INDEXED, node)
+    for dim in source:
+        ctx.freeze(dim, _INDEXED, node)
+    return dims
+
+
+@rule("topk kthvalue")
+def _topk(ctx: Context, node: fx.Node) -> Result:
+    dims = ctx.dims(node.args[0])
+    position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", -1)
+    position %= len(dims)
+    ctx.freeze(dims[position], "its largest entries are selected", node)
+    out = []
+    for i in range(2):
+        new = ctx.fresh(node, "a rank among the largest entries", output=i)
+        if len(new) == len(dims):
+            out.append([*dims[:position], new[position], *dims[position + 1 :]])
+        else:
+            out.append([dim for j, dim in enumerate(dims) if j != position])
+    return out
+
+
+@rule("one_hot")
+def _one_hot(ctx: Context, node: fx.Node) -> Result:
+    classes = fresh(ctx.value(node).shape[-1])
+    _freeze(classes, Reason("it indexes classes", node.name))
+    return [*ctx.dims(node.args[0]), classes]

@@ -1,0 +1,99 @@
+"""Rules of normalisations and poolings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from mlgraph.axes.factors import Misaligned, regroup, size_of
+from mlgraph.axes.rules.table import Context, Result, rule
+
+
+@rule("layer_norm rms_norm native_layer_norm _fused_rms_norm")
+def _layer_norm(ctx: Context, node: fx.Node) -> Result:
+    dims = ctx.dims(node.args[0])
+    normalised = dims[len(dims) - len(list(node.args[1])):]  # type: ignore[arg-type]
+    for parameter in [*node.args[2:4], node.kwargs.get("weight"), node.kwargs.get("bias")]:
+        if isinstance(parameter, fx.Node):
+            for a, b in zip(normalised, ctx.dims(parameter), strict=True):
+                ctx.unify(a, b, node)
+            ctx.emit(parameter)
+    for dim in normalised:
+        ctx.average(node, dim)
+    ctx.emit(node.args[0])
+    value = ctx.value(node)
+    if isinstance(value, (tuple, list)):
+        kept = [() if dim in normalised else dim for dim in dims]
+        return [dims, *([list(kept)] * (len(value) - 1))]
+    return dims
+
+
+@rule("group_norm native_group_norm")
+def _group_norm(ctx: Context, node: fx.Node) -> Result:
+    dims = ctx.dims(node.args[0])
+    native = node.target._opname.startswith("native")  # type: ignore[union-attr]
+    groups = int(node.args[6 if native else 1])  # type: ignore[arg-type]
+    parameters = node.args[1:3] if native else node.args[2:4]
+    channels = dims[1]
+    for parameter in parameters:
+        if isinstance(parameter, fx.Node):
+            ctx.unify(channels, ctx.dims(parameter)[0], node)
+            ctx.emit(parameter)
+    try:
+        outer, inner = regroup([channels], [groups, size_of(channels) // groups])
+        if size_of(inner) > 1:
+            ctx.block(outer, "it is a number of normalisation groups", node)
+            ctx.average(node, inner)
+    except Misaligned:
+        ctx.freeze(channels, "normalisation groups do not align with it", node)
+    value = ctx.value(node)
+    if isinstance(value, (tuple, list)):
+        return [dims, *(ctx.fresh(node, "statistics of groups", output=i) for i in range(1, len(value)))]
+    return dims
+
+
+@rule("batch_norm instance_norm native_batch_norm cudnn_batch_norm _native_batch_norm_legit_functional")
+def _batch_norm(ctx: Context, node: fx.Node) -> Result:
+    dims = ctx.dims(node.args[0])
+    for parameter in node.args[1:5]:
+        if isinstance(parameter, fx.Node):
+            ctx.unify(dims[1], ctx.dims(parameter)[0], node)
+            ctx.emit(parameter)
+    for index, dim in enumerate(dims):
+        if index != 1:
+            ctx.average(node, dim)
+    ctx.emit(node.args[0])
+    value = ctx.value(node)
+    if isinstance(value, (tuple, list)):
+        return [dims, *([[dims[1]] if v.dim() == 1 and v.shape[0] == size_of(dims[1]) else
+                         ctx.fresh(node, "statistics", output=i + 1)] for i, v in enumerate(value[1:]))]  # type: ignore[list-item]
+    return dims
+
+
+_POOLED = {"1d": 1, "2d": 2, "3d": 3}
+
+
+@rule("max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
+      "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d max_pool2d_with_indices "
+      "_adaptive_avg_pool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d "
+      "upsample_bicubic2d upsample_linear1d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa "
+      "_upsample_nearest_exact2d grid_sampler grid_sampler_2d lp_pool2d")
+def _pool(ctx: Context, node: fx.Node) -> Result:
+    """Leading dims are kept; windows or resampling run over the trailing, spatial ones."""
+    dims = ctx.dims(node.args[0])
+    name: str = node.target._opname  # type: ignore[union-attr]
+    spatial = next((n for suffix, n in _POOLED.items() if suffix in name), 2)
+    lead = len(dims) - spatial
+    for dim in dims[lead:]:
+        ctx.freeze(dim, "windows slide over it", node)
+    ctx.emit(node.args[0])
+
+    def result(output: int | None) -> Any:
+        out = ctx.fresh(node, "windows slide over it", output=output)
+        return [*dims[:lead], *out[len(out) - spatial:]]
+
+    value = ctx.value(node)
+    if isinstance(value, (tuple, list)):
+        return [result(i) for i in range(len(value))]
+    return result(None)  # type: ignore[no-any-return]

@@ -1,0 +1,135 @@
+"""The rule table: ops to rules, and what a rule may call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import fx
+
+from mlgraph.axes.factors import Dim
+
+Dims = list[Dim]
+Result = Dims | list[Dims] | None
+
+
+class Context(Protocol):
+    """What inference offers to a rule."""
+
+    def dims(self, argument: Any) -> Dims:
+        """Dims of a node's tensor value (empty for anything else)."""
+
+    def fresh(self, node: fx.Node, frozen: str = "", output: int | None = None) -> Dims:
+        """New unrelated dims of the node's result, frozen if a reason is given."""
+
+    def unify(self, a: Dim, b: Dim, node: fx.Node) -> None:
+        """Make two dims one; freezes both where they cannot be aligned."""
+
+    def freeze(self, dim: Dim, text: str, node: fx.Node) -> None: ...
+
+    def block(self, dim: Dim, text: str, node: fx.Node) -> None: ...
+
+    def contract(self, node: fx.Node, dim: Dim, operands: Sequence[tuple[Any, int]]) -> None:
+        """Record that ``node`` sums over ``dim``, which is the given dim of each operand."""
+
+    def average(self, node: fx.Node, dim: Dim) -> None:
+        """Record that ``node`` averages over ``dim`` (exact for groups of equal size)."""
+
+    def emit(self, argument: Any, dims: Sequence[int] | None = None) -> None:
+        """Record that a parameter's dims (all, unless listed) are used as outputs."""
+
+    def value(self, argument: Any) -> Any:
+        """The example value of an argument: ints for symbolic sizes, fake tensors for tensors."""
+
+
+Infer = Callable[[Context, fx.Node], Result]
+Structure = Callable[[Context, fx.Node, Dims], Result]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How an op relates dims.
+
+    ``infer`` gives the result's dims. A rule with ``structure`` only rearranges its first argument
+    (or, for ``pointwise``, keeps it): a parameter seen through it is still that parameter.
+    """
+
+    infer: Infer | None = None
+    structure: Structure | None = None
+
+
+_RULES: dict[Any, Rule] = {}
+
+
+def _overloads(names: str) -> list[Any]:
+    """Ops of the given names, those that this version of torch has; all overloads unless one is named."""
+    out: list[Any] = []
+    for name in names.split():
+        namespace, _, rest = name.partition("::") if "::" in name else ("aten", "", name)
+        base, _, overload = rest.partition(".")
+        packet = getattr(getattr(torch.ops, namespace), base, None)
+        if packet is None:
+            continue
+        wanted = [overload] if overload else packet.overloads()
+        out.extend(getattr(packet, item) for item in wanted if item in packet.overloads())
+    return out
+
+
+def rule(names: str) -> Callable[[Infer], Infer]:
+    """Register a function as the rule of ops, named as in ``aten``: ``"mm bmm softmax.int"``."""
+
+    def register(function: Infer) -> Infer:
+        for op in _overloads(names):
+            _RULES[op] = Rule(infer=function)
+        return function
+
+    return register
+
+
+def structure(names: str) -> Callable[[Structure], Structure]:
+    """Register a function as the rule of ops that only rearrange their first argument."""
+
+    def register(function: Structure) -> Structure:
+        for op in _overloads(names):
+            _RULES[op] = Rule(structure=function)
+        return function
+
+    return register
+
+
+def set_rule(op: Any, new: Rule) -> None:
+    _RULES[op] = new
+
+
+def register_rule(op: Any, spec: str) -> None:
+    """Give a custom op a rule in einsum-like notation.
+
+    Args:
+        op: an ``OpOverload``, e.g. ``torch.ops.my_library.my_linear.default``.
+        spec: one term per tensor argument, and the result's, e.g. ``"... i, o i, o -> ... o"``. A
+            letter that the result lacks is summed over; ``...`` stands for leading dims that
+            broadcast; a term may be missing for an optional argument passed as ``None``.
+
+    Example:
+        >>> register_rule(torch.ops.my_library.scaled_linear.default, "... i, o i -> ... o")
+    """
+    from mlgraph.axes.rules.contraction import einsum_rule
+
+    _RULES[op] = Rule(infer=einsum_rule(spec))
+
+
+def find_rule(op: Any) -> Rule | None:
+    """The rule of an op; an in-place op takes its functional twin's."""
+    found = _RULES.get(op)
+    if found is not None or not isinstance(op, torch._ops.OpOverload):
+        return found
+    if torch.Tag.pointwise in op.tags:
+        return _RULES["pointwise"]
+    namespace, name = op._schema.name.split("::")
+    if name.endswith("_"):
+        packet = getattr(getattr(torch.ops, namespace), name[:-1], None)
+        if packet is not None and op._overloadname in packet.overloads():
+            return find_rule(getattr(packet, op._overloadname))
+    return None
