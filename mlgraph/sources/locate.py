@@ -1,0 +1,88 @@
+"""SOURCE strings, as the command line takes them, to programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mlgraph.errors import CaptureError, FileError
+from mlgraph.program import Program
+from mlgraph.sources import build, container
+from mlgraph.sources.inputs import example_inputs
+
+
+def open_source(source: str | os.PathLike[str], *, trust: bool = False, loss: bool = True) -> Program:
+    """The program that ``source`` names.
+
+    ``source`` is a file that mlgraph saved, a Hugging Face directory, ``timm:NAME,key=value``,
+    ``hf:CONFIG.json`` (random weights) or, with ``trust``, a ``.pt2`` or a pickled module, both of which run
+    code on loading. With ``loss``, a transformers head is captured with its labels and loss where
+    that can be. ``Program.origin`` says where it came from. Raises FileError and CaptureError.
+    """
+    text = os.fspath(source)
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme == "timm":
+        model, facts = build.timm_model(rest)
+        return _capture(model, facts, loss)
+    if colon and scheme == "hf":
+        model, facts = build.huggingface_random(Path(rest))
+        return _capture(model, facts, loss)
+    path = Path(text)
+    if not path.exists():
+        raise FileError(_unknown(text))
+    if path.is_dir():
+        model, facts = build.huggingface_directory(path, trust=trust)
+        return _capture(model, facts, loss)
+    return _open_file(path, trust, loss)
+
+
+def _open_file(path: Path, trust: bool, loss: bool) -> Program:
+    kind = container.kind_of(path)
+    if kind is container.Kind.PICKLE or kind is container.Kind.EXPORTED:
+        container.require_trust(path, kind, trust)
+        model, facts = build.trusted_file(path, kind)
+        return model if isinstance(model, Program) else _capture(model, facts, loss)
+    from mlgraph.storage import load
+
+    return load(path)
+
+
+def _capture(model: nn.Module, facts: Mapping[str, Any], loss: bool) -> Program:
+    from mlgraph.capture import capture
+
+    notes: list[str] = list(facts.get("notes", ()))
+    name = str(facts.get("name") or type(model).__name__)
+
+    def attempt(with_loss: bool) -> Program:
+        args, kwargs = example_inputs(model, loss=with_loss)
+        return capture(model, args, kwargs, name=name)
+
+    try:
+        program = attempt(loss)
+    except CaptureError as error:
+        program = _again(lambda: attempt(False), error, loss)
+        notes.append(f"captured without its loss, with which it could not be: {_clause(error)}")
+    origin = {key: value for key, value in facts.items() if key not in ("notes", "name")}
+    return program.replace(origin=origin, notes=(*program.notes, *notes))
+
+
+def _again(attempt: Callable[[], Program], error: CaptureError, loss: bool) -> Program:
+    if not loss:
+        raise error
+    try:
+        return attempt()
+    except CaptureError:
+        raise error from None
+
+
+def _clause(error: Exception) -> str:
+    return str(error).split("\n")[0].rstrip(".")
+
+
+def _unknown(text: str) -> str:
+    hint = "check the path, or write timm:NAME for a timm model or hf:CONFIG.json for random weights"
+    return f"There is no file or directory {text}; {hint}."
