@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from mlgraph.errors import CaptureError
-from mlgraph.normalize import import_graph
+from mlgraph.normalize import import_graph, normalize
 from mlgraph.program import Input, Program, Signature, Tensors
 from mlgraph.propagate import propagate
 
@@ -146,6 +146,7 @@ def _program(
         return fresh
 
     graph, constants = import_graph(exported, canonical, constant_name)
+    constants |= normalize(graph, constant_name)
     constants = {key: value.detach() for key, value in constants.items()}
     tensors = dataclasses.replace(tensors, values_={**tensors.values_, **constants})
     signature = _signature(call, exported, graph)

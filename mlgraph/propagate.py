@@ -79,7 +79,8 @@ def _run(node: fx.Node) -> Any:
 def describe(value: Any) -> str:
     """A node's value in a few characters, as ``float32[2, 7, 64]``."""
     if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}{[int(s) if isinstance(s, int) else str(s) for s in value.shape]}"
+        sizes = ", ".join(str(size) for size in value.shape)
+        return f"{str(value.dtype).removeprefix('torch.')}[{sizes}]"
     if isinstance(value, tuple | list):
         return "(" + ", ".join(describe(item) for item in value) + ")"
     return repr(value)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
@@ -43,8 +44,9 @@ def import_graph(
     Parameters and buffers become get_attr nodes named by ``canonical`` (any name of a tied tensor to its
     first); a lifted constant gets the name ``constant_names(module, name)``, where ``module`` is the
     module that first uses it. Regions without gradients are inlined and their results detached;
-    autocast regions are inlined and the nodes in them keep ``meta["autocast"]``. Assertions are dropped and every
-    device is replaced by the program's one device.
+    autocast regions are inlined and the nodes in them keep ``meta["autocast"]``. Assertions are dropped and
+    every device is replaced by the program's one device. ``meta["symbolic"]`` is the value of a node with
+    torch.export's symbolic sizes.
     """
     return _Importer(exported, canonical, constant_names).run()
 
@@ -80,17 +82,18 @@ class _Importer:
         self.constants: dict[str, torch.Tensor] = {}
         self.attributes: dict[str, fx.Node] = {}
         self.meta: dict[str, Any] = {}
+        values = [node.meta.get("val") for node in exported.graph.nodes]
+        self.fake_mode = next((v.fake_mode for v in values if isinstance(v, FakeTensor)), None)
 
     def run(self) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
         signature = self.exported.graph_signature
         env: dict[fx.Node, Any] = {}
         for node, spec in zip(_placeholders(self.exported.graph), signature.input_specs, strict=True):
             if spec.kind is InputKind.USER_INPUT:
-                # export marks them with a prefix only where a name would clash
                 env[node] = self.graph.placeholder(node.name)
-                env[node].meta = {"module": "", "source": None}
+                env[node].meta = {"module": "", "source": None, "symbolic": node.meta.get("val")}
             elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-                env[node] = self._attribute(self.canonical[str(spec.target)])
+                env[node] = self._attribute(self.canonical[str(spec.target)], node.meta.get("val"))
             elif spec.kind is InputKind.CONSTANT_TENSOR:
                 env[node] = self._constant(node, str(spec.target))
             else:
@@ -104,7 +107,7 @@ class _Importer:
             if spec.kind in (OutputKind.USER_OUTPUT, OutputKind.LOSS_OUTPUT):
                 outputs.append(value)
             elif spec.kind is OutputKind.BUFFER_MUTATION:
-                target = self._attribute(self.canonical[str(spec.target)])
+                target = self._attribute(self.canonical[str(spec.target)], None)
                 self.graph.call_function(aten.copy_.default, (target, value)).meta = {
                     "module": str(spec.target).rpartition(".")[0],
                     "source": None,
@@ -118,10 +121,10 @@ class _Importer:
                 self.graph.erase_node(node)
         return self.graph, self.constants
 
-    def _attribute(self, name: str) -> fx.Node:
+    def _attribute(self, name: str, symbolic: Any) -> fx.Node:
         if name not in self.attributes:
             node = self.graph.create_node("get_attr", name, name=name.replace(".", "_"))
-            node.meta = {"module": name.rpartition(".")[0], "source": None}
+            node.meta = {"module": name.rpartition(".")[0], "source": None, "symbolic": symbolic}
             self.attributes[name] = node
         return self.attributes[name]
 
@@ -131,7 +134,7 @@ class _Importer:
         module = _module_of(next(iter(node.users)))
         name = self.constant_names(module, target.rpartition(".")[2])
         self.constants[name] = self.exported.constants[target]
-        return self._attribute(name)
+        return self._attribute(name, node.meta.get("val"))
 
     def _body(self, owner: torch.nn.Module, env: dict[fx.Node, Any]) -> tuple[Any, ...]:
         """Copy one graph's nodes; the values of its results."""
@@ -169,9 +172,18 @@ class _Importer:
         new.meta = {
             "module": _module_of(node),
             "source": source_of(node.meta.get("stack_trace")),
+            "symbolic": self._symbolic(node, target, args, kwargs),
             **self.meta,
         }
         return new
+
+    def _symbolic(self, node: fx.Node, target: Any, args: Any, kwargs: Any) -> Any:
+        if "val" in node.meta or self.fake_mode is None:
+            return node.meta.get("val")
+        # torch.export leaves the values inside regions out
+        args, kwargs = fx.map_arg((args, kwargs), lambda n: n.meta["symbolic"])
+        with self.fake_mode, torch.no_grad():
+            return target(*args, **kwargs)
 
     def _region(self, node: fx.Node, name: str, args: tuple[Any, ...]) -> Any:
         if name == _NO_GRAD:
@@ -204,7 +216,7 @@ class _Importer:
         if not isinstance(value, fx.Node):
             return value
         new = self.graph.call_function(aten.detach.default, (value,))
-        new.meta = {"module": _module_of(node), "source": source_of(node.meta.get("stack_trace"))}
+        new.meta = {**value.meta, "module": _module_of(node)}
         return new
 
 
