@@ -12,59 +12,66 @@ from torch import nn
 from mlgraph.errors import CaptureError, FileError
 from mlgraph.program import Program
 from mlgraph.sources import build, container
-from mlgraph.sources.inputs import example_inputs
+from mlgraph.sources.inputs import Call, example_inputs
 
 
-def open_source(source: str | os.PathLike[str], *, trust: bool = False, loss: bool = True) -> Program:
+def open_source(
+    source: str | os.PathLike[str],
+    *,
+    trust: bool = False,
+    loss: bool = True,
+    inputs: Call | None = None,
+) -> Program:
     """The program that ``source`` names.
 
     ``source`` is a file that mlgraph saved, a Hugging Face directory, ``timm:NAME,key=value``,
     ``hf:CONFIG.json`` (random weights) or, with ``trust``, a ``.pt2`` or a pickled module, both of which run
     code on loading. With ``loss``, a transformers head is captured with its labels and loss where
-    that can be. ``Program.origin`` says where it came from. Raises FileError and CaptureError.
+    that can be. ``inputs``, positional and keyword
+    arguments, take the place of those made from the configuration. ``Program.origin`` says where it came from. Raises FileError and CaptureError.
     """
     text = os.fspath(source)
     scheme, colon, rest = text.partition(":")
     if colon and scheme == "timm":
         model, facts = build.timm_model(rest)
-        return _capture(model, facts, loss)
+        return _capture(model, facts, loss, inputs)
     if colon and scheme == "hf":
         model, facts = build.huggingface_random(Path(rest))
-        return _capture(model, facts, loss)
+        return _capture(model, facts, loss, inputs)
     path = Path(text)
     if not path.exists():
         raise FileError(_unknown(text))
     if path.is_dir():
         model, facts = build.huggingface_directory(path, trust=trust)
-        return _capture(model, facts, loss)
-    return _open_file(path, trust, loss)
+        return _capture(model, facts, loss, inputs)
+    return _open_file(path, trust, loss, inputs)
 
 
-def _open_file(path: Path, trust: bool, loss: bool) -> Program:
+def _open_file(path: Path, trust: bool, loss: bool, inputs: Call | None) -> Program:
     kind = container.kind_of(path)
     if kind is container.Kind.PICKLE or kind is container.Kind.EXPORTED:
         container.require_trust(path, kind, trust)
         model, facts = build.trusted_file(path, kind)
-        return model if isinstance(model, Program) else _capture(model, facts, loss)
+        return model if isinstance(model, Program) else _capture(model, facts, loss, inputs)
     from mlgraph.storage import load
 
     return load(path)
 
 
-def _capture(model: nn.Module, facts: Mapping[str, Any], loss: bool) -> Program:
+def _capture(model: nn.Module, facts: Mapping[str, Any], loss: bool, inputs: Call | None) -> Program:
     from mlgraph.capture import capture
 
     notes: list[str] = list(facts.get("notes", ()))
     name = str(facts.get("name") or type(model).__name__)
 
     def attempt(with_loss: bool) -> Program:
-        args, kwargs = example_inputs(model, loss=with_loss)
+        args, kwargs = inputs or example_inputs(model, loss=with_loss)
         return capture(model, args, kwargs, name=name)
 
     try:
         program = attempt(loss)
     except CaptureError as error:
-        program = _again(lambda: attempt(False), error, loss)
+        program = _again(lambda: attempt(False), error, loss and inputs is None)
         notes.append(f"captured without its loss, with which it could not be: {_clause(error)}")
     origin = {key: value for key, value in facts.items() if key not in ("notes", "name")}
     return program.replace(origin=origin, notes=(*program.notes, *notes))

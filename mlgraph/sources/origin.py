@@ -20,7 +20,7 @@ def is_timm(model: nn.Module) -> bool:
     return isinstance(getattr(model, "pretrained_cfg", None), Mapping) and "timm" in sys.modules
 
 
-def describe_origin(model: nn.Module, **facts: Any) -> dict[str, Any]:
+def describe_origin(model: nn.Module, /, **facts: Any) -> dict[str, Any]:
     """What ``Program.origin`` says of a live model: plain values that can be saved.
 
     ``kind`` is ``"huggingface"`` (with ``class``, ``config``), ``"timm"`` (with ``model``) or

@@ -1,0 +1,62 @@
+"""``mlgraph apply``: a pipeline of passes run on a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from mlgraph.cli.options import Json, Loss, Out, Source, Trust
+
+
+def command(
+    pipeline: Annotated[
+        str, typer.Argument(metavar="PIPELINE", help='Passes, as "coalesce{width=2};…".', show_default=False)
+    ],
+    source: Source,
+    out: Out = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")
+    ] = False,
+    loss: Loss = True,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Run a pipeline of passes on a model.
+
+    For example: mlgraph apply "coalesce{depth=2,width=2};decoalesce" bert -o regrown
+    """
+    from mlgraph.cli.checks import require_numbers
+    from mlgraph.cli.coarsen import new_notes
+    from mlgraph.cli.files import default_output, open_program, status, write_program
+    from mlgraph.cli.render import comparison as render
+    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.cli.summary import summarize
+    from mlgraph.passes.base import parse_pipeline
+
+    passes = parse_pipeline(pipeline)
+    program = open_program(source, trust=trust, loss=loss)
+    require_numbers(program)
+    with status(f"applying {passes}"):
+        result = passes(program)
+    before, after = summarize(program), summarize(result)
+    written = None if dry_run else write_program(result, out or default_output(source, "applied", program))
+    told = (*new_notes(program, result), *(written.notes if written else ()))
+    if json:
+        show_json(
+            {
+                "source": source,
+                "pipeline": str(passes),
+                "out": str(written.path) if written else None,
+                "form": written.form if written else None,
+                "before": asdict(before),
+                "after": asdict(after),
+                "notes": list(told),
+            }
+        )
+        return
+    lines = [*render.comparison(before, after, render.chain_changes(before, after)), *render.notes(told)]
+    if written:
+        lines += ["", render.outcome(str(written.path), written.form, after.parameters)]
+    show(*lines)

@@ -1,0 +1,32 @@
+"""``mlgraph axes``: what may be coarsened and what may not, and why."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from mlgraph.cli.options import Json, Loss, Source, Trust
+
+
+def command(
+    source: Source,
+    slots: Annotated[bool, typer.Option("--slots", help="List where each axis occurs.")] = False,
+    loss: Loss = True,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """List the axes of a model: size, how often each occurs, and what may be coarsened and why not."""
+    from mlgraph.cli.files import open_program
+    from mlgraph.cli.render.axes import axis_table, slot_list
+    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.cli.summary import families
+
+    program = open_program(source, trust=trust, loss=loss)
+    if json:
+        show_json([asdict(axis) for axis in program.axes])
+    elif slots:
+        show(*slot_list(program.axes))
+    else:
+        show(axis_table(families(program)))

@@ -1,0 +1,63 @@
+"""``mlgraph capture``: a model saved as a program."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from mlgraph.cli.options import Json, Loss, Out, Source, Trust
+
+
+def command(
+    source: Source,
+    out: Out = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="[NAME=]DTYPE[SIZES]",
+            help="An example input, as ids=int64[3,7]; repeatable. Needed for a pickled module.",
+            show_default=False,
+        ),
+    ] = None,
+    loss: Loss = True,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Save a model as a program: a file with graph and weights that is safe to load.
+
+    For example: mlgraph capture timm:deit_tiny_patch16_224 -o deit.pt
+    """
+    from mlgraph.cli.files import default_output, open_program
+    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.cli.render.program import captured
+    from mlgraph.cli.summary import summarize
+    from mlgraph.storage import save
+
+    program = open_program(source, trust=trust, loss=loss, inputs=tuple(inputs or ()))
+    path = out or default_output(source, "", program).with_suffix(".pt")
+    save(program, path)
+    figures = summarize(program)
+    if json:
+        show_json(
+            {
+                "source": source,
+                "out": str(path),
+                **asdict(figures),
+                "inputs": {leaf.name: _sizes(leaf) for leaf in program.signature.inputs if leaf.is_tensor},
+                "notes": list(program.notes),
+            }
+        )
+    else:
+        show(*captured(program, figures, str(path)))
+
+
+def _sizes(leaf: object) -> list[str | int]:
+    """The sizes of an input: the names of dynamic ones, the numbers of fixed ones."""
+    from mlgraph.program import Input
+
+    assert isinstance(leaf, Input)
+    symbols = leaf.symbols or (None,) * len(leaf.shape)
+    return [symbol or size for symbol, size in zip(symbols, leaf.shape, strict=True)]

@@ -1,0 +1,114 @@
+"""``mlgraph coarsen``: a smaller model, by averaging neurons and blocks in groups."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mlgraph.cli.options import Axes, Freeze, Json, Loss, Out, Source, Tied, Trust, parse_axes
+
+if TYPE_CHECKING:
+    from mlgraph.passes.base import Pass
+    from mlgraph.program import Program
+
+
+def command(
+    source: Source,
+    depth: Annotated[int, typer.Option("--depth", min=1, metavar="N", help="Blocks per group.")] = 1,
+    width: Annotated[int, typer.Option("--width", min=1, metavar="N", help="Neurons per group.")] = 1,
+    out: Out = None,
+    pairing: Annotated[
+        str,
+        typer.Option("--pairing", metavar="adjacent|halves|similarity", help="What is grouped with what."),
+    ] = "adjacent",
+    axis: Axes = None,
+    freeze: Freeze = None,
+    tied: Tied = "exact",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")
+    ] = False,
+    loss: Loss = True,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Make a model smaller by averaging neurons and blocks in groups.
+
+    For example: mlgraph coarsen bert-base --depth 2 --width 2 -o small
+    """
+    from mlgraph.cli.files import open_program, status
+    from mlgraph.passes import Coalesce
+
+    operator = Coalesce(
+        depth=depth,
+        width=width,
+        pairing=pairing,
+        tied=tied,
+        axes=parse_axes(axis),
+        freeze=tuple(freeze or ()),
+    )
+    if depth == 1 and width == 1 and not axis:
+        raise typer.BadParameter("say how much smaller: --depth N, --width N or --axis NAME=N")
+    program = open_program(source, trust=trust, loss=loss)
+    with status("coarsening"):
+        coarse = run_pass(operator, program, weights=not dry_run or pairing == "similarity")
+    report(source, operator, program, coarse, None if dry_run else (out, _label(operator)), json)
+
+
+def _label(operator: Any) -> str:
+    parts = [f"d{operator.depth}"] * (operator.depth > 1) + [f"w{operator.width}"] * (operator.width > 1)
+    return "".join(parts) or "coarse"
+
+
+def run_pass(operator: Pass, program: Program, weights: bool = True) -> Program:
+    """Apply a pass; without ``weights`` to shapes only, which costs no memory."""
+    from mlgraph.cli.checks import require_numbers
+
+    if not weights:
+        return operator(program.skeleton())
+    require_numbers(program)
+    return operator(program)
+
+
+def report(
+    source: str, operator: Pass, before: Program, after: Program, write: tuple[Any, str] | None, json: bool
+) -> None:
+    """Write the result and tell what was done; ``write`` is (path or None, label), or None to write nothing."""
+    from mlgraph.cli.changes import changes, kept
+    from mlgraph.cli.files import default_output, write_program
+    from mlgraph.cli.render import comparison as render
+    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.cli.summary import summarize
+
+    written = None
+    if write is not None:
+        path, label = write
+        written = write_program(after, path or default_output(source, label, before))
+    figures = summarize(before), summarize(after)
+    changed, alone = changes(before, after), kept(before, after, getattr(operator, "freeze", ()))
+    notes = (*new_notes(before, after), *(written.notes if written else ()))
+    if json:
+        show_json(
+            {
+                "source": source,
+                "pass": str(operator),
+                "out": str(written.path) if written else None,
+                "form": written.form if written else None,
+                "before": asdict(figures[0]),
+                "after": asdict(figures[1]),
+                "changed": [asdict(change) for change in changed],
+                "kept": [asdict(axis) for axis in alone],
+                "notes": list(notes),
+            }
+        )
+        return
+    lines = [*render.comparison(*figures, changed), *render.left_alone(alone), *render.notes(notes)]
+    if written:
+        lines += ["", render.outcome(str(written.path), written.form, figures[1].parameters)]
+    show(*lines)
+
+
+def new_notes(before: Program, after: Program) -> tuple[str, ...]:
+    """The notes of both programs, each once."""
+    return tuple(dict.fromkeys((*before.notes, *after.notes)))

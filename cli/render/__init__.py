@@ -1,0 +1,1 @@
+"""What the verbs found, as text for a terminal. Nothing here computes more than a layout needs."""

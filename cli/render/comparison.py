@@ -1,0 +1,69 @@
+"""Two programs' figures side by side: before and after a pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.text import Text
+
+from mlgraph.cli.changes import Change, Kept
+from mlgraph.cli.render.console import bullets, heading, table
+from mlgraph.cli.render.numbers import count, plural, ratio, size
+from mlgraph.cli.summary import Summary
+
+
+def comparison(before: Summary, after: Summary, changes: Iterable[Change]) -> list[Any]:
+    """A table of figures, axes and chains of blocks, before → after."""
+    rows: list[Sequence[str]] = [
+        _figure("parameters", before.parameters, after.parameters, count),
+        _figure(f"memory ({'+'.join(before.dtypes)})", before.bytes, after.bytes, size),
+        _figure(f"training FLOPs per {before.unit}", before.flops, after.flops, count),
+    ]
+    for change in changes:
+        what = change.name if change.number == 1 else f"{change.name} ×{change.number}"
+        kind = "blocks" if change.kind == "blocks" else "axis"
+        rows.append(
+            (f"{kind} {what}", str(change.before), str(change.after), ratio(change.after, change.before))
+        )
+    return [table(("", "before", "after", "ratio"), rows, right=(1, 2, 3))]
+
+
+def chain_changes(before: Summary, after: Summary) -> list[Change]:
+    """The chains of blocks whose length differs between two programs."""
+    return [
+        Change("blocks", name, number, after.blocks[name])
+        for name, number in before.blocks.items()
+        if after.blocks.get(name, number) != number
+    ]
+
+
+def left_alone(kept: Iterable[Kept]) -> list[Any]:
+    """The axes that a pass left as they were, and why."""
+    rows = [
+        (axis.name if axis.number == 1 else f"{axis.name} ×{axis.number}", str(axis.size), axis.reason)
+        for axis in kept
+    ]
+    if not rows:
+        return []
+    return [Text(), heading("left as they are"), table(("axis", "size", "why"), rows, right=(1,))]
+
+
+def notes(lines: Iterable[str]) -> list[Any]:
+    """What else is to be known."""
+    return bullets("notes", lines)
+
+
+def outcome(path: str, form: str, parameters: int) -> Text:
+    """The closing line of a verb that wrote something."""
+    what = {"huggingface": "a Hugging Face model", "program": "a program"}.get(form, form)
+    return Text(f"wrote {path} ({what}, {plural_count(parameters)})")
+
+
+def plural_count(parameters: int) -> str:
+    """``"2.9 M parameters"``."""
+    return plural(parameters, "parameter") if parameters < 10_000 else f"{count(parameters)} parameters"
+
+
+def _figure(name: str, before: float, after: float, form: Any) -> tuple[str, str, str, str]:
+    return name, form(before), form(after), ratio(after, before)

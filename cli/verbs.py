@@ -1,0 +1,45 @@
+"""The verbs of the command line. Adding one is a line here and a module with a function ``command``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_TRANSFORM = "Transform"
+_LOOK = "Look"
+_TRAIN = "Train"
+_FILES = "Files"
+
+
+@dataclass(frozen=True)
+class Verb:
+    """A verb; ``mlgraph.cli.<module>``, by default of its name, holds its function ``command``.
+
+    The docstring and the annotations of the function are the verb's help and options. The module imports
+    torch inside functions only.
+    """
+
+    name: str
+    panel: str
+    summary: str
+    module: str = ""
+
+    @property
+    def location(self) -> str:
+        """The module to import, which is not imported until the verb is used."""
+        return f"mlgraph.cli.{self.module or self.name}"
+
+
+VERBS = (
+    Verb("coarsen", _TRANSFORM, "Make a model smaller by averaging neurons and blocks in groups."),
+    Verb("refine", _TRANSFORM, "Take a coarse model back up, or grow a model."),
+    Verb("interpolate", _TRANSFORM, "Mix two models of one architecture."),
+    Verb("apply", _TRANSFORM, "Run a pipeline of passes."),
+    Verb("inspect", _LOOK, "Show the modules, their dims in axis names, and their sizes."),
+    Verb("axes", _LOOK, "List the axes: what may be coarsened and what may not, and why."),
+    Verb("blocks", _LOOK, "List the chains of repeated blocks."),
+    Verb("explain", _LOOK, "Say what ties or freezes a dim of a parameter."),
+    Verb("diff", _LOOK, "Compare two models."),
+    Verb("verify", _LOOK, "Check the inferred axes by permuting them."),
+    Verb("capture", _FILES, "Save a model as a program."),
+    Verb("export", _FILES, "Write a program in a format that other tools read."),
+)
