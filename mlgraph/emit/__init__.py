@@ -1,1 +1,7 @@
 """Programs turned back into executable modules and into files that other libraries read."""
+
+from __future__ import annotations
+
+from mlgraph.emit.module import EmittedModule, emit
+
+__all__ = ["EmittedModule", "emit"]

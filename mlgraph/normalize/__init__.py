@@ -9,7 +9,7 @@ from torch import fx
 
 from mlgraph.normalize.effects import functional
 from mlgraph.normalize.importer import import_graph
-from mlgraph.normalize.simplify import fold_constants, hoist_sizes, remove_dead, simplify
+from mlgraph.normalize.simplify import confine_casts, fold_constants, hoist_sizes, remove_dead, simplify
 
 __all__ = ["import_graph", "normalize"]
 
@@ -21,6 +21,7 @@ def normalize(graph: fx.Graph, fresh_name: Callable[[str, str], str]) -> dict[st
     worked out once. Returns the new constants by the name that ``fresh_name(module, label)`` gave them.
     """
     functional(graph)
+    confine_casts(graph)
     remove_dead(graph)
     hoist_sizes(graph)
     simplify(graph)

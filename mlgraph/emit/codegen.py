@@ -1,0 +1,383 @@
+"""Python source for the nodes of one body."""
+
+from __future__ import annotations
+
+import builtins
+import keyword
+import math
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from mlgraph import ops
+from mlgraph.emit.casts import Casts
+from mlgraph.emit.outline import Body
+from mlgraph.emit.state import Places, follows_mode
+from mlgraph.errors import MlgraphError
+from mlgraph.normalize.effects import memory, mutates
+
+aten = torch.ops.aten
+
+_INT64_MAX = 2**63 - 1
+_RESERVED = {"self", "torch", "F", "device", "other", *keyword.kwlist, *dir(builtins)}
+_OPERATORS = {
+    operator.add: "+",
+    operator.sub: "-",
+    operator.mul: "*",
+    operator.floordiv: "//",
+    operator.truediv: "/",
+    operator.mod: "%",
+    operator.pow: "**",
+    operator.eq: "==",
+    operator.ne: "!=",
+    operator.lt: "<",
+    operator.le: "<=",
+    operator.gt: ">",
+    operator.ge: ">=",
+}
+# Called as methods of their first argument, with the same further arguments.
+_METHODS = {
+    aten.view.default: "view",
+    aten.reshape.default: "reshape",
+    aten.expand.default: "expand",
+    aten.contiguous.default: "contiguous",
+    aten.expand_as.default: "expand_as",
+    aten.view_as.default: "view_as",
+    aten.repeat.default: "repeat",
+    aten.new_ones.default: "new_ones",
+    aten.new_zeros.default: "new_zeros",
+    aten.new_full.default: "new_full",
+    aten.new_empty.default: "new_empty",
+    aten.to.dtype: "to",
+    aten.detach.default: "detach",
+    aten.alias.default: "alias",
+    aten.sym_size.int: "size",
+    aten.add_.Tensor: "add_",
+    aten.copy_.default: "copy_",
+    aten.type_as.default: "type_as",
+}
+_FUNCTIONAL = {
+    aten.linear.default: "linear",
+    aten.gelu.default: "gelu",
+    aten.silu.default: "silu",
+    aten.scaled_dot_product_attention.default: "scaled_dot_product_attention",
+    aten.pad.default: "pad",
+    aten.one_hot.default: "one_hot",
+}
+_BITWISE = {aten.__and__.Tensor: "&", aten.__or__.Tensor: "|", aten.__xor__.Tensor: "^"}
+# Wrapped in Python with a signature or a meaning other than ATen's.
+_NOT_TORCH = {"norm", "unique_consecutive", "stft", "istft", "cdist", "meshgrid", "tensordot", "lu", "to"}
+# What autocast would change inside a region that turned it off.
+_AUTOCAST_OPS = {
+    "linear",
+    "matmul",
+    "mm",
+    "bmm",
+    "addmm",
+    "baddbmm",
+    "einsum",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "scaled_dot_product_attention",
+}
+
+
+class BodyWriter:
+    """Writes the ``forward`` of one body; :attr:`lines` are its statements and :attr:`names` its locals."""
+
+    def __init__(self, body: Body, casts: Casts, places: Places, graph: fx.Graph) -> None:
+        self.body = body
+        self.casts = casts
+        self.places = places
+        self.lines: list[str] = []
+        self.names: dict[fx.Node, str] = {}
+        self.root = memory(graph)
+        self._taken: set[str] = set(_RESERVED)
+        self._device: str | None = None
+
+    def reserve(self, name: str) -> str:
+        """A local name not used yet, as close to ``name`` as can be."""
+        name = "".join(c if c.isalnum() or c == "_" else "_" for c in name) or "value"
+        base = f"_{name}" if name[0].isdigit() else name
+        fresh, count = base, 0
+        while fresh in self._taken:
+            count += 1
+            fresh = f"{base}_{count}"
+        self._taken.add(fresh)
+        return fresh
+
+    def bind_inputs(self) -> list[str]:
+        """Names for the body's inputs, in order."""
+        for node in self.body.inputs:
+            if node.op == "placeholder":
+                label = node.name
+            else:
+                label = str(node.target).rpartition(".")[2] if node.op == "get_attr" else _stem(node)
+            self.names[node] = self.reserve(label)
+        return [self.names[node] for node in self.body.inputs]
+
+    def write(self) -> None:
+        """Write all statements but the return."""
+        last = self._last_uses()
+        autocast = False
+        for position, step in enumerate(self.body.steps):
+            off = isinstance(step, fx.Node) and _without_autocast(step)
+            indent = "    " if off else ""
+            if off and not autocast:
+                self.lines.append(f"with torch.autocast({self.device()}.type, enabled=False):")
+            autocast = off
+            text = self._call(step) if isinstance(step, Body) else self._node(step)
+            self.lines.extend(indent + line for line in text)
+            dead = [self.names[node] for node in last.get(position, ()) if node in self.names]
+            if dead:
+                self.lines.append(f"{indent}del {', '.join(dead)}")
+        device = self._device
+        if device is not None:
+            self.lines.insert(0, f"device = {device}.device")
+
+    def _last_uses(self) -> dict[int, list[fx.Node]]:
+        """What can be let go after each step, so that no activation outlives its last use."""
+        made = {}
+        for position, step in enumerate(self.body.steps):
+            for node in step.outputs if isinstance(step, Body) else (step,):
+                made[node] = position
+            for source in self._reads(step):
+                if source in made:
+                    made[source] = position
+        kept = set(self.body.outputs)
+        dead: dict[int, list[fx.Node]] = {}
+        for node, position in made.items():
+            if node not in kept and isinstance(_val(node), torch.Tensor | list | tuple):
+                dead.setdefault(position, []).append(node)
+        return dead
+
+    def _reads(self, step: fx.Node | Body) -> list[fx.Node]:
+        if isinstance(step, Body):
+            return list(step.inputs)
+        origin = self.casts.restored.get(step)
+        return [*step.all_input_nodes, *([origin] if origin is not None else [])]
+
+    def _call(self, body: Body) -> list[str]:
+        arguments = ", ".join(self.value(node) for node in body.inputs)
+        results = [self._name(node) for node in body.outputs]
+        target = ", ".join(results)
+        return [f"{target} = {self.access(body.path)}({arguments})"]
+
+    def _name(self, node: fx.Node) -> str:
+        if node not in self.names:
+            self.names[node] = self.reserve(_stem(node))
+        return self.names[node]
+
+    def _node(self, node: fx.Node) -> list[str]:
+        if mutates(node) and self.root[node].op == "get_attr":
+            return self._write_to_buffer(node)
+        text = self.expression(node)
+        if not node.users:
+            return [text]
+        return [f"{self._name(node)} = {text}"]
+
+    def _write_to_buffer(self, node: fx.Node) -> list[str]:
+        # Statistics move while training only.
+        buffer = self.root[node]
+        holder = str(buffer.target).rpartition(".")[0]
+        lines = [f"if {self.access(holder)}.training:", f"    {self.expression(node)}"]
+        if node.users:
+            self.names[node] = self.value(node.args[0])
+        return lines
+
+    def access(self, path: str) -> str:
+        """An expression for a module or tensor by its qualified name."""
+        prefix = self.body.path
+        if prefix and path == prefix:
+            return "self"
+        relative = path[len(prefix) + 1 :] if prefix else path
+        text = "self"
+        at = prefix
+        for part in relative.split(".") if relative else ():
+            if part.isdigit() and self.places.is_list(at):
+                text += f"[{part}]"
+            elif part.isidentifier() and not keyword.iskeyword(part):
+                text += f".{part}"
+            else:
+                text = f"getattr({text}, {part!r})"
+            at = f"{at}.{part}" if at else part
+        return text
+
+    def value(self, argument: Any) -> str:
+        """An argument as source text."""
+        if isinstance(argument, fx.Node):
+            if argument.op == "get_attr" and argument not in self.names:
+                return self.access(str(argument.target))
+            return self.names[argument]
+        if isinstance(argument, list | tuple):
+            items = ", ".join(self.value(item) for item in argument)
+            return f"[{items}]" if isinstance(argument, list) else f"({items},)"
+        if isinstance(argument, slice):
+            return f"slice({argument.start!r}, {argument.stop!r}, {argument.step!r})"
+        if isinstance(argument, torch.device):
+            return self.device()
+        if isinstance(argument, float) and not math.isfinite(argument):
+            return f'float("{argument}")'
+        if isinstance(argument, bool | int | float | complex | str | None):
+            return repr(argument)
+        if isinstance(argument, torch.dtype | torch.layout | torch.memory_format):
+            return str(argument)
+        raise MlgraphError(f"an argument of type {type(argument).__name__} cannot be written as source")
+
+    def device(self) -> str:
+        """The device that the module runs on when it is called."""
+        if self._device is None:
+            self._device = self._reference(lambda value: True)
+        return "device"
+
+    def _reference(self, test: Any) -> str:
+        for node in self.body.inputs:
+            value = _val(node)
+            if isinstance(value, torch.Tensor) and test(value):
+                return self.names[node]
+        for step in self.body.steps:
+            for node in step.all_input_nodes if isinstance(step, fx.Node) else ():
+                if node.op == "get_attr" and node not in self.names and test(_val(node)):
+                    return self.access(str(node.target))
+        name = self.places.any_parameter()
+        if name is None or self.body.path:
+            raise MlgraphError("the model has neither a tensor input nor a parameter to take its device from")
+        return self.access(name)
+
+    def _model_dtype(self) -> str:
+        dtype = self.casts.dtype
+        for step in self.body.steps:
+            for node in step.all_input_nodes if isinstance(step, fx.Node) else ():
+                if node.op == "get_attr" and node not in self.names and _val(node).dtype is dtype:
+                    return f"{self.access(str(node.target))}.dtype"
+        name = None if self.body.path else self.places.any_parameter()
+        if name is not None:
+            return f"{self.access(name)}.dtype"
+        return f"{self._reference(lambda value: value.dtype is dtype)}.dtype"
+
+    def expression(self, node: fx.Node) -> str:
+        """The call of one node."""
+        target: Any = node.target
+        if target is operator.getitem:
+            return f"{self.value(node.args[0])}[{self.value(node.args[1])}]"
+        if target in _OPERATORS:
+            return f"({self.value(node.args[0])} {_OPERATORS[target]} {self.value(node.args[1])})"
+        if target in _BITWISE:
+            return f"{self.value(node.args[0])} {_BITWISE[target]} {self.value(node.args[1])}"
+        if target is ops.drop_path:
+            return f"{self.access(self.places.of(node))}({self.value(node.args[0])})"
+        if target is aten.dropout.default:
+            place = self.places.find(node)
+            return f"{self.access(place)}({self.value(node.args[0])})" if place else self.value(node.args[0])
+        if node in self.casts.restored:
+            origin = self.casts.restored[node]
+            dtype = f"{self.value(origin)}.dtype" if origin is not None else self._model_dtype()
+            return f"{self.value(node.args[0])}.to({dtype})"
+        return self._aten(node)
+
+    def _aten(self, node: fx.Node) -> str:
+        target: Any = node.target
+        if not isinstance(target, torch._ops.OpOverload):
+            module = getattr(target, "__module__", "")
+            if module in ("math", "torch", "builtins", "_operator"):
+                return self._format(f"{_PYTHON[target]}", node.args, node.kwargs)
+            raise MlgraphError(f"node {node.name} calls {target}, which has no source form")
+        args, kwargs = list(node.args), dict(node.kwargs)
+        if target is aten.scaled_dot_product_attention.default and self.places.find(node):
+            args = [argument for position, argument in enumerate(args) if position != 4]
+            kwargs.pop("dropout_p", None)
+            return self._format(self.access(self.places.of(node)), args, kwargs)
+        if target is aten.slice.Tensor:
+            text = self._slice(node)
+            if text is not None:
+                return text
+        raw: dict[str, str] = {}
+        mode = follows_mode(node)
+        if mode is not None:
+            raw[mode] = f"{self.access(self.places.of(node))}.training"
+        if node in self.casts.fills:
+            raw["dtype"] = self._model_dtype()
+        for name, text in raw.items():
+            position = [argument.name for argument in target._schema.arguments].index(name)
+            if position < len(args):
+                args[position] = _Raw(text)
+            else:
+                kwargs[name] = _Raw(text)
+        if target in _METHODS and not raw:
+            return self._format(f"{self.value(args[0])}.{_METHODS[target]}", args[1:], kwargs)
+        return self._format(_function(target), args, kwargs)
+
+    def _format(self, function: str, args: Any, kwargs: Mapping[str, Any]) -> str:
+        parts = [self._argument(argument) for argument in args]
+        parts += [f"{name}={self._argument(value)}" for name, value in kwargs.items()]
+        return f"{function}({', '.join(parts)})"
+
+    def _argument(self, argument: Any) -> str:
+        return argument.text if isinstance(argument, _Raw) else self.value(argument)
+
+    def _slice(self, node: fx.Node) -> str | None:
+        source, dim, start, end, step = [*node.args, *(0, None, None, 1)[len(node.args) - 1 :]]
+        value = _val(source)
+        if node.kwargs or not isinstance(dim, int) or not isinstance(value, torch.Tensor):
+            return None
+        before = ":, " * (dim % value.dim())
+        first = "" if start in (None, 0) else self.value(start)
+        last = "" if end is None or end == _INT64_MAX else self.value(end)
+        by = "" if step == 1 else f":{self.value(step)}"
+        return f"{self.value(source)}[{before}{first}:{last}{by}]"
+
+
+class _Raw:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+_PYTHON: dict[Any, str] = {
+    math.ceil: "math.ceil",
+    math.floor: "math.floor",
+    torch.sym_max: "max",
+    torch.sym_min: "min",
+    torch.sym_float: "float",
+    torch.sym_int: "int",
+    torch.sym_not: "(lambda x: not x)",
+    operator.neg: "(lambda x: -x)",
+    operator.and_: "(lambda x, y: x and y)",
+    operator.or_: "(lambda x, y: x or y)",
+    math.trunc: "int",
+    round: "round",
+}
+
+
+def _function(target: torch._ops.OpOverload) -> str:
+    name = target._schema.name.split("::")[1]
+    if target in _FUNCTIONAL:
+        return f"F.{_FUNCTIONAL[target]}"
+    public = getattr(torch, name, None)
+    plain = isinstance(public, type(torch.add)) and not name.endswith("_") and name not in _NOT_TORCH
+    if target.namespace == "aten" and plain:
+        return f"torch.{name}"
+    return f"torch.ops.{target.namespace}.{name}.{target._overloadname}"
+
+
+def _stem(node: fx.Node) -> str:
+    target: Any = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        stem = target._schema.name.split("::")[1].strip("_")
+        return "size" if stem == "sym_size" else stem
+    return str(getattr(target, "__name__", "value")).strip("_")
+
+
+def _without_autocast(node: fx.Node) -> bool:
+    region = node.meta.get("autocast")
+    if not region or region[2]:
+        return False
+    target: Any = node.target
+    return isinstance(target, torch._ops.OpOverload) and target._schema.name[6:] in _AUTOCAST_OPS
+
+
+def _val(node: Any) -> Any:
+    return node.meta.get("val") if isinstance(node, fx.Node) else node
