@@ -1,0 +1,254 @@
+"""Programs as data: everything of a program but the bytes of its tensors.
+
+A document is ``{"graphs": [...], "programs": [...]}``. The last program is the one that was saved; those
+before it are the skeletons of its lineage, each named by position from programs that come later, so that a
+graph that several share is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from mlgraph.program import Input, Lineage, Program, Signature, Tensors
+from mlgraph.propagate import is_fake, propagate
+from mlgraph.storage.container import Shapes
+from mlgraph.storage.graphs import decode_graph, encode_graph
+from mlgraph.storage.pytrees import decode_spec, encode_spec
+from mlgraph.storage.strictjson import dump
+from mlgraph.storage.values import (
+    Malformed,
+    array,
+    boolean,
+    decode,
+    decode_dtype,
+    encode,
+    encode_dtype,
+    encode_text,
+    fields,
+    integer,
+    name,
+    shape,
+    shorten,
+    text,
+)
+
+_FIELDS = [
+    "name", "graph", "inputs", "in_spec", "out_spec", "ranges", "tensors", "aliases", "lineage",
+    "origin", "notes",
+]  # fmt: skip
+_MAX_SIZE = 1 << 62
+
+
+def shapes_of(tensors: Mapping[str, torch.Tensor]) -> Shapes:
+    """Shape and dtype of every tensor that has bytes (is neither fake nor on the meta device)."""
+    known: Shapes | None = getattr(tensors, "shapes", None)
+    if known is not None:
+        return known
+    return {
+        key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items() if not is_fake(tensor)
+    }
+
+
+def encode_program(program: Program, stored: Shapes) -> dict[str, Any]:
+    """The document of a program; ``stored`` lists the tensors whose bytes are in the file. Raises
+    ``Malformed``.
+    """
+    line = [program]
+    while (lineage := line[-1].lineage) is not None:
+        line.append(lineage.parent)
+    line.reverse()
+    graphs: list[Any] = []
+    known: dict[bytes, int] = {}
+    rows = []
+    for position, each in enumerate(line):
+        graph = encode_graph(each.graph)
+        number = known.setdefault(dump(graph), len(graphs))
+        if number == len(graphs):
+            graphs.append(graph)
+        rows.append(_encode_one(each, number, stored if each is program else {}, position - 1))
+    return {"graphs": graphs, "programs": rows}
+
+
+def _encode_one(program: Program, graph: int, stored: Shapes, parent: int) -> dict[str, Any]:
+    signature, tensors = program.signature, program.tensors
+    notes: list[str] = []
+    row = {
+        "name": encode_text(program.name),
+        "graph": graph,
+        "inputs": [_encode_input(leaf) for leaf in signature.inputs],
+        "in_spec": encode_spec(signature.in_spec, notes),
+        "out_spec": encode_spec(signature.out_spec, notes),
+        "ranges": [[key, encode(low), encode(high)] for key, (low, high) in signature.ranges.items()],
+        "tensors": _encode_tensors(tensors, stored),
+        "aliases": [[alias, key, alias in tensors.persistent] for alias, key in tensors.aliases.items()],
+        "lineage": None if program.lineage is None else _encode_lineage(program.lineage, parent),
+        "origin": encode(dict(program.origin)),
+        "notes": [encode_text(note) for note in dict.fromkeys([*program.notes, *notes])],
+    }
+    assert list(row) == _FIELDS
+    return row
+
+
+def _encode_input(leaf: Input) -> list[Any]:
+    dtype = None if leaf.dtype is None else encode_dtype(leaf.dtype)
+    return [leaf.name, [encode(size) for size in leaf.shape], dtype, list(leaf.symbols), encode(leaf.value)]
+
+
+def _encode_tensors(tensors: Tensors, stored: Shapes) -> list[list[Any]]:
+    rows = []
+    for key in tensors:
+        if key in stored:
+            size, dtype = stored[key]
+        else:
+            size, dtype = tuple(tensors[key].shape), tensors[key].dtype
+        kinds = [key in stored, key in tensors.parameters, key in tensors.persistent]
+        rows.append([key, encode_dtype(dtype), [encode(n) for n in size], *kinds])
+    return rows
+
+
+def _encode_lineage(lineage: Lineage, parent: int) -> dict[str, Any]:
+    return {
+        "operation": encode_text(lineage.operation),
+        "parent": parent,
+        "groupings": [[key, [encode(n) for n in groups]] for key, groups in lineage.groupings.items()],
+        "layers": [[key, [encode(n) for n in groups]] for key, groups in lineage.layers.items()],
+        "options": encode(dict(lineage.options)),
+    }
+
+
+def decode_program(document: Any, stored: Shapes) -> Program:
+    """The program of a document; its stored tensors are on the meta device for the caller to put in place.
+
+    Every node's ``meta["val"]`` is propagated anew, so that nothing the file claims about sizes is believed.
+    Raises ``Malformed``, or ``PropagationError`` where a node does not run at the sizes given.
+    """
+    graphs, rows = fields(document, "graphs", "programs")
+    array(graphs)
+    if not array(rows):
+        raise Malformed("it holds no program")
+    programs: list[Program] = []
+    done: dict[Any, fx.Graph] = {}
+    for row in rows:
+        last = len(programs) == len(rows) - 1
+        programs.append(_decode_one(row, graphs, stored if last else {}, programs, done))
+    return programs[-1]
+
+
+def _decode_one(
+    row: Any, graphs: list[Any], stored: Shapes, earlier: list[Program], done: dict[Any, fx.Graph]
+) -> Program:
+    label, number, inputs, in_spec, out_spec, ranges, table, aliases, lineage, origin, said = fields(
+        row, *_FIELDS
+    )
+    notes = [text(note) for note in array(said)]
+    signature = Signature(
+        tuple(_decode_input(leaf) for leaf in array(inputs)),
+        decode_spec(in_spec, notes),
+        decode_spec(out_spec, notes),
+        _decode_ranges(ranges),
+    )
+    tensors = _decode_tensors(table, aliases, stored)
+    number = integer(number, 0, len(graphs) - 1)
+    # The same graph on the same sizes is the same object: a refined program and its grandparent, say.
+    sizes = tuple((leaf.shape, leaf.dtype, repr(leaf.value)) for leaf in signature.inputs)
+    key = (number, sizes, tuple((k, t.shape, t.dtype) for k, t in tensors.items()))
+    if key not in done:
+        graph = decode_graph(graphs[number])
+        _check_fit(graph, signature, tensors)
+        propagate(graph, signature, tensors)
+        done[key] = graph
+    _check_fit(done[key], signature, tensors)
+    program = Program(
+        done[key], tensors, signature, name=text(label), notes=tuple(notes), origin=_dict(origin)
+    )
+    return program.replace(lineage=_decode_lineage(lineage, earlier)) if lineage is not None else program
+
+
+def _check_fit(graph: fx.Graph, signature: Signature, tensors: Tensors) -> None:
+    """Check that a graph takes the inputs, reads the tensors and gives the leaves that its program lists."""
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    if not len(placeholders) == len(signature.inputs) == signature.in_spec.num_leaves:
+        raise Malformed("its graph has not as many inputs as its signature")
+    output = next(iter(reversed(graph.nodes)))
+    if len(output.args[0]) != signature.out_spec.num_leaves:
+        raise Malformed("its graph has not as many results as its signature")
+    for node in graph.nodes:
+        if node.op == "get_attr" and node.target not in tensors.values_:
+            raise Malformed(f"its graph reads a tensor {shorten(node.target)} that it does not have")
+
+
+def _decode_input(row: Any) -> Input:
+    key, size, dtype, symbols, value = array(row, 5)
+    found = shape(size)
+    names = tuple(None if symbol is None else name(symbol) for symbol in array(symbols))
+    if len(names) not in (0, len(found)):
+        raise Malformed(f"input {shorten(key)} has not one symbol per dim")
+    return Input(name(key), found, None if dtype is None else decode_dtype(dtype), names, decode(value))
+
+
+def _decode_ranges(data: Any) -> dict[str, tuple[int, int | None]]:
+    ranges = {}
+    for row in array(data):
+        key, low, high = array(row, 3)
+        top = None if high is None else integer(high, 0, _MAX_SIZE)
+        ranges[name(key)] = (integer(low, 0, _MAX_SIZE), top)
+    return ranges
+
+
+def _decode_tensors(data: Any, aliases: Any, stored: Shapes) -> Tensors:
+    values: dict[str, torch.Tensor] = {}
+    parameters: set[str] = set()
+    persistent: set[str] = set()
+    present: set[str] = set()
+    for row in array(data):
+        key, dtype, size, here, parameter, lasting = array(row, 6)
+        if name(key) in values:
+            raise Malformed(f"tensor {shorten(key)} is listed twice")
+        values[key] = torch.empty(shape(size), dtype=decode_dtype(dtype), device="meta")
+        for flag, members in ((here, present), (parameter, parameters), (lasting, persistent)):
+            if boolean(flag):
+                members.add(key)
+    claimed = {key: (tuple(values[key].shape), values[key].dtype) for key in present}
+    if claimed != dict(stored):
+        raise Malformed("its program lists other tensors than the file holds")
+    ties: dict[str, str] = {}
+    for row in array(aliases):
+        alias, key, lasting = array(row, 3)
+        if name(alias) in values or alias in ties or name(key) not in values:
+            raise Malformed(f"the tie of tensor {shorten(alias)} does not fit the others")
+        ties[alias] = key
+        if boolean(lasting):
+            persistent.add(alias)
+    return Tensors(values, frozenset(parameters), frozenset(persistent), ties)
+
+
+def _decode_lineage(data: Any, earlier: list[Program]) -> Lineage:
+    operation, parent, groupings, layers, options = fields(
+        data, "operation", "parent", "groupings", "layers", "options"
+    )
+    return Lineage(
+        text(operation),
+        earlier[integer(parent, 0, len(earlier) - 1)],
+        _decode_groups(groupings),
+        _decode_groups(layers),
+        _dict(options),
+    )
+
+
+def _decode_groups(data: Any) -> dict[str, tuple[int, ...]]:
+    groups = {}
+    for row in array(data):
+        key, coarse = array(row, 2)
+        groups[text(key)] = tuple(integer(n, 0, _MAX_SIZE) for n in array(coarse))
+    return groups
+
+
+def _dict(data: Any) -> dict[Any, Any]:
+    value = decode(data)
+    if not isinstance(value, dict):
+        raise Malformed("options or origin are no dict")
+    return value
