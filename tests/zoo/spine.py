@@ -199,11 +199,21 @@ def _(s: Scale) -> Call:
     return hf.ViTForImageClassification(config), (), {"pixel_values": image(28)}
 
 
-@entry("dinov2", "DINOv2", suite="hf", tags=TAGS)
-def _(s: Scale) -> Call:
+def dinov2(s: Scale) -> nn.Module:
     fields = vision_fields(s)
     del fields["intermediate_size"]
-    return hf.Dinov2Model(hf.Dinov2Config(**fields, mlp_ratio=2)), (), {"pixel_values": image(28)}
+    return hf.Dinov2Model(hf.Dinov2Config(**fields, mlp_ratio=2))
+
+
+@entry("dinov2", "DINOv2", suite="hf", tags=TAGS)
+def _(s: Scale) -> Call:
+    masked = torch.rand(5, 49) < 0.3
+    return dinov2(s), (), {"pixel_values": image(28), "bool_masked_pos": masked}
+
+
+@entry("dinov2-unmasked", "DINOv2 whose mask token is not read", suite="hf")
+def _(s: Scale) -> Call:
+    return dinov2(s), (), {"pixel_values": image(28)}
 
 
 @entry("clip", "CLIP", suite="hf", tags=TAGS)
