@@ -18,8 +18,8 @@ from torch import fx
 from mlgraph.program import Program
 
 _PASSING = frozenset(
-    ["dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"]
-    + ["drop_path", "alias", "clone", "contiguous", "lift_fresh_copy", "lift_fresh", "identity"]
+    "dropout dropout_ feature_dropout alpha_dropout feature_alpha_dropout drop_path "
+    "alias clone contiguous lift_fresh_copy lift_fresh".split()
 )
 _CASTS = frozenset(["to", "_to_copy", "type_as"])
 # The result of these depends on their argument's size, type and device only.
@@ -102,6 +102,10 @@ class Dataflow:
         """Whether the node only passes on its input in evaluation."""
         return node in self._through
 
+    def is_live(self, node: fx.Node) -> bool:
+        """Whether the output depends on the node (or is it)."""
+        return node in self.order or node is self.output
+
     def users(self, node: fx.Node) -> Iterator[fx.Node]:
         """Live users of a node, the output excepted."""
         return (user for user in node.users if user in self.order)
@@ -114,12 +118,13 @@ class Dataflow:
             return isinstance(node.meta.get("val"), (torch.Tensor, type(None)))
         if name in _CASTS:
             source, value = node.all_input_nodes[0].meta.get("val"), node.meta.get("val")
-            same = isinstance(source, torch.Tensor) and isinstance(value, torch.Tensor)
-            return same and source.dtype == value.dtype and source.device == value.device
+            if not isinstance(source, torch.Tensor) or not isinstance(value, torch.Tensor):
+                return False
+            return source.dtype == value.dtype and source.device == value.device
         return False
 
     def _static_tensors(self) -> frozenset[str]:
-        """Tensors of which blocks may hold different values: parameters, persistent float state, statistics."""
+        """Constants: neither parameters nor persistent float state nor the statistics of a batch norm."""
         tensors = self.program.tensors
         varying = set(tensors.parameters)
         for node in self.nodes:
@@ -243,7 +248,7 @@ class Dataflow:
             yield from _flatten(kwargs[key])
 
     def tensor_key(self, node: fx.Node) -> Hashable:
-        """What a tensor must share with its counterpart in another block: shape, type, kind, and value if constant."""
+        """What counterparts in two blocks must share: shape, type, kind, and the value if constant."""
         name = str(node.target)
         kind = "parameter" if name in self.program.tensors.parameters else "buffer"
         value = node.meta.get("val")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import fx
 
@@ -26,11 +27,8 @@ class Partition:
 
     @classmethod
     def of(cls, flow: Dataflow, bounds: Sequence[fx.Node], within: Mapping[fx.Node, fx.Node]) -> Partition:
-        """The partition of a path at ``bounds``; ``within`` are the nodes that depend on the path's source."""
-        cores = tuple(
-            frozenset(flow.between(entry, exit, within))
-            for entry, exit in zip(bounds, bounds[1:], strict=False)
-        )
+        """The partition at ``bounds`` of a path; ``within`` depends on the path's source."""
+        cores = tuple(frozenset(flow.between(entry, exit, within)) for entry, exit in pairwise(bounds))
         core_of = {node: block for block, core in enumerate(cores) for node in core}
         owner: dict[fx.Node, int] = {}
         for node in reversed(flow.nodes):
@@ -89,7 +87,7 @@ class Partition:
         return False
 
     def match(self, first: int, second: int) -> dict[fx.Node, fx.Node] | None:
-        """Counterparts in block ``second`` of the nodes of block ``first``, or None if they don't pair off."""
+        """Counterparts in block ``second`` of block ``first``'s nodes, or None if they don't pair off."""
         forward: dict[fx.Node, fx.Node] = {}
         backward: dict[fx.Node, fx.Node] = {}
         stack = [(self.bounds[first + 1], self.bounds[second + 1])]
@@ -112,7 +110,7 @@ class Partition:
         return forward
 
     def ends(self, first: int, last: int, block_of: Callable[[str], int | None]) -> dict[int, fx.Node]:
-        """The node at each boundary of blocks ``first..last``: the entry of that block, the exit of the one before.
+        """The node at each boundary of blocks ``first..last``: entry of that block, exit of the one before.
 
         Transparent nodes after a cut belong to the block in whose numbered module they ran, else
         to the block before; at the outer ends, to no block.
@@ -145,8 +143,3 @@ class Partition:
         while trail[-1] is not cut:
             trail.append(trail[-1].all_input_nodes[0])
         return trail
-
-
-def describe_difference(flow: Dataflow, left: fx.Node, right: fx.Node) -> str:
-    """How two nodes differ."""
-    return f"{left.name} vs {right.name}"
