@@ -1,0 +1,73 @@
+"""The accelerator of a run, and agreement between its processes."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import warnings
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+
+from mlgraph.train.errors import TrainError
+from mlgraph.train.settings import Settings
+
+
+def make_accelerator(settings: Settings, out_dir: Path | None) -> Any:
+    """An ``accelerate.Accelerator`` as the settings and the launcher's environment ask for."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+    from accelerate.state import AcceleratorState
+
+    # Accelerate keeps one configuration per process; a run brings its own.
+    AcceleratorState._reset_state()
+    sharding = None
+    if settings.fsdp:
+        sharding = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="accelerate.*")
+            return Accelerator(
+                mixed_precision=settings.mixed_precision,
+                dynamo_backend="inductor" if settings.compile else None,
+                fsdp_plugin=sharding,
+                log_with=list(settings.trackers) or None,
+                project_dir=None if out_dir is None else str(out_dir),
+                # A loss need not use every parameter: a pooler's stay without gradient.
+                kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            )
+    except (ValueError, ImportError) as error:
+        raise TrainError(f"accelerate refuses these settings: {error}") from error
+
+
+class Interruption:
+    """Notes SIGTERM while it is active, in the main thread; the run stops at the next step."""
+
+    def __init__(self, active: bool) -> None:
+        self._active = active and threading.current_thread() is threading.main_thread()
+        self._before: Any = None
+        self.asked = False
+
+    def __enter__(self) -> Interruption:
+        if self._active:
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._active:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def agreed(self, accelerator: Any, step: int, every: int) -> bool:
+        """Whether all processes stop now. Several processes ask each other every ``every`` steps."""
+        if accelerator.num_processes == 1:
+            return self.asked
+        if step % every:
+            return False
+        asked = torch.tensor(float(self.asked), device=accelerator.device)
+        return bool(accelerator.reduce(asked, "sum") > 0)

@@ -1,0 +1,129 @@
+"""Optimizers of a run, and their state by parameter name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+from mlgraph.train.errors import TrainError
+from mlgraph.train.rates import Rate
+
+# Per parameter name, the optimizer's tensors by key: exp_avg, exp_avg_sq, step, momentum_buffer, …
+OptimizerState: TypeAlias = dict[str, dict[str, torch.Tensor]]
+FIRST_MOMENTS = ("exp_avg", "momentum_buffer")
+SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
+KINDS = ("adamw", "sgd")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """The optimizer of a run.
+
+    ``kind``: ``adamw`` or ``sgd``. ``lr``: the peak learning rate where a phase names none.
+    ``weight_decay`` falls on parameters of two or more dims; ``betas`` and ``eps`` are AdamW's,
+    ``momentum`` and ``nesterov`` SGD's.
+    """
+
+    kind: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise TrainError(f"The optimizer {self.kind!r} is unknown: choose one of {', '.join(KINDS)}.")
+        object.__setattr__(self, "betas", tuple(self.betas))
+
+    def __call__(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        if self.kind == "adamw":
+            return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps)
+        return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
+
+
+OptimizerFactory: TypeAlias = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+
+
+def parameter_groups(
+    named: Iterable[tuple[str, torch.nn.Parameter]], new: Collection[str], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Parameter groups: with and without weight decay, each split in parameters that are ``new`` or not.
+
+    Weight decay falls on parameters of two or more dims. Each group carries ``new`` for ``set_rate``.
+    """
+    groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in named:
+        if parameter.requires_grad:
+            groups.setdefault((parameter.ndim > 1, name in new), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0, "new": is_new}
+        for (decays, is_new), parameters in groups.items()
+    ]
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: Rate) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate.new if group.get("new", False) else rate.old
+
+
+def read_state(
+    optimizer: torch.optim.Optimizer, named: Iterable[tuple[str, torch.nn.Parameter]]
+) -> OptimizerState:
+    """The optimizer's state by parameter name, whole tensors on the CPU.
+
+    Sharded state is gathered, so under FSDP every process must call this.
+    """
+    state: OptimizerState = {}
+    for name, parameter in named:
+        entries = optimizer.state.get(parameter)
+        if entries:
+            state[name] = {
+                key: whole(torch.as_tensor(value)) for key, value in entries.items() if value is not None
+            }
+    return state
+
+
+def write_state(
+    optimizer: torch.optim.Optimizer,
+    named: Iterable[tuple[str, torch.nn.Parameter]],
+    state: Mapping[str, Mapping[str, torch.Tensor]],
+) -> None:
+    """Give the optimizer the state that ``read_state`` returned, sharded as its parameters are."""
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in named:
+        if name not in state or id(parameter) not in groups:
+            continue
+        group = groups[id(parameter)]
+        on_device = bool(group.get("fused") or group.get("capturable"))
+        optimizer.state[parameter] = {
+            key: _placed(value, parameter, on_device) for key, value in state[name].items()
+        }
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """A detached CPU tensor with every shard gathered; the tensor itself where it is one already."""
+    full = getattr(tensor, "full_tensor", None)
+    return (full() if full is not None else tensor).detach().cpu()
+
+
+def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """``value`` on the device of ``parameter`` and sharded as it is."""
+    placements = getattr(parameter, "placements", None)
+    if placements is None:
+        return value.to(parameter.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh = parameter.device_mesh  # type: ignore[attr-defined]
+    return distribute_tensor(value.to(parameter.device), mesh, placements)
+
+
+def _placed(value: torch.Tensor, parameter: torch.Tensor, scalar_on_device: bool) -> torch.Tensor:
+    if value.ndim == 0 and parameter.ndim != 0:
+        return value.clone().to(parameter.device if scalar_on_device else "cpu")
+    return like(value.clone(), parameter)

@@ -1,0 +1,68 @@
+"""The learning rate of every step of a phase program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlgraph.train.phases import Phase, Train, levels_of
+from mlgraph.train.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The learning rate of one step, for parameters that were there before and for new ones."""
+
+    old: float
+    new: float
+
+
+class LearningRates:
+    """The learning rate of every step of a phase program.
+
+    ``phases``: the program; ``schedule`` and ``lr``: the run's, where a phase has none of its own.
+    """
+
+    def __init__(self, phases: Sequence[Phase], schedule: Schedule, lr: float) -> None:
+        levels = levels_of(phases)
+        totals: dict[object, int] = {}
+        self._spans: dict[int, _Span] = {}
+        changed = False
+        for number, phase in enumerate(phases):
+            if not isinstance(phase, Train):
+                changed = True
+                continue
+            own = schedule if phase.schedule is None else phase.schedule
+            key = _span_key(schedule, number, levels[number], phase)
+            peak = lr if phase.lr is None else phase.lr
+            self._spans[number] = _Span(key, totals.get(key, 0), own, peak, changed)
+            totals[key] = totals.get(key, 0) + phase.steps
+            changed = False
+        self._totals = totals
+
+    def at(self, phase: int, step: int) -> Rate:
+        """The rate of ``step`` (from 0) of phase number ``phase``, a ``Train``."""
+        span = self._spans[phase]
+        schedule = span.schedule
+        rate = span.peak * schedule.factor(span.start + step, self._totals[span.key])
+        if not span.after_change or step >= schedule.rewarm:
+            return Rate(rate, rate)
+        warmed = rate * (step + 1) / (schedule.rewarm + 1)
+        return Rate(rate if schedule.rewarm_new else warmed, warmed)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where a phase lies in the span of its schedule."""
+
+    key: object
+    start: int
+    schedule: Schedule
+    peak: float
+    after_change: bool
+
+
+def _span_key(schedule: Schedule, number: int, level: int, phase: Train) -> object:
+    if phase.schedule is not None or schedule.over == "phase":
+        return ("phase", number)
+    return ("level", level) if schedule.over == "level" else "run"

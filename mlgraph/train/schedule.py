@@ -1,0 +1,73 @@
+"""Learning-rate schedules of a phase program.
+
+A schedule maps progress through its span to a factor of the peak rate. Its span is one phase, all
+phases of one level, or the whole run; after a change of level the rate can be warmed up again, for all
+parameters or for the new ones alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlgraph.train.errors import TrainError
+
+KINDS = ("cosine", "wsd", "linear", "constant")
+SPANS = ("phase", "level", "run")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the learning rate moves.
+
+    ``kind``: ``cosine``, ``linear`` (down in a straight line), ``wsd`` (warmup, stable, decay; Hu et
+    al., "MiniCPM", arXiv 2404.06395) or ``constant``. ``warmup``: steps of linear warmup at the start of the
+    span. ``final``: the factor at the end of the span. ``decay``: the share of the span in which ``wsd``
+    decays. ``over``: the span, ``phase``, ``level`` or ``run``. ``rewarm``: steps of linear warmup after each
+    change of level; with ``rewarm_new`` it holds for new parameters alone.
+    """
+
+    kind: str = "cosine"
+    warmup: int = 0
+    final: float = 0.0
+    decay: float = 0.2
+    over: str = "level"
+    rewarm: int = 0
+    rewarm_new: bool = False
+
+    def __post_init__(self) -> None:
+        _check_choice("schedule kind", self.kind, KINDS)
+        _check_choice("schedule span", self.over, SPANS)
+        if self.warmup < 0 or self.rewarm < 0:
+            raise TrainError("Schedule warmup and rewarm count steps: give numbers that are not negative.")
+        if not 0.0 <= self.decay <= 1.0 or self.final < 0.0:
+            raise TrainError("Schedule decay is a share between 0 and 1 and final a factor of at least 0.")
+
+    def factor(self, step: int, total: int) -> float:
+        """The factor of the peak rate at ``step`` (0 is the first) of a span of ``total`` steps.
+
+        The last step of a decaying span is one step short of ``final``, so no step is spent at rate 0.
+        """
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        length = max(total - self.warmup, 1)
+        done = min(step - self.warmup, length)
+        if self.kind == "constant":
+            return 1.0
+        if self.kind == "cosine":
+            shape = 0.5 * (1.0 + math.cos(math.pi * done / length))
+        elif self.kind == "linear":
+            shape = 1.0 - done / length
+        else:
+            tail = max(round(total * self.decay), 1)
+            shape = min(1.0, max(total - max(step, 0), 0) / tail)
+        return self.final + (1.0 - self.final) * shape
+
+
+def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        near = difflib.get_close_matches(value, choices, 1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(choices)}."
+        raise TrainError(f"The {what} {value!r} is unknown: {hint}")

@@ -1,0 +1,90 @@
+"""What a run may be told beside its phases and data."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlgraph.train.errors import TrainError
+from mlgraph.train.optim import Optimizer, OptimizerFactory
+from mlgraph.train.phases import STATE_MODES
+from mlgraph.train.schedule import Schedule
+
+PRECISIONS = ("no", "fp16", "bf16", "fp8")
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with its documentation."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of ``run``; each is documented by its field's ``help``, as in ``mlgraph train --help``."""
+
+    optimizer: Optimizer | OptimizerFactory = option(  # noqa: RUF009 -- a field
+        Optimizer(),
+        "AdamW or SGD and its numbers; or a function of parameter groups",
+    )
+    schedule: Schedule = option(Schedule(), "how the learning rate moves")  # noqa: RUF009 -- a field
+    optimizer_state: str = option(
+        "carry", "what a change of level does to optimizer state: reset, carry or asymmetric"
+    )
+    seed: int = option(0, "seeds the order of the data and every random draw of the model")
+    accumulate: int = option(1, "batches per optimizer step and process")
+    clip: float | None = option(1.0, "largest norm of the gradient; nothing: no clipping")
+    mixed_precision: str | None = option(None, "no, bf16, fp16 or fp8; nothing: as accelerate was launched")
+    compile: bool = option(False, "torch.compile the module of every level")
+    fsdp: bool = option(False, "shard parameters, gradients and optimizer state over the processes (FSDP2)")
+    eval_every: int = option(0, "steps between evaluations; 0: at the end of each training phase")
+    eval_batches: int | None = option(None, "batches per evaluation; nothing: all")
+    log_every: int = option(10, "steps between lines of metrics")
+    checkpoint_every: int = option(500, "steps between checkpoints; 0: at the ends of phases alone")
+    keep: int = option(2, "checkpoints kept")
+    trackers: tuple[str, ...] = option(
+        (), "experiment trackers of accelerate beside metrics.jsonl: tensorboard, wandb, …"
+    )
+    progress: bool = option(False, "show a progress bar with the time left")
+
+    def __post_init__(self) -> None:
+        _positive(self, "accumulate", "log_every", "keep")
+        if self.optimizer_state not in STATE_MODES:
+            raise TrainError(
+                f"optimizer_state = {self.optimizer_state!r} is unknown: choose one of "
+                f"{', '.join(STATE_MODES)}."
+            )
+        if self.mixed_precision is not None and self.mixed_precision not in PRECISIONS:
+            raise TrainError(
+                f"mixed_precision = {self.mixed_precision!r} is unknown: choose one of "
+                f"{', '.join(PRECISIONS)}."
+            )
+
+    @property
+    def lr(self) -> float:
+        """The peak learning rate where a phase names none."""
+        return float(getattr(self.optimizer, "lr", 1e-3))
+
+    @property
+    def weight_decay(self) -> float:
+        """The weight decay of parameters with two or more dims."""
+        return float(getattr(self.optimizer, "weight_decay", 0.0))
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as plain values; a function by its qualified name."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    if callable(value):
+        return f"{value.__module__}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return value
+
+
+def _positive(settings: Settings, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise TrainError(f"{name} = {getattr(settings, name)}: give at least 1.")

@@ -1,0 +1,151 @@
+"""One level made ready to train: emitted module, optimizer, device and processes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mlgraph.program import Program
+from mlgraph.train.batches import Binder, Loss, Metric, own_loss
+from mlgraph.train.optim import (
+    OptimizerFactory,
+    OptimizerState,
+    parameter_groups,
+    read_state,
+    set_rate,
+    whole,
+    write_state,
+)
+from mlgraph.train.rates import Rate
+
+
+class Worker:
+    """Trains one program. It works on the program's own tensors, which so become the trained ones.
+
+    ``accelerator`` is an ``accelerate.Accelerator``; ``new`` names parameters that take the rate of new ones;
+    ``state`` is optimizer state to start from.
+    """
+
+    def __init__(
+        self,
+        accelerator: Any,
+        program: Program,
+        optimizer: OptimizerFactory,
+        weight_decay: float = 0.0,
+        new: Collection[str] = (),
+        state: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+        loss: Loss | None = None,
+        clip: float | None = None,
+    ) -> None:
+        from mlgraph import emit
+
+        self._accelerator, self._program, self._clip = accelerator, program, clip
+        self._loss = loss or own_loss
+        self.binder = Binder(program, spare=loss is not None)
+        module = emit(program)
+        module.train()
+        bare = optimizer(parameter_groups(module.named_parameters(), new, weight_decay))
+        self._module, self._optimizer = accelerator.prepare(module, bare)
+        self._parameters = list(self._module.parameters())
+        self._bare_optimizer: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
+        if state:
+            write_state(self._bare_optimizer, self._named_parameters(), state)
+
+    def step(self, batches: Sequence[Any], rate: Rate) -> torch.Tensor:
+        """One optimizer step on the mean of the batches' losses, which is returned, detached."""
+        set_rate(self._bare_optimizer, rate)
+        total: torch.Tensor | None = None
+        for number, batch in enumerate(batches, 1):
+            with self._gathering(number == len(batches)):
+                loss = self._forward(batch)[0]
+                if len(batches) > 1:
+                    loss = loss / len(batches)
+                self._accelerator.backward(loss)
+            total = loss.detach() if total is None else total + loss.detach()
+        if self._clip is not None:
+            self._accelerator.clip_grad_norm_(self._parameters, self._clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        assert total is not None
+        return total
+
+    def _gathering(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        if last:
+            return contextlib.nullcontext()
+        return self._accelerator.no_sync(self._module)  # type: ignore[no-any-return]
+
+    def _forward(self, batch: Any) -> tuple[torch.Tensor, Any, Any]:
+        batch = to_device(batch, self._accelerator.device)
+        args, kwargs = self.binder.call(batch)
+        outputs = self._module(*args, **kwargs)
+        return self._loss(outputs, batch), outputs, batch
+
+    def evaluate(
+        self, batches: Iterable[tuple[Any, float]], metric: Metric | None = None
+    ) -> dict[str, float]:
+        """Weighted mean of the loss, and of what ``metric(outputs, batch)`` returns, over all processes.
+
+        ``batches`` are pairs of batch and weight; every process gives at least one.
+        """
+        sums: dict[str, torch.Tensor] = {}
+        total = 0.0
+        self._module.eval()
+        with torch.no_grad():
+            for batch, weight in batches:
+                loss, outputs, batch = self._forward(batch)
+                found = {"loss": loss, **(metric(outputs, batch) if metric else {})}
+                for key, value in found.items():
+                    sums[key] = sums.get(key, 0.0) + weight * value.detach().float()
+                total += weight
+        self._module.train()
+        if self._accelerator.num_processes > 1:
+            weight_sum = torch.tensor(total, device=self._accelerator.device)
+            values = self._accelerator.reduce(torch.stack([weight_sum, *sums.values()]), "sum")
+            return {key: float(value / values[0]) for key, value in zip(sums, values[1:], strict=True)}
+        return {key: float(value) / total for key, value in sums.items()}
+
+    def program(self) -> Program:
+        """The program as trained so far; under FSDP every process must call this."""
+        tensors = self._program.tensors
+        module = self._unwrapped()
+        found = dict(module.named_parameters()) | dict(module.named_buffers())
+        values = {name: _gathered(found.get(name, tensor)) for name, tensor in tensors.items()}
+        return self._program.replace(tensors=tensors.replace(values))
+
+    def optimizer_state(self) -> OptimizerState:
+        """Optimizer state by parameter name, whole, on the CPU; under FSDP every process must call this."""
+        return read_state(self._bare_optimizer, self._named_parameters())
+
+    def close(self) -> None:
+        """Let go of module, gradients and optimizer."""
+        self._optimizer.zero_grad()
+        self._bare_optimizer.state.clear()
+        del self._module, self._optimizer, self._bare_optimizer, self._parameters
+        self._accelerator.free_memory()
+
+    def _unwrapped(self) -> nn.Module:
+        return self._accelerator.unwrap_model(self._module, keep_torch_compile=False)  # type: ignore[no-any-return]
+
+    def _named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self._unwrapped().named_parameters())
+
+
+def _gathered(tensor: torch.Tensor) -> torch.Tensor:
+    return whole(tensor) if hasattr(tensor, "full_tensor") else tensor
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The batch with its tensors on ``device``; the batch itself where they all lie there."""
+    if isinstance(batch, torch.Tensor):
+        return batch if batch.device == device else batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(value, device) for value in batch))
+    if isinstance(batch, tuple | list):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch
