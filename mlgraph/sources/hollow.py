@@ -1,0 +1,102 @@
+"""Transformers models without memory: real in every way but the bytes of their parameters."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from mlgraph.errors import FileError
+
+
+def architecture(name: str) -> type[nn.Module]:
+    """The transformers class of this name. Raises FileError."""
+    import transformers
+
+    found = getattr(transformers, name, None)
+    if found is None:
+        raise FileError(
+            f"transformers {transformers.__version__} has no class {name!r}; install a version that has it."
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def configuration(settings: Mapping[str, Any], name: str) -> Any:
+    """The config object of ``settings``, in the config class of their ``model_type`` or else that of ``name``."""
+    from transformers import CONFIG_MAPPING
+
+    model_type = settings.get("model_type")
+    known = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else architecture(name).config_class  # type: ignore[attr-defined]
+    return known.from_dict(copy.deepcopy(dict(settings)))
+
+
+def on_meta(name: str, config: Any) -> nn.Module:
+    """A model of class ``name`` with every tensor on the meta device."""
+    from transformers import initialization
+
+    with (
+        torch.device("meta"),
+        _default_dtype(config),
+        initialization.meta_device_safe_creation_ops(),
+        initialization.no_init_weights(),
+    ):
+        return architecture(name)(config)
+
+
+def hollow(name: str, config: Any) -> nn.Module:
+    """A model of class ``name`` whose parameters are fake tensors on the CPU and whose buffers are real.
+
+    It can be run and captured at no memory. Buffers outside the state dict have the values that loading a
+    checkpoint gives them; those inside are zeros, for the checkpoint to fill.
+    """
+    model = on_meta(name, config)
+    _restore_buffers(model)
+    mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            if id(parameter) not in made:
+                with mode:
+                    fake = torch.empty_strided(parameter.shape, parameter.stride(), dtype=parameter.dtype)
+                    made[id(parameter)] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
+            module._parameters[key] = made[id(parameter)]
+    return model.eval()
+
+
+def _restore_buffers(model: nn.Module) -> None:
+    """Fill buffers as ``from_pretrained`` does: by the model's own initialisation, all else left alone."""
+    with torch.no_grad():
+        for module in model.modules():
+            for key, buffer in module._buffers.items():
+                if buffer is None:
+                    continue
+                fresh = torch.zeros_like(buffer, device="cpu")
+                if key not in module._non_persistent_buffers_set:
+                    fresh._is_hf_initialized = True  # type: ignore[attr-defined]
+                module._buffers[key] = fresh
+            module.__dict__.pop("_is_hf_initialized", None)
+        for parameter in model.parameters():
+            parameter._is_hf_initialized = True  # type: ignore[attr-defined]
+        model.initialize_weights()  # type: ignore[operator]
+
+
+@contextlib.contextmanager
+def _default_dtype(config: Any) -> Iterator[None]:
+    dtype = getattr(config, "dtype", None)
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype, None)
+    before = torch.get_default_dtype()
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
