@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import fx
 
+from mlgraph.normalize.droppath import recognize_drop_path
 from mlgraph.normalize.effects import functional
 from mlgraph.normalize.importer import import_graph
 from mlgraph.normalize.simplify import confine_casts, fold_constants, hoist_sizes, remove_dead, simplify
@@ -24,6 +25,7 @@ def normalize(graph: fx.Graph, fresh_name: Callable[[str, str], str]) -> dict[st
     confine_casts(graph)
     remove_dead(graph)
     hoist_sizes(graph)
+    recognize_drop_path(graph)
     simplify(graph)
     constants = fold_constants(graph, fresh_name)
     for node in graph.nodes:

@@ -90,7 +90,8 @@ def functional(graph: fx.Graph) -> None:
         base, path = chain
         related = {n for n, r in memory(graph).items() if r is base and n is not base}
         known = {node, *path}
-        after = [n for n in related - known if any(order.get(u, -1) > order[node] for u in n.users)]
+        before = {n for n in related - known if order.get(n, len(order)) < order[node]}
+        after = [n for n in before if any(order.get(u, -1) > order[node] for u in n.users)]
         if after or base in path:
             continue
         _rewrite(graph, node, form, base, path, order)

@@ -96,9 +96,10 @@ def confine_casts(graph: fx.Graph) -> None:
         if dtype_of(source) is not dtype_of(node):
             continue
         inside = node.meta["module"]
-        for user in list(node.users):
-            path = user.meta.get("module", "")
-            if path != inside and not path.startswith(f"{inside}."):
+        outside = [u for u in node.users if not f"{u.meta.get('module', '')}.".startswith(f"{inside}.")]
+        # A cast with no use inside is the module's result.
+        if len(outside) < len(node.users):
+            for user in outside:
                 user.replace_input_with(node, source)
 
 
