@@ -74,7 +74,7 @@ def _other_size(grouping: Sequence[int], size: int) -> int:
 
 
 def kept(before: Program, after: Program, user: Iterable[str] = ()) -> list[Kept]:
-    """The axes that the pass did not change, each with its reason; ``user`` names those it was told to leave."""
+    """The axes that the pass did not change, with reasons; ``user`` names those it was told to leave."""
     sizes, wanted = _sizes(before, after), set(user)
     listed = []
     for family in families(before):

@@ -74,7 +74,7 @@ def run_pass(operator: Pass, program: Program, weights: bool = True) -> Program:
 def report(
     source: str, operator: Pass, before: Program, after: Program, write: tuple[Any, str] | None, json: bool
 ) -> None:
-    """Write the result and tell what was done; ``write`` is (path or None, label), or None to write nothing."""
+    """Write the result and tell what was done; ``write`` is (path or None, label); None writes nothing."""
     from mlgraph.cli.changes import changes, kept
     from mlgraph.cli.files import default_output, write_program
     from mlgraph.cli.render import comparison as render

@@ -32,7 +32,7 @@ def command(
     trust: Trust = False,
     json: Json = False,
 ) -> None:
-    """Take a coarse model back to the architecture it came from, or, with --depth, --width or --axis, grow one.
+    """Take a coarse model back to the architecture it came from; with --depth, --width or --axis, grow one.
 
     For example: mlgraph refine small -o big
     """

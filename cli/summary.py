@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """Axes of one name, size and fate, which is ``"coarsenable"``, ``"kept"`` or ``"frozen"``; why, if not the first."""
+    """Axes of one name and size that share a fate: ``"coarsenable"``, ``"kept"`` or ``"frozen"``, and why."""
 
     name: str
     size: int

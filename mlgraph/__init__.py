@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlgraph.capture import capture
     from mlgraph.emit.module import emit
     from mlgraph.errors import AxisError, CaptureError, FileError, MlgraphError
+    from mlgraph.explain import explain
     from mlgraph.passes.coalesce import coalesce
     from mlgraph.passes.decoalesce import decoalesce
     from mlgraph.passes.interpolate import interpolate
@@ -37,6 +38,7 @@ _EXPORTS = {
     "coalesce": "mlgraph.passes.coalesce",
     "decoalesce": "mlgraph.passes.decoalesce",
     "emit": "mlgraph.emit.module",
+    "explain": "mlgraph.explain",
     "interpolate": "mlgraph.passes.interpolate",
     "load": "mlgraph.storage",
     "save": "mlgraph.storage",
@@ -53,6 +55,7 @@ __all__ = [
     "coalesce",
     "decoalesce",
     "emit",
+    "explain",
     "interpolate",
     "load",
     "save",

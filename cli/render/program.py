@@ -1,11 +1,12 @@
-"""A captured program in a few lines."""
+"""A program in a few lines."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
+
 from mlgraph.cli.render.comparison import notes, plural_count
-from mlgraph.cli.render.console import table
 from mlgraph.cli.render.numbers import count, size
 from mlgraph.cli.summary import Summary
 
@@ -15,21 +16,27 @@ if TYPE_CHECKING:
 
 def captured(program: Program, figures: Summary, path: str) -> list[Any]:
     """What was captured, with its inputs, and where it went."""
-    rows = [(leaf.name, describe(leaf)) for leaf in program.signature.inputs if leaf.is_tensor]
+    closing = f"wrote {path} ({plural_count(figures.parameters)})"
+    return [facts(program, figures), *notes(program.notes), "", closing]
+
+
+def facts(program: Program, figures: Summary) -> Table:
+    """Name, size, cost, blocks and inputs of a program, one line each."""
+    inputs = [(leaf.name, describe(leaf)) for leaf in program.signature.inputs if leaf.is_tensor]
     blocks = ", ".join(f"{name} ×{number}" for name, number in figures.blocks.items()) or "none repeated"
-    facts = [
+    held = f"{plural_count(figures.parameters)}, {size(figures.bytes)} ({'+'.join(figures.dtypes)})"
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in (
         ("model", figures.name),
-        ("parameters", f"{count(figures.parameters)} in {'+'.join(figures.dtypes)}, {size(figures.bytes)}"),
-        (f"training FLOPs per {figures.unit}", count(figures.flops)),
+        ("holds", held),
+        ("training", f"{count(figures.flops)} FLOPs per {figures.unit}"),
         ("blocks", blocks),
-        *((f"input {name}", text) for name, text in rows),
-    ]
-    return [
-        table(("", ""), facts),
-        *notes(program.notes),
-        "",
-        f"wrote {path} ({plural_count(figures.parameters)})",
-    ]
+        *((f"input {name}", text) for name, text in inputs),
+    ):
+        grid.add_row(name, text)
+    return grid
 
 
 def describe(leaf: Input) -> str:

@@ -1,0 +1,131 @@
+"""What differs between two programs, as plain data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlgraph.cli.summary import Summary, families, summarize
+
+if TYPE_CHECKING:
+    import torch
+
+    from mlgraph.program import Program
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that axes of one name have in either program; empty where there are none."""
+
+    name: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """A tensor of either program, its shapes, and by how much its values differ where shapes are equal.
+
+    ``relative`` is the norm of the difference over the norm of the first.
+    """
+
+    name: str
+    before: tuple[int, ...] | None
+    after: tuple[int, ...] | None
+    relative: float | None = None
+    largest: float | None = None
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Two programs side by side. ``operations`` counts the ops of which one has more than the other."""
+
+    before: Summary
+    after: Summary
+    lineage: tuple[tuple[str, ...], tuple[str, ...]]
+    axes: tuple[Sizes, ...]
+    tensors: tuple[TensorChange, ...]
+    equal: int
+    operations: dict[str, tuple[int, int]]
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing at all differs."""
+        return not (self.tensors or self.operations)
+
+
+def differences(before: Program, after: Program) -> Differences:
+    """Compare axes, shapes, weights and graphs; every tensor of both is read once."""
+    tensors, equal = _tensors(before, after)
+    first, second = _operations(before), _operations(after)
+    return Differences(
+        summarize(before),
+        summarize(after),
+        (lineage_path(before), lineage_path(after)),
+        tuple(_axes(before, after)),
+        tuple(tensors),
+        equal,
+        {op: (first[op], second[op]) for op in sorted(first | second) if first[op] != second[op]},
+    )
+
+
+def lineage_path(program: Program) -> tuple[str, ...]:
+    """The passes that led to a program, first one first."""
+    steps: list[str] = []
+    current = program.lineage
+    while current is not None:
+        steps.append(current.operation)
+        current = current.parent.lineage
+    return tuple(reversed(steps))
+
+
+def _axes(before: Program, after: Program) -> list[Sizes]:
+    sizes: dict[str, tuple[set[int], set[int]]] = {}
+    for side, program in enumerate((before, after)):
+        for family in families(program):
+            sizes.setdefault(family.name, (set(), set()))[side].add(family.size)
+    return [
+        Sizes(name, tuple(sorted(left)), tuple(sorted(right)))
+        for name, (left, right) in sizes.items()
+        if left != right
+    ]
+
+
+def _tensors(before: Program, after: Program) -> tuple[list[TensorChange], int]:
+    changed, equal = [], 0
+    for name in dict.fromkeys((*before.tensors, *after.tensors)):
+        left = before.tensors[name] if name in before.tensors else None
+        right = after.tensors[name] if name in after.tensors else None
+        change = _compare(name, left, right)
+        if change is None:
+            equal += 1
+        else:
+            changed.append(change)
+    return changed, equal
+
+
+def _compare(name: str, left: torch.Tensor | None, right: torch.Tensor | None) -> TensorChange | None:
+    if left is None or right is None or left.shape != right.shape:
+        return TensorChange(name, _shape(left), _shape(right))
+    first, second = left.detach().double(), right.detach().double()
+    gap = first - second
+    largest = float(gap.abs().max()) if gap.numel() else 0.0
+    if largest == 0.0 or (first == second).all():
+        return None
+    norm = float(first.norm())
+    return TensorChange(
+        name, _shape(left), _shape(right), float(gap.norm()) / norm if norm else float("inf"), largest
+    )
+
+
+def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
+
+
+def _operations(program: Program) -> Counter[str]:
+    return Counter(
+        getattr(node.target, "_opname", None) or getattr(node.target, "__name__", str(node.target))
+        for node in program.graph.nodes
+        if node.op == "call_function"
+    )

@@ -1,0 +1,39 @@
+"""``mlgraph explain``: what ties or freezes a dim of a parameter."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from mlgraph.cli.options import Json, Loss, Source, Trust
+
+
+def command(
+    source: Source,
+    target: Annotated[
+        str, typer.Argument(metavar="PARAM[DIM]", help="A parameter, or one dim of it.", show_default=False)
+    ],
+    every: Annotated[
+        bool, typer.Option("--all", help="Show the way to every parameter that shares an axis.")
+    ] = False,
+    loss: Loss = True,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Say which axes a dim is made of, what shares them and through which operations, and what freezes them.
+
+    For example: mlgraph explain bert "encoder.layer.0.attention.self.query.weight[0]"
+    """
+    import mlgraph.explain
+    from mlgraph.cli.files import open_program
+    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.cli.render.explanation import explanation
+
+    program = open_program(source, trust=trust, loss=loss)
+    found = mlgraph.explain(program, target)
+    if json:
+        show_json([asdict(dim) for dim in found])
+    else:
+        show(*explanation(found, every))

@@ -1,0 +1,42 @@
+"""``mlgraph export``: a program in a format that other tools read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlgraph.cli.options import Json, Loss, Source, Trust
+
+
+def command(
+    source: Source,
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="OUT",
+            help="Where to write: .safetensors, .pt2 (torch.export), .pth (state dict) or a directory "
+            "(Hugging Face).",
+            show_default=False,
+        ),
+    ],
+    loss: Loss = True,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Write a model's weights, its exported graph or a Hugging Face directory, by the ending of OUT."""
+    from mlgraph.cli.exporting import export
+    from mlgraph.cli.files import open_program, status
+    from mlgraph.cli.render.comparison import outcome
+    from mlgraph.cli.render.console import show, show_json
+
+    program = open_program(source, trust=trust, loss=loss)
+    with status(f"writing {out}"):
+        form = export(program, out)
+    if json:
+        show_json({"source": source, "out": str(out), "form": form, "parameters": program.num_parameters()})
+    else:
+        show(outcome(str(out), form, program.num_parameters()))
