@@ -26,17 +26,15 @@ _WHOLE = 2**63 - 1
 
 @dataclass(frozen=True)
 class Gain:
-    """A factor on an activation before it is contracted: at ``node``, on the dim ``position`` of ``operand``.
+    """A factor on an activation before it is contracted: on dim ``position`` of ``operand`` where ``node`` reads it.
 
-    ``values`` has one factor, or one per coarse index of the axis; it stands at ``place`` (major, own, minor sizes) within
-    the dim.
+    ``values`` has one factor for all indices, or one per index of the dim at its new size.
     """
 
     node: str
     operand: str
     position: int
     values: tuple[float, ...]
-    place: tuple[int, int, int]
 
 
 def rewrite(
@@ -133,7 +131,7 @@ class _Resizer:
         """A size argument for a dim: literals are replaced, computed ones scaled."""
         old, new = size_of(dim), resized(dim, self.sizes)
         if old == new or (isinstance(given, int) and given == -1):
-            return given
+            return self.copies[given] if isinstance(given, fx.Node) else given
         if isinstance(given, int):
             return new
         ratio = Fraction(new, old)
@@ -321,20 +319,36 @@ def _insert_gains(
     graph: fx.Graph, copies: Mapping[fx.Node, fx.Node], gains: Sequence[Gain], tensors: Tensors
 ) -> dict[str, torch.Tensor]:
     by_name = {old.name: new for old, new in copies.items()}
+    scaled: dict[tuple[str, str], fx.Node] = {}
     added: dict[str, torch.Tensor] = {}
     for gain in gains:
-        node, operand = by_name[gain.node], by_name[gain.operand]
+        node, key = by_name[gain.node], (gain.node, gain.operand)
+        operand = scaled.get(key, by_name[gain.operand])
+        uses = max(1, _flat_nodes(node).count(operand))
+        values = [value ** (1 / uses) for value in gain.values]
         with graph.inserting_before(node):
-            factor: Any = gain.values[0]
-            if len(set(gain.values)) > 1:
-                rank = len(operand.meta["val"].shape)
-                name = f"gain_{len([n for n in tensors if n.startswith('gain_')]) + len(added)}"
-                major, _, minor = gain.place
-                column = torch.tensor(gain.values, dtype=operand.meta["val"].dtype)
-                column = column.view(1, -1, 1).expand(major, -1, minor).reshape(-1)
-                added[name] = column.view(-1, *([1] * (rank - 1 - gain.position % rank)))
+            factor: Any = values[0]
+            if len(set(values)) > 1:
+                value = by_name[gain.operand].meta["val"]
+                trailing = value.dim() - 1 - gain.position % value.dim()
+                name = _free_name(tensors, added)
+                added[name] = torch.tensor(values, dtype=value.dtype).view(-1, *([1] * trailing))
                 factor = graph.get_attr(name)
-            scaled = graph.call_function(torch.ops.aten.mul.Tensor, (operand, factor))
-        scaled.meta = {k: v for k, v in node.meta.items() if k in ("module", "source")}
-        node.replace_input_with(operand, scaled)
+            new = graph.call_function(torch.ops.aten.mul.Tensor, (operand, factor))
+        new.meta = {k: v for k, v in node.meta.items() if k in ("module", "source")}
+        node.replace_input_with(operand, new)
+        scaled[key] = new
     return added
+
+
+def _flat_nodes(node: fx.Node) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.map_arg((node.args, node.kwargs), lambda n: found.append(n))
+    return found
+
+
+def _free_name(tensors: Tensors, added: Mapping[str, torch.Tensor]) -> str:
+    count = 0
+    while f"gain_{count}" in tensors or f"gain_{count}" in added:
+        count += 1
+    return f"gain_{count}"

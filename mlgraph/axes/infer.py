@@ -32,7 +32,7 @@ class View:
 class Contraction:
     """A sum over ``dim`` at ``node``; ``carrier`` is the parameter summed against, if there is one.
 
-    ``operands`` lists (node, position of the dim). ``carried`` is the dim in the carrier's own private factors, whose
+    ``operands`` lists (node, position of the dim), the carrier last. ``carried`` is the dim in the carrier's own private factors, whose
     roles tell whether the carrier is used in this role only.
     """
 
@@ -124,6 +124,7 @@ class Inference:
             for other, index in operands:
                 if other is not argument:
                     self.emit(other, [index])
+            operands = sorted(operands, key=lambda operand: operand[0] is argument)
         else:
             for other, index in operands:
                 self.emit(other, [index])

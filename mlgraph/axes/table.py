@@ -62,7 +62,7 @@ class Axis:
 class Sum:
     """A contraction over an axis: at ``node``, over dim ``position`` of each operand.
 
-    ``carrier`` is the tensor whose slot is summed against, ``None`` where activations meet activations;
+    ``carrier`` is the tensor whose slot is summed against (the last operand), ``None`` where activations meet;
     ``shared`` says that the carrier also emits on the axis (a tied table), so that no factor on it is
     right for both uses.
     """

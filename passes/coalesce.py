@@ -1,0 +1,170 @@
+"""Coalescing: one coarse index for every group of indices, of axes and of blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mlgraph.layers import group_layers
+from mlgraph.passes.base import Pass
+from mlgraph.program import Lineage, Program, Tensors
+from mlgraph.restack import Restacked, restack
+from mlgraph.rewrite import rewrite
+from mlgraph.transfer import Grouping, LazyTensors
+from mlgraph.width import WidthPlan, choose, coarse_grouping, plan_down
+
+Axes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Coalesce(Pass):
+    """The coarse program: width and depth divided (arXiv 2404.07999, section 3.2, equations 3-8).
+
+    ``width`` divides every axis that is coarsened by default, ``depth`` every chain of blocks. ``pairing`` is ``adjacent``
+    (2i, 2i+1), ``halves`` (i, i+n/2) or ``similarity`` (like weights); ``tied`` is ``exact`` or ``paper``; ``axes`` maps axis
+    or chain names to a factor or an explicit grouping; ``freeze`` names axes and chains that stay.
+    """
+
+    depth: int = 1
+    width: int = 1
+    pairing: str = "adjacent"
+    tied: str = "exact"
+    axes: dict[str, Any] = field(default_factory=dict)
+    freeze: tuple[str, ...] = ()
+
+    def __call__(self, program: Program) -> Program:
+        chains = {chain.name for chain in program.blocks} if self.depth != 1 or self.axes or self.freeze else set()
+        layers = group_layers(
+            program, self.depth, self.pairing, {k: v for k, v in self.axes.items() if k in chains}, self.freeze
+        ) if chains or self.depth != 1 else {}
+        groupings = choose(
+            program,
+            self.width,
+            self.pairing,
+            {k: v for k, v in self.axes.items() if k not in chains},
+            [name for name in self.freeze if name not in chains],
+            coarse_grouping(program, self.pairing),
+        )
+        options = {"pairing": self.pairing, "tied": self.tied}
+        return apply_down(program, groupings, layers, self.tied, str(self), options)
+
+
+def coalesce(
+    program: Program,
+    depth: int = 1,
+    width: int = 1,
+    pairing: str = "adjacent",
+    tied: str = "exact",
+    axes: Axes | None = None,
+    freeze: tuple[str, ...] = (),
+) -> Program:
+    """The coarse program; see :class:`Coalesce`.
+
+    Raises:
+        AxisError: a size or number of blocks does not divide, or an axis is unknown or frozen.
+    """
+    return Coalesce(depth, width, pairing, tied, dict(axes or {}), tuple(freeze))(program)
+
+
+def apply_down(
+    program: Program,
+    groupings: Mapping[str, Grouping],
+    layers: Mapping[str, Grouping],
+    tied: str,
+    operation: str,
+    options: Mapping[str, Any],
+) -> Program:
+    """The coarse program of given groupings of axes and blocks."""
+    plan = plan_down(program, groupings, tied)
+    narrow = narrowed(program, plan)
+    stacked = stack_down(narrow, layers)
+    members = group_members(narrow, layers, stacked)
+    recipes: dict[str, Callable[[], torch.Tensor]] = {}
+    for name in stacked.program.tensors:
+        recipes[name] = _recipe(program, narrow, plan, members.get(name, (stacked.sources[name].name,)))
+    tensors = stacked.program.tensors.replace(realise(program, recipes))
+    notes = [*program.notes, *(f"approximate: {text}" for text in plan.approximate)]
+    lineage = Lineage(
+        operation,
+        program.skeleton(),
+        {axis: grouping.coarse_of for axis, grouping in groupings.items()},
+        {chain: grouping.coarse_of for chain, grouping in layers.items()},
+        dict(options),
+    )
+    history = (*program.origin.get("history", ()), operation)
+    return stacked.program.replace(
+        tensors=tensors,
+        lineage=lineage,
+        notes=tuple(dict.fromkeys(notes)),
+        origin={**program.origin, "history": history},
+    )
+
+
+def narrowed(program: Program, plan: WidthPlan) -> Program:
+    """The program at its coarse widths, its tensors on the meta device."""
+    if not plan.groupings:
+        return program.skeleton()
+    shapes = {}
+    for name, tensor in program.tensors.items():
+        transfer = plan.transfers.get(name)
+        shape = transfer.coarse_shape() if transfer else tuple(tensor.shape)
+        shapes[name] = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    sizes = {axis: grouping.coarse for axis, grouping in plan.groupings.items()}
+    return rewrite(program, sizes, program.tensors.replace(shapes), plan.gains)
+
+
+def stack_down(program: Program, layers: Mapping[str, Grouping]) -> Restacked:
+    """The program with one block, the first, of every group."""
+    return restack(program, {chain: tuple(group[0] for group in g.members) for chain, g in layers.items()})
+
+
+def group_members(
+    program: Program, layers: Mapping[str, Grouping], stacked: Restacked
+) -> dict[str, tuple[str, ...]]:
+    """Per tensor of the restacked program that a block owns, the tensors of its group's blocks."""
+    chains = {chain.name: chain for chain in program.blocks} if layers else {}
+    out = {}
+    for name, source in stacked.sources.items():
+        if source.chain in layers and source.position is not None:
+            group = layers[source.chain].members[source.block]
+            blocks = chains[source.chain].blocks
+            out[name] = tuple(blocks[b].tensors[source.position] for b in group)
+    return out
+
+
+def _recipe(
+    program: Program, narrow: Program, plan: WidthPlan, sources: tuple[str, ...]
+) -> Callable[[], torch.Tensor]:
+    def one(name: str) -> torch.Tensor:
+        if name not in program.tensors:
+            return narrow.tensors[name].clone()
+        tensor = program.tensors[name]
+        transfer = plan.transfers.get(name)
+        return transfer.down(tensor) if transfer is not None and transfer.changes else tensor.detach().clone()
+
+    def make() -> torch.Tensor:
+        total = one(sources[0])
+        if len(sources) == 1 or not total.is_floating_point():
+            return total
+        dtype = total.dtype
+        wide = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+        terms = [total.to(wide), *(one(name).to(wide) for name in sources[1:])]
+        while len(terms) > 1:
+            paired = [a + b for a, b in zip(terms[::2], terms[1::2], strict=False)]
+            terms = paired + terms[len(terms) - len(terms) % 2 :]
+        return (terms[0] / len(sources)).to(dtype)
+
+    return make
+
+
+def realise(program: Program, recipes: Mapping[str, Callable[[], torch.Tensor]]) -> Mapping[str, torch.Tensor]:
+    """The tensors now, or when read if the program they come from reads its own lazily."""
+    if isinstance(program.tensors.values_, dict):
+        return {name: make() for name, make in recipes.items()}
+    return LazyTensors(recipes)
+
+
+__all__ = ["Coalesce", "Tensors", "apply_down", "coalesce"]

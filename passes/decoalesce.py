@@ -1,0 +1,234 @@
+"""De-coalescing: back to the parent's architecture, or growth without a parent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mlgraph.blocks import Chain
+from mlgraph.errors import MlgraphError
+from mlgraph.layers import branch_ends
+from mlgraph.passes.base import Pass
+from mlgraph.passes.coalesce import group_members, narrowed, realise, stack_down
+from mlgraph.program import Lineage, Program
+from mlgraph.restack import restack
+from mlgraph.rewrite import rewrite
+from mlgraph.transfer import Grouping, TensorTransfer
+from mlgraph.width import WidthPlan, choose, fine_grouping, plan_down, plan_up
+
+DEPTH_MODES = ("copy", "scaled", "identity")
+Axes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Decoalesce(Pass):
+    """The fine program of a coarse one (arXiv 2404.07999, section 3.3, equations 9-12).
+
+    With no sizes given it goes back up to the parent's architecture, by lineage. With ``depth``, ``width`` or ``axes`` it
+    grows: every index of an axis gets that many copies, every block that many. ``depth_mode`` is ``copy``
+    (the paper), ``scaled`` (residual branches of copies divided by their number) or ``identity`` (those of extra
+    copies end in zeros, so that the function is kept).
+    """
+
+    depth_mode: str = "copy"
+    depth: int | None = None
+    width: int | None = None
+    axes: dict[str, Any] = field(default_factory=dict)
+    pairing: str = "adjacent"
+    tied: str = "exact"
+
+    def __call__(self, program: Program) -> Program:
+        if self.depth_mode not in DEPTH_MODES:
+            raise MlgraphError(f"depth_mode={self.depth_mode!r} is not known: use {', '.join(DEPTH_MODES)}.")
+        if self.depth is None and self.width is None and not self.axes:
+            return _by_lineage(program, self.depth_mode, str(self))
+        return self._grow(program)
+
+    def _grow(self, program: Program) -> Program:
+        chains = {chain.name: chain for chain in program.blocks} if self.depth not in (None, 1) or self.axes else {}
+        if self.depth not in (None, 1) and not chains:
+            raise MlgraphError(
+                "depth cannot grow: the graph has no chain of repeated blocks; leave depth out, width still works."
+            )
+        layers = {}
+        for name, chain in chains.items():
+            request = self.axes.get(name, self.depth or 1)
+            if request != 1:
+                layers[name] = _grown_layers(chain, request, self.pairing)
+        groupings = choose(
+            program,
+            self.width or 1,
+            self.pairing,
+            {name: request for name, request in self.axes.items() if name not in chains},
+            (),
+            fine_grouping(self.pairing),
+        )
+        return apply_up(program, groupings, layers, self.tied, self.depth_mode, str(self))
+
+
+def decoalesce(
+    program: Program,
+    depth_mode: str = "copy",
+    depth: int | None = None,
+    width: int | None = None,
+    axes: Axes | None = None,
+    pairing: str = "adjacent",
+    tied: str = "exact",
+) -> Program:
+    """The fine program of a coarse one; see :class:`Decoalesce`.
+
+    Raises:
+        MlgraphError: there is no parent to go back to, or blocks cannot be scaled as ``depth_mode`` asks.
+    """
+    return Decoalesce(depth_mode, depth, width, dict(axes or {}), pairing, tied)(program)
+
+
+def _grown_layers(chain: Chain, request: Any, pairing: str) -> Grouping:
+    count = len(chain)
+    if isinstance(request, int):
+        if request < 1:
+            raise MlgraphError(f"the layer axis {chain.name} cannot grow by {request}: choose a factor of at least 1.")
+        make = Grouping.halves if pairing == "halves" else Grouping.adjacent
+        return make(count * request, request)
+    made = Grouping(tuple(request))
+    if set(made.coarse_of) != set(range(count)):
+        raise MlgraphError(
+            f"the grouping of the layer axis {chain.name} must copy each of its {count} blocks at least once: "
+            "list the block that every new one copies."
+        )
+    return made
+
+
+def apply_up(
+    program: Program,
+    groupings: Mapping[str, Grouping],
+    layers: Mapping[str, Grouping],
+    tied: str,
+    depth_mode: str,
+    operation: str,
+) -> Program:
+    """The program grown by given groupings (new index to the index it copies) of axes and blocks."""
+    plan = plan_up(program, groupings, tied)
+    wide = _widened(program, plan)
+    stacked = restack(wide, {chain: grouping.coarse_of for chain, grouping in layers.items()})
+    factors = _branch_factors(wide, layers, depth_mode)
+    recipes: dict[str, Callable[[], torch.Tensor]] = {}
+    for name, source in stacked.sources.items():
+        factor = factors.get((source.chain, source.block, source.position), 1.0)
+        recipes[name] = _up_recipe(program, wide, plan.transfers.get(source.name), source.name, factor)
+    lineage = Lineage(
+        operation,
+        program.skeleton(),
+        {axis: grouping.coarse_of for axis, grouping in groupings.items()},
+        {chain: grouping.coarse_of for chain, grouping in layers.items()},
+        {"tied": tied, "depth_mode": depth_mode, "direction": "up"},
+    )
+    notes = [*program.notes, *(f"approximate: {text}" for text in plan.approximate)]
+    return stacked.program.replace(
+        tensors=stacked.program.tensors.replace(realise(program, recipes)),
+        lineage=lineage,
+        notes=tuple(dict.fromkeys(notes)),
+        origin=_with_history(program, operation),
+    )
+
+
+def _with_history(program: Program, operation: str) -> dict[str, Any]:
+    return {**program.origin, "history": (*program.origin.get("history", ()), operation)}
+
+
+def _widened(program: Program, plan: WidthPlan) -> Program:
+    if not plan.groupings:
+        return program.skeleton()
+    shapes = {}
+    for name, tensor in program.tensors.items():
+        transfer = plan.transfers.get(name)
+        shape = transfer.fine_shape() if transfer else tuple(tensor.shape)
+        shapes[name] = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    sizes = {axis: grouping.fine for axis, grouping in plan.groupings.items()}
+    return rewrite(program, sizes, program.tensors.replace(shapes), plan.gains)
+
+
+def _up_recipe(
+    coarse: Program, wide: Program, transfer: TensorTransfer | None, source: str, factor: float
+) -> Callable[[], torch.Tensor]:
+    def make() -> torch.Tensor:
+        if source not in coarse.tensors:
+            return wide.tensors[source].clone()
+        tensor = coarse.tensors[source]
+        out = transfer.up(tensor) if transfer is not None and transfer.changes else tensor.detach().clone()
+        return out if factor == 1.0 else out.mul_(factor)
+
+    return make
+
+
+def _branch_factors(
+    program: Program, layers: Mapping[str, Grouping], depth_mode: str
+) -> dict[tuple[str | None, int, int | None], float]:
+    """Per (chain, new block, tensor position), the factor on tensors that end a residual branch."""
+    if depth_mode == "copy":
+        return {}
+    chains = {chain.name: chain for chain in program.blocks}
+    out: dict[tuple[str | None, int, int | None], float] = {}
+    for name, grouping in layers.items():
+        chain = chains[name]
+        for coarse, members in enumerate(grouping.members):
+            if len(members) == 1:
+                continue
+            block = chain.blocks[coarse]
+            ends = branch_ends(program, chain, block).tensors
+            for tensor in ends:
+                if tensor not in block.tensors:
+                    raise MlgraphError(
+                        f"{tensor}, which ends a residual branch of {name}, is shared with other blocks, so that no copy of a "
+                        "block can be scaled: use depth_mode='copy'."
+                    )
+            for rank, member in enumerate(members):
+                factor = 1 / len(members) if depth_mode == "scaled" else (1.0 if rank == 0 else 0.0)
+                for tensor in ends:
+                    out[name, member, block.tensors.index(tensor)] = factor
+    return out
+
+
+def _by_lineage(program: Program, depth_mode: str, operation: str) -> Program:
+    lineage = program.lineage
+    if lineage is None or lineage.options.get("direction") == "up":
+        raise MlgraphError(
+            f"{program.name} was not coarsened from another program, so there is none to go back to: say by how much to "
+            "grow with depth= and width=."
+        )
+    parent = lineage.parent
+    groupings = {axis: Grouping(coarse_of) for axis, coarse_of in lineage.groupings.items()}
+    layers = {chain: Grouping(coarse_of) for chain, coarse_of in lineage.layers.items()}
+    plan = plan_down(parent, groupings, str(lineage.options.get("tied", "exact")))
+    narrow = narrowed(parent, plan)
+    stacked = stack_down(narrow, layers)
+    coarse_of = {source.name: name for name, source in stacked.sources.items()}
+    for name, members in group_members(narrow, layers, stacked).items():
+        coarse_of.update(dict.fromkeys(members, name))
+    factors = _lineage_factors(parent, layers, depth_mode)
+    recipes = {
+        name: _up_recipe(program, parent, plan.transfers.get(name), coarse_of[name], factors.get(name, 1.0))
+        for name in parent.tensors
+    }
+    return parent.replace(
+        tensors=parent.tensors.replace(realise(program, recipes)), origin=_with_history(program, operation)
+    )
+
+
+def _lineage_factors(parent: Program, layers: Mapping[str, Grouping], depth_mode: str) -> dict[str, float]:
+    if depth_mode == "copy":
+        return {}
+    chains = {chain.name: chain for chain in parent.blocks}
+    out = {}
+    for name, grouping in layers.items():
+        for members in grouping.members:
+            for rank, member in enumerate(members):
+                if len(members) == 1:
+                    continue
+                block = chains[name].blocks[member]
+                factor = 1 / len(members) if depth_mode == "scaled" else (1.0 if rank == 0 else 0.0)
+                out.update(dict.fromkeys(branch_ends(parent, chains[name], block).tensors, factor))
+    return out
