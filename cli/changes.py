@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlgraph.cli.summary import families
@@ -35,8 +35,18 @@ class Kept:
 
 
 def changes(before: Program, after: Program) -> list[Change]:
-    """Every axis and chain whose size differs in ``after``, which one pass made of ``before``."""
-    return [*_axis_changes(before, after), *_chain_changes(before, after)]
+    """Every axis and chain whose size differs between a program and what a pass made of it."""
+    if _made_of(after, before):
+        return [*_axis_changes(before, after), *_chain_changes(before, after)]
+    if _made_of(before, after):
+        back = [*_axis_changes(after, before), *_chain_changes(after, before)]
+        return [replace(change, before=change.after, after=change.before) for change in back]
+    return []
+
+
+def _made_of(result: Program, source: Program) -> bool:
+    """Whether one pass made ``result`` of ``source``."""
+    return result.lineage is not None and result.lineage.parent.graph is source.graph
 
 
 def _axis_changes(before: Program, after: Program) -> Iterator[Change]:
@@ -75,6 +85,8 @@ def _other_size(grouping: Sequence[int], size: int) -> int:
 
 def kept(before: Program, after: Program, user: Iterable[str] = ()) -> list[Kept]:
     """The axes that the pass did not change, with reasons; ``user`` names those it was told to leave."""
+    if not _made_of(after, before):
+        return []
     sizes, wanted = _sizes(before, after), set(user)
     listed = []
     for family in families(before):

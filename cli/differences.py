@@ -72,12 +72,7 @@ def differences(before: Program, after: Program) -> Differences:
 
 def lineage_path(program: Program) -> tuple[str, ...]:
     """The passes that led to a program, first one first."""
-    steps: list[str] = []
-    current = program.lineage
-    while current is not None:
-        steps.append(current.operation)
-        current = current.parent.lineage
-    return tuple(reversed(steps))
+    return tuple(str(step) for step in program.origin.get("history", ()))
 
 
 def _axes(before: Program, after: Program) -> list[Sizes]:
@@ -95,8 +90,8 @@ def _axes(before: Program, after: Program) -> list[Sizes]:
 def _tensors(before: Program, after: Program) -> tuple[list[TensorChange], int]:
     changed, equal = [], 0
     for name in dict.fromkeys((*before.tensors, *after.tensors)):
-        left = before.tensors[name] if name in before.tensors else None
-        right = after.tensors[name] if name in after.tensors else None
+        left = before.tensors.get(name)
+        right = after.tensors.get(name)
         change = _compare(name, left, right)
         if change is None:
             equal += 1

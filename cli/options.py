@@ -37,7 +37,7 @@ Freeze = Annotated[
 ]
 
 
-def parse_axes(given: list[str] | None) -> dict[str, int | tuple[int, ...]] | None:
+def parse_axes(given: list[str] | None) -> dict[str, int | tuple[int, ...]]:
     """``["hidden=2", "mlp=0,0,1"]`` as a table; raises AxisError at what is neither."""
     axes: dict[str, int | tuple[int, ...]] = {}
     for text in given or ():
@@ -51,9 +51,9 @@ def parse_axes(given: list[str] | None) -> dict[str, int | tuple[int, ...]] | No
             raise AxisError(f"Axis {name!r} is given twice; give it one factor.")
         grouping = tuple(int(number) for number in numbers)
         axes[name] = grouping if len(grouping) > 1 else grouping[0]
-    return axes or None
+    return axes
 
 
 def given(**options: Any) -> dict[str, Any]:
     """The options that were given: those that are neither None nor empty."""
-    return {name: value for name, value in options.items() if value is not None and value != ()}
+    return {name: value for name, value in options.items() if value not in (None, (), {})}

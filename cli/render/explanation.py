@@ -22,7 +22,7 @@ _ROLES = {"both": "emits and contracts", "emits": "emits", "contracts": "contrac
 
 
 def explanation(dims: Iterable[DimExplanation], every: bool) -> list[Any]:
-    """Each dim's axes with their fate and their slots, and the way to the nearest slots or to ``every`` one."""
+    """Each dim's axes with their fate and their slots, and the way to the nearest or to ``every`` one."""
     lines: list[Any] = []
     for dim in dims:
         lines += [heading(f"{dim.tensor}[{dim.dim}] = {dim.text} ({dim.size})"), ""]
