@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from mlgraph.program import Input, Program
+from mlgraph.propagate import PropagationError, propagate
 from mlgraph.train.errors import TrainError
 from mlgraph.train.stream import RandomState
 
@@ -28,7 +30,7 @@ class Binder:
     """
 
     def __init__(self, program: Program, spare: bool) -> None:
-        signature = program.signature
+        self._program, signature = program, program.signature
         self._inputs, self._spec, self._spare = signature.inputs, signature.in_spec, spare
         args, kwargs = pytree.tree_unflatten(list(range(len(signature.inputs))), signature.in_spec)
         self._positional = len(args)
@@ -79,6 +81,10 @@ class Binder:
         sizes: dict[str, tuple[int, str]] = {}
         for leaf, taken in zip(leaves, self._inputs, strict=True):
             _check_leaf(leaf, taken, what, sizes)
+        try:
+            at_sizes(self._program, [tuple(getattr(leaf, "shape", ())) for leaf in leaves])
+        except PropagationError as error:
+            raise TrainError(f"{what} does not fit the model: {error}.") from error
         self._fitting.add(key)
         return key
 
@@ -111,6 +117,17 @@ def _check_leaf(leaf: Any, taken: Input, what: str, sizes: dict[str, tuple[int, 
                 raise TrainError(
                     f"{what} gives {taken.name} {size} as {symbol} but {where} {seen}: make them equal."
                 )
+
+
+def at_sizes(program: Program, shapes: Sequence[tuple[int, ...]]) -> fx.Graph:
+    """A copy of the program's graph, propagated on inputs of other shapes, one for each input leaf."""
+    graph = fx.Graph()
+    output = graph.graph_copy(program.graph, {})
+    graph.output(output)
+    inputs = program.signature.inputs
+    given = tuple(dataclasses.replace(leaf, shape=shape) for leaf, shape in zip(inputs, shapes, strict=True))
+    propagate(graph, dataclasses.replace(program.signature, inputs=given), program.tensors)
+    return graph
 
 
 def example_call(model: nn.Module, batch: Any, spare: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -3,8 +3,8 @@
     run.json                       what the run is; another run is refused
     metrics.jsonl                  one JSON object per line
     levels/0003.pt                 the architecture that phase 3 made
-    levels/aside-0001.safetensors  the tensors of the program that the coarsen of phase 1 set aside
-    levels/aside-0001.optimizer.safetensors  its optimizer state, where that is mixed in again
+    levels/aside-0001/             tensors.safetensors of the program that phase 1 set aside, and
+                                   optimizer.safetensors, its optimizer state, where that is mixed in again
     checkpoints/000000100-0002/    model.safetensors, optimizer.safetensors, state.json: 100 steps, in phase 2
 
 Checkpoints and levels are written beside their place and renamed, so a killed process leaves the last
@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mlgraph.errors import FileError
-from mlgraph.files import atomic_directory, atomic_write, write_text
+from mlgraph.files import atomic_directory, write_text
 from mlgraph.program import Program
 from mlgraph.train.errors import RunDirectoryError
 from mlgraph.train.optim import OptimizerState
@@ -95,26 +95,23 @@ class RunDirectory:
         optimizer: Mapping[str, Mapping[str, torch.Tensor]] | None,
     ) -> None:
         """Write the tensors of a program set aside, and its optimizer state if that is wanted again."""
-        with atomic_write(self._aside(name)) as file:
-            save_tensors(tensors, Path(file.name))
-        if optimizer is not None:
-            with atomic_write(self._aside(name, ".optimizer")) as file:
-                save_optimizer(optimizer, Path(file.name))
+        folder = self.path / "levels" / name
+        with atomic_directory(folder) as temporary:
+            save_tensors(tensors, temporary / "tensors.safetensors")
+            if optimizer is not None:
+                save_optimizer(optimizer, temporary / "optimizer.safetensors")
 
     def read_aside(self, name: str) -> dict[str, torch.Tensor]:
         """The tensors of a program set aside."""
-        return read_tensors(self._aside(name))
+        return read_tensors(self.path / "levels" / name / "tensors.safetensors")
 
     def read_aside_optimizer(self, name: str) -> OptimizerState:
         """The optimizer state of a program set aside; empty where none was kept."""
-        path = self._aside(name, ".optimizer")
+        path = self.path / "levels" / name / "optimizer.safetensors"
         return read_optimizer(path) if path.exists() else {}
 
     def _level(self, name: str) -> Path:
         return self.path / "levels" / f"{name}.pt"
-
-    def _aside(self, name: str, part: str = "") -> Path:
-        return self.path / "levels" / f"{name}{part}.safetensors"
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -180,7 +177,11 @@ class RunDirectory:
             state = json.loads((path / "state.json").read_text())
             needed |= {state["architecture"], *(name for pair in state["aside"] for name in pair)}
         for entry in (self.path / "levels").iterdir():
-            if entry.name.partition(".")[0] not in needed:
+            if entry.name.partition(".")[0] in needed:
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
                 entry.unlink(missing_ok=True)
 
 

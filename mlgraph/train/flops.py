@@ -7,7 +7,6 @@ backward pass: what a fused kernel computes again is not work that the model ask
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +17,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from mlgraph.program import Program
-from mlgraph.propagate import propagate
-from mlgraph.train.batches import Binder
+from mlgraph.train.batches import Binder, at_sizes
 
 _aten = torch.ops.aten
 
@@ -58,7 +56,7 @@ def count_flops(program: Program, inputs: Any = None) -> Flops:
         given = pytree.tree_leaves(Binder(program, spare=True).call(inputs))
         leaves = [(tuple(x.shape), x.dtype) if isinstance(x, torch.Tensor) else ((), None) for x in given]
         if [shape for shape, _ in leaves] != [leaf.shape for leaf in program.signature.inputs]:
-            graph = _at_sizes(program, leaves)
+            graph = at_sizes(program, [shape for shape, _ in leaves])
     forward, backward = _count(graph, program)
     samples, tokens = _extent(leaves)
     return Flops(forward, forward + backward, samples, tokens)
@@ -70,18 +68,6 @@ def _extent(leaves: list[tuple[tuple[int, ...], torch.dtype | None]]) -> tuple[i
             ids = not dtype.is_floating_point and len(shape) > 1
             return shape[0], math.prod(shape) if ids else shape[0]
     return 0, 0
-
-
-def _at_sizes(program: Program, leaves: list[tuple[tuple[int, ...], torch.dtype | None]]) -> fx.Graph:
-    graph = fx.Graph()
-    output = graph.graph_copy(program.graph, {})
-    graph.output(output)
-    given = [
-        dataclasses.replace(i, shape=shape)
-        for i, (shape, _) in zip(program.signature.inputs, leaves, strict=True)
-    ]
-    propagate(graph, dataclasses.replace(program.signature, inputs=tuple(given)), program.tensors)
-    return graph
 
 
 def _count(graph: fx.Graph, program: Program) -> tuple[int, int]:

@@ -115,7 +115,7 @@ def _refine(change: Change, phase: Refine, number: int, mode: str) -> Change:
     # new one.
     transfers = fine if phase.grows else coarse
     above = Level(fine, f"{number:04d}", () if phase.grows else level.aside, new_parameters(transfers))
-    return Change(above, (*change.maps, state_map(transfers, "up", mode)))
+    return Change(above, (*change.maps, state_map(transfers, "up", mode, phase.depth_mode)))
 
 
 def _interpolate(change: Change, phase: Interpolate, mode: str) -> Change:

@@ -49,9 +49,8 @@ def test_levels_take_their_own_numbers() -> None:
 
 def test_the_wcycle_visits_middle_levels_twice() -> None:
     phases = wcycle(100, init_steps=(10, 5), coarse_steps=(50, 30), levels=3)
-    assert [level for level, phase in zip(levels_of(phases), phases, strict=True) if isinstance(phase, Train)] == [
-        1, 2, 3, 2, 3, 2, 1,
-    ]  # fmt: skip
+    levels = zip(levels_of(phases), phases, strict=True)
+    assert [level for level, phase in levels if isinstance(phase, Train)] == [1, 2, 3, 2, 3, 2, 1]
     assert total_steps(phases) == 100 + 2 * (50 + 30)
 
 

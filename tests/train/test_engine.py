@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import mlgraph
+from mlgraph.train import (
+    DivergedError,
+    Optimizer,
+    RunDirectoryError,
+    Schedule,
+    Train,
+    TrainError,
+    plain,
+    run,
+)
+from tests.train.models import Classifier, classifier, cross_entropy, points
+
+OPTIONS: dict[str, Any] = {"loss": cross_entropy, "optimizer": Optimizer(lr=1e-2), "log_every": 4}
+
+
+def _train(
+    model: nn.Module | mlgraph.Program | None = None, steps: int = 8, data: Any = None, **options: Any
+) -> Any:
+    batches = points() if data is None else data
+    return run(model or classifier(), plain(steps), batches, **{**OPTIONS, **options})
+
+
+def _bare(steps: int, clip: float = 1.0) -> nn.Module:
+    """The same training as a loop of its own."""
+    model, data = classifier(), points()
+    decays = [p for p in model.parameters() if p.ndim > 1]
+    plain_ones = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": decays, "weight_decay": 0.01}, {"params": plain_ones, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2 * Schedule().factor(step, steps)
+        batch = data[step % len(data)]
+        cross_entropy(model(batch[0]), batch).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
+
+
+def test_a_plain_run_is_the_bare_loop() -> None:
+    program = _train().program
+    for name, tensor in _bare(8).named_parameters():
+        torch.testing.assert_close(program.tensors[name].detach(), tensor.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_users_module_is_trained_in_place() -> None:
+    model = classifier()
+    program = _train(model).program
+    assert all(torch.equal(program.tensors[name], p) for name, p in model.named_parameters())
+    assert not torch.equal(model.inp.weight, classifier().inp.weight)
+
+
+def test_the_loss_goes_down_and_history_says_so() -> None:
+    history = _train(steps=40, eval_data=points(2, seed=1), eval_every=20).history
+    losses = [record["loss"] for record in history if "loss" in record]
+    assert losses[-1] < 0.7 * losses[0]
+    assert [record["step"] for record in history if "eval_loss" in record] == [20, 40]
+    last = history[-1]
+    assert last["tokens"] == 40 * 5
+    assert last["flops"] > 0
+    assert last["seconds"] > 0
+
+
+def test_accumulated_batches_make_one_step() -> None:
+    data = points(batches=4, size=6)
+    split = [(x[i : i + 3], y[i : i + 3]) for x, y in data for i in (0, 3)]
+    options = {"optimizer": Optimizer("sgd", lr=0.1)}
+    whole = _train(data=data, **options).program
+    parts = _train(data=split, accumulate=2, **options).program
+    for name, tensor in whole.tensors.items():
+        torch.testing.assert_close(tensor.detach(), parts.tensors[name].detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_metrics_of_a_users_own_are_averaged() -> None:
+    def accuracy(outputs: torch.Tensor, batch: Any) -> dict[str, torch.Tensor]:
+        return {"accuracy": (outputs.argmax(-1) == batch[1]).float().mean()}
+
+    history = _train(steps=60, eval_data=points(2, seed=1), metric=accuracy).history
+    assert 0.5 < history[-1]["eval_accuracy"] <= 1.0
+
+
+def test_runs_of_one_seed_are_equal_and_of_two_differ() -> None:
+    def weights(seed: int) -> torch.Tensor:
+        return _train(classifier(dropout=0.3), seed=seed).program.tensors["out.weight"]
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_mixed_precision_trains(precision: str) -> None:
+    history = _train(steps=40, mixed_precision=precision).history
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_any_optimizer_can_be_used() -> None:
+    history = _train(steps=30, optimizer=lambda groups: torch.optim.RMSprop(groups, lr=1e-3)).history
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+@pytest.mark.parametrize("checkpoint_every", [0, 3])
+def test_a_finished_run_is_not_run_again(tmp_path: Path, checkpoint_every: int) -> None:
+    out = tmp_path / "run"
+    first = _train(out_dir=out, checkpoint_every=checkpoint_every)
+    written = (out / "metrics.jsonl").read_bytes()
+    model = classifier()
+    again = _train(model, out_dir=out, checkpoint_every=checkpoint_every)
+    assert (out / "metrics.jsonl").read_bytes() == written
+    assert again.history == first.history
+    assert torch.equal(model.out.weight, first.program.tensors["out.weight"])
+
+
+def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+    _train(steps=20, out_dir=tmp_path / "run", checkpoint_every=2, keep=3)
+    names = sorted(entry.name for entry in (tmp_path / "run" / "checkpoints").iterdir())
+    assert names == ["000000016-0000", "000000018-0000", "000000020-0001"]
+
+
+def test_sigterm_saves_and_exits_with_zero(tmp_path: Path) -> None:
+    whole = _train(classifier(dropout=0.2), steps=12).program
+    out = tmp_path / "run"
+
+    class Stopping(list[Any]):
+        def __iter__(self) -> Any:
+            for number, batch in enumerate(super().__iter__()):
+                if number == 5:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+    with pytest.raises(SystemExit) as stopped:
+        _train(classifier(dropout=0.2), steps=12, data=Stopping(points()), out_dir=out)
+    assert stopped.value.code == 0
+    assert (out / "checkpoints" / "000000006-0000").is_dir()
+    resumed = _train(classifier(dropout=0.2), steps=12, out_dir=out).program
+    assert all(torch.equal(whole.tensors[name], resumed.tensors[name]) for name in whole.tensors)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"steps": 9}, r"run.phases\[0\].steps = 8, and now run.phases\[0\].steps = 9"),
+        ({"optimizer": Optimizer(lr=1e-3)}, r"run.optimizer.lr = 0.01"),
+        ({"model": classifier(width=32)}, r"run.model.parameters"),
+        ({"config": {"data": "b"}}, r"data = \"a\""),
+    ],
+)
+def test_another_configuration_is_refused_by_field(
+    tmp_path: Path, change: dict[str, Any], field: str
+) -> None:
+    _train(out_dir=tmp_path / "run", config={"data": "a"})
+    with pytest.raises(RunDirectoryError, match=field):
+        _train(**{"out_dir": tmp_path / "run", "config": {"data": "a"}, **change})
+
+
+def test_a_directory_of_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("dear")
+    with pytest.raises(RunDirectoryError, match="holds files but no run"):
+        _train(out_dir=tmp_path)
+
+
+def test_nan_stops_the_run_and_names_step_and_checkpoint(tmp_path: Path) -> None:
+    calls = 0
+
+    def breaking(outputs: torch.Tensor, batch: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return cross_entropy(outputs, batch) * (float("nan") if calls == 6 else 1.0)
+
+    with pytest.raises(DivergedError, match=r"nan at step 6 .*checkpoints/000000004-0000") as raised:
+        _train(loss=breaking, out_dir=tmp_path / "run", checkpoint_every=2)
+    assert "lower the learning rate" in str(raised.value)
+    state = json.loads((tmp_path / "run/checkpoints/000000004-0000/state.json").read_text())
+    assert state["step"] == 4
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path: Path) -> None:
+    def train(**options: Any) -> Any:
+        return _train(classifier(width=64), **options)
+
+    out = tmp_path / "run"
+    train(steps=0, out_dir=tmp_path / "size")
+    sizes = [path.stat().st_size for path in (tmp_path / "size").rglob("*")]
+    limit = max(sizes) + 2000
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    # Weights fit under the limit, and weights with Adam's two moments do not: the second checkpoint fails.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(RunDirectoryError, match=r"could not be written.*000000000-0000, is whole"):
+            train(out_dir=out, checkpoint_every=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    whole, resumed = train().program, train(out_dir=out, checkpoint_every=2).program
+    assert all(torch.equal(whole.tensors[name], resumed.tensors[name]) for name in whole.tensors)
+
+
+X, Y = points(1)[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "training data holds no batch"),
+        ([(X[:, :7], Y)], "first training batch does not fit the model"),
+        ([(X[0], Y)], "x of shape .8.: the model takes 2 dims"),
+        ([(X.long(), Y)], "x as torch.int64: the model takes torch.float32"),
+        ([{"xs": X}], "no 'x', which the model takes: rename its 'xs'"),
+        ([{"z1": X, "w2": Y}], "no 'x'.*it has z1, w2"),
+        ([("text", Y)], "gives a str for x"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_before_a_step(data: Any, message: str) -> None:
+    model = classifier()
+    program = mlgraph.capture(model, (X,))
+    with pytest.raises(TrainError, match=message):
+        _train(program, data=data)
+    assert torch.equal(model.inp.weight, classifier().inp.weight)
+
+
+def test_evaluation_data_that_does_not_fit_is_refused_too() -> None:
+    with pytest.raises(TrainError, match="first evaluation batch"):
+        _train(eval_data=[(X[:, :7], Y)])
+    with pytest.raises(TrainError, match="one-shot"):
+        _train(eval_data=iter(points()))
+
+
+def test_without_a_loss_the_model_must_return_one() -> None:
+    with pytest.raises(TrainError, match="returns no loss"):
+        run(classifier(), plain(2), [X])
+    with pytest.raises(TrainError, match="holds 2 entries where the model takes 1 .x."):
+        run(mlgraph.capture(classifier(), (X,)), plain(2), points())
+
+
+def test_a_model_may_return_its_loss() -> None:
+    class WithLoss(Classifier):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
+            logits = super().forward(x)
+            return {"loss": nn.functional.cross_entropy(logits, y), "logits": logits}
+
+    torch.manual_seed(0)
+    model = WithLoss()
+    by_name = [{"x": x, "y": y} for x, y in points()]
+    history = run(model, plain(20), by_name, optimizer=Optimizer(lr=1e-2)).history
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_unknown_options_and_values_are_refused() -> None:
+    with pytest.raises(TypeError, match="stepz"):
+        _train(stepz=3)
+    with pytest.raises(TrainError, match="optimizer_state = 'keep' is unknown"):
+        _train(optimizer_state="keep")
+    with pytest.raises(TrainError, match="accumulate = 0"):
+        _train(accumulate=0)
+
+
+def test_phases_have_learning_rates_of_their_own() -> None:
+    phases = [Train(4, lr=0.5), Train(4, lr=0.25)]
+    history = run(classifier(), phases, points(), schedule=Schedule("constant"), **OPTIONS).history
+    assert [record["lr"] for record in history] == [0.5, 0.25]
