@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from mlgraph.propagate import is_fake
 from mlgraph.storage.strictjson import dump, parse
 from mlgraph.storage.values import Malformed, array, encode_dtype, fields, integer, member, name, shape, text
 
@@ -174,20 +176,11 @@ def _extent(key: str, row: Any, base: int) -> Extent:
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of a tensor in row-major order; a view of it where it is dense and on the CPU."""
-    if (
-        tensor.layout is not torch.strided
-        or tensor.is_quantized
-        or tensor.is_meta
-        or type(tensor).__name__ in _NO_BYTES
-    ):
-        raise Malformed(
-            f"a tensor of type {type(tensor).__name__} and layout {tensor.layout} has no bytes to write"
-        )
+    wrapper = bool(is_traceable_wrapper_subclass(tensor))
+    if wrapper or is_fake(tensor) or tensor.layout is not torch.strided or tensor.is_quantized:
+        raise Malformed(f"a {type(tensor).__name__} of layout {tensor.layout} has no bytes to write")
     dense = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     return dense.reshape(-1).view(torch.uint8).numpy().data
-
-
-_NO_BYTES = {"FakeTensor", "DTensor", "FunctionalTensor"}
 
 
 def chunks(data: memoryview, size: int = 4 << 20) -> Iterable[memoryview]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import sys
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import BinaryIO
 
 import torch
@@ -17,6 +18,14 @@ from mlgraph.storage.container import Extent, Header, Shapes, chunks
 
 # Python gained the name in 3.13.
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+# Every mapping of Python's holds a file descriptor; beyond this many, whole files are mapped.
+_MAX_MAPPINGS = 64
+
+
+class Pages(mmap.mmap):
+    """Mapped pages of a file, copied when written to; ``start`` is the position of the first in the file."""
+
+    start = 0
 
 
 class TensorFile:
@@ -34,28 +43,31 @@ class TensorFile:
         weakref.finalize(self, os.close, self._descriptor)
         self._unchecked = dict(checksums or {})
 
-    def map(self, extent: Extent) -> mmap.mmap:
-        """The pages around a tensor's bytes."""
-        start = extent.start - extent.start % mmap.ALLOCATIONGRANULARITY
-        length = extent.stop - start
+    def map(self, start: int = 0, stop: int | None = None) -> Pages:
+        """The pages that hold bytes ``start`` to ``stop`` of the file, by default all."""
+        first = start - start % mmap.ALLOCATIONGRANULARITY
+        length = (self.header.file_size if stop is None else stop) - first
         try:
-            if os.name != "posix":
-                return mmap.mmap(self._descriptor, length, access=mmap.ACCESS_COPY, offset=start)
-            # Without the flag, mapping a file larger than memory for writing is refused.
-            flags = mmap.MAP_PRIVATE | (_NO_RESERVE if os.uname().sysname == "Linux" else 0)
-            protection = mmap.PROT_READ | mmap.PROT_WRITE
-            return mmap.mmap(self._descriptor, length, flags=flags, prot=protection, offset=start)
+            if os.name == "posix":
+                # Without the flag, a mapping larger than memory that may be written to is refused.
+                flags = mmap.MAP_PRIVATE | (_NO_RESERVE if sys.platform == "linux" else 0)
+                protection = mmap.PROT_READ | mmap.PROT_WRITE
+                pages = Pages(self._descriptor, length, flags=flags, prot=protection, offset=first)
+            else:
+                pages = Pages(self._descriptor, length, access=mmap.ACCESS_COPY, offset=first)
         except (OSError, ValueError) as error:
             raise FileError(f"{self.path} could not be mapped into memory: {error}.") from error
+        pages.start = first
+        return pages
 
-    def view(self, extent: Extent, pages: mmap.mmap) -> torch.Tensor:
+    def view(self, extent: Extent, pages: Pages) -> torch.Tensor:
         """A tensor on mapped pages."""
-        offset = extent.start % mmap.ALLOCATIONGRANULARITY
+        flat = torch.frombuffer(
+            pages, dtype=torch.uint8, count=extent.nbytes, offset=extent.start - pages.start
+        )
         if extent.start % extent.dtype.itemsize:
             # Other tools' files may leave tensors at odd addresses, where not every kernel works.
-            flat = torch.frombuffer(pages, dtype=torch.uint8, count=extent.nbytes, offset=offset).clone()
-        else:
-            flat = torch.frombuffer(pages, dtype=torch.uint8, count=extent.nbytes, offset=offset)
+            flat = flat.clone()
         self._check(extent, [flat.numpy().data])
         return flat.view(extent.dtype).reshape(extent.shape)
 
@@ -125,9 +137,9 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         self._shapes_only = dict(shapes_only or {})
         self._names = list(order) if order is not None else [*found, *self._shapes_only]
         self._places = {name: found[name] for name in self._names if name not in self._shapes_only}
-        self._pages: dict[str, mmap.mmap] | weakref.WeakValueDictionary[str, mmap.mmap] = (
-            {} if keep else weakref.WeakValueDictionary()
-        )
+        self._keep = keep
+        self._whole: MutableMapping[str, Pages] = {} if keep else weakref.WeakValueDictionary()
+        self._parts: weakref.WeakValueDictionary[str, Pages] = weakref.WeakValueDictionary()
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if name in self._shapes_only:
@@ -135,13 +147,18 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         file, extent = self._places[name]
         if not extent.nbytes:
             return torch.empty(extent.shape, dtype=extent.dtype)
-        pages = self._pages.get(name)
+        pages = self._parts.get(name)
         if pages is None:
-            pages = file.map(extent)
-            tensor = file.view(extent, pages)
-            self._pages[name] = pages
-            return tensor
+            pages = self._parts[name] = self._map(file, extent)
         return file.view(extent, pages)
+
+    def _map(self, file: TensorFile, extent: Extent) -> Pages:
+        if not self._keep and len(self._parts) < _MAX_MAPPINGS:
+            return file.map(extent.start, extent.stop)
+        whole = self._whole.get(file.path)
+        if whole is None:
+            whole = self._whole[file.path] = file.map()
+        return whole
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

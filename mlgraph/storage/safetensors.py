@@ -167,6 +167,7 @@ def _fill(
             raise Malformed(f"tensor {name} is not expected, or came twice")
         shard, extent = places.pop(name)
         write_tensor(files[shard], extent, rows, count=count, checksum=False)
+        del rows  # before the next is made
     if places:
         raise Malformed(f"tensor {next(iter(places))} did not come")
 

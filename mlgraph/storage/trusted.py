@@ -4,7 +4,10 @@ them.
 
 from __future__ import annotations
 
+import contextlib
+import pickle
 import pickletools
+import warnings
 import zipfile
 from typing import Any, BinaryIO
 
@@ -20,15 +23,18 @@ _SCRIPT = "a TorchScript archive"
 
 
 def foreign_kind(file: BinaryIO) -> str | None:
-    """What a file is that only torch can load, or None. Looks at the first bytes and at a zip's list of
-    names.
-    """
+    """What a file is that only torch can load, or None. Looks at first bytes and at a zip's list of names."""
     start = file.read(16)
     file.seek(0)
+    # A container's header follows the eight bytes of its length, which may look like anything.
+    if start[8:9] == b"{":
+        return None
     if start.startswith(b"PK"):
         return _zip_kind(file)
-    # Protocol 2 and later begin with the PROTO opcode; protocol 0 and 1 begin with a mark or a global.
-    if start[:1] == b"\x80" and 2 <= start[1] <= 5 if len(start) > 1 else False:
+    # Protocol 2 and later begin with the PROTO opcode; protocol 0 and 1 with a mark, an empty container
+    # or a global.
+    protocol = start[1] if start[:1] == b"\x80" and len(start) > 1 else None
+    if protocol is not None and 2 <= protocol <= pickle.HIGHEST_PROTOCOL:
         return _PICKLE
     return _PICKLE if start[:1] in (b"(", b"c", b"}", b"]") and _unpickles(file) else None
 
@@ -45,14 +51,17 @@ def _zip_kind(file: BinaryIO) -> str:
     return _SCRIPT if any(name.startswith("code/") for name in names) else _PICKLE
 
 
-def _unpickles(file: BinaryIO) -> bool:
-    """Whether a file reads as the opcodes of an old pickle; nothing is run."""
-    head = file.read(1 << 16)
+def _unpickles(file: BinaryIO, size: int = 1 << 16) -> bool:
+    """Whether the beginning of a file reads as the opcodes of an old pickle; nothing is run."""
+    head = file.read(size)
     file.seek(0)
-    try:
-        return any(op.name == "STOP" for op, _, _ in pickletools.genops(head))
-    except ValueError:
-        return False
+    last = 0
+    with contextlib.suppress(ValueError), warnings.catch_warnings(action="ignore"):
+        for operation, _, position in pickletools.genops(head):
+            last = position or 0
+            if operation.name == "STOP":
+                return True
+    return len(head) == size and last > size // 2
 
 
 def load_trusted(path: str, kind: str, trust: bool) -> Program:
@@ -95,7 +104,7 @@ def _capture(path: str, loaded: Any) -> Program:
         if loaded.example_inputs is None:
             raise FileError(f"{path} has no example inputs; export it again and keep them.")
         args, kwargs = loaded.example_inputs
-        return capture(loaded.module(), args, kwargs)
+        return capture(_Exported(loaded), args, kwargs)
     if isinstance(loaded, nn.Module):
         # Hugging Face models make their own inputs; for others capture says that it needs some.
         return capture(loaded)
@@ -104,3 +113,22 @@ def _capture(path: str, loaded: Any) -> Program:
             f"{path} holds a dict of values and no module; load it into its model and capture that."
         )
     raise FileError(f"{path} holds a {type(loaded).__name__} and no module.")
+
+
+class _Exported(nn.Module):
+    """An exported program as a module that can be traced again.
+
+    torch's own refuses ``train()`` and insists on how its arguments are passed. Parameters and submodules
+    are the same objects under the same names.
+    """
+
+    def __init__(self, exported: torch.export.ExportedProgram) -> None:
+        super().__init__()
+        module = exported.module(check_guards=False)
+        self._parameters, self._buffers, self._modules = module._parameters, module._buffers, module._modules
+        self._non_persistent_buffers_set = module._non_persistent_buffers_set
+        object.__setattr__(self, "_run", module)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        run: Any = self._run
+        return run(*args, **kwargs)
