@@ -3,7 +3,7 @@
 ``python -m tests.zoo`` lists them.
 """
 
-from tests.zoo import attention, composition, sequence, spine
+from tests.zoo import attention, composition, huggingface, modalities, sequence, spine, timm_models
 from tests.zoo.registry import SCALES, Built, Entry, Scale, entries, get, perturb_
 
 __all__ = [
@@ -15,7 +15,10 @@ __all__ = [
     "composition",
     "entries",
     "get",
+    "huggingface",
+    "modalities",
     "perturb_",
     "sequence",
     "spine",
+    "timm_models",
 ]
