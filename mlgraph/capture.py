@@ -15,7 +15,9 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from mlgraph.errors import CaptureError
-from mlgraph.normalize import import_graph, normalize
+from mlgraph.normalize.effects import written
+from mlgraph.normalize.importer import import_graph
+from mlgraph.normalize.pipeline import normalize
 from mlgraph.program import Input, Program, Signature, Tensors
 from mlgraph.propagate import propagate
 
@@ -146,7 +148,8 @@ def _program(
         return fresh
 
     graph, constants = import_graph(exported, canonical, constant_name)
-    constants |= normalize(graph, constant_name)
+    fixed = {n: t for n, t in tensors.values_.items() if n not in tensors.persistent | _written_names(graph)}
+    constants |= normalize(graph, fixed | constants, constant_name)
     constants = {key: value.detach() for key, value in constants.items()}
     tensors = dataclasses.replace(tensors, values_={**tensors.values_, **constants})
     signature = _signature(call, exported, graph)
@@ -154,6 +157,10 @@ def _program(
     return Program(
         graph, tensors, signature, name, notes=tuple(notes), origin={"parameters": call.parameters}
     )
+
+
+def _written_names(graph: fx.Graph) -> set[str]:
+    return {str(node.target) for node in written(graph) if node.op == "get_attr"}
 
 
 def _tensors(model: nn.Module) -> tuple[Tensors, dict[str, str]]:
@@ -187,7 +194,9 @@ def _signature(call: _Call, exported: ExportedProgram, graph: fx.Graph) -> Signa
     out_spec = exported.call_spec.out_spec
     assert out_spec is not None
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    fakes = {n.name: n.meta["val"] for n in exported.graph.nodes if n.op == "placeholder"}
+    # a name that Python has taken (input) is another in the new graph; the order is the same
+    given = [node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder"]
+    fakes = dict(zip((node.name for node in reversed(placeholders)), reversed(given), strict=False))
     namer = _SizeNames()
     inputs = []
     for node, leaf in zip(placeholders, leaves, strict=True):

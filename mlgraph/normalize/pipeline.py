@@ -1,0 +1,36 @@
+"""The order in which a captured graph is cleaned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import fx
+
+from mlgraph.masks import simplify_masks
+from mlgraph.normalize.droppath import recognize_drop_path
+from mlgraph.normalize.effects import functional
+from mlgraph.normalize.simplify import confine_casts, fold_constants, hoist_sizes, remove_dead, simplify
+
+def normalize(
+    graph: fx.Graph, constants: Mapping[str, torch.Tensor], fresh_name: Callable[[str, str], str]
+) -> dict[str, torch.Tensor]:
+    """Bring an imported graph into the form that analyses expect; in place.
+
+    In-place ops become functional where that is sure, no-ops and duplicates go, masks that are provably
+    causal or true everywhere are dropped, and small constants are worked out once. ``constants`` are the
+    tensors whose values never change. Returns the new constants by the name that
+    ``fresh_name(module, label)`` gave them.
+    """
+    functional(graph)
+    confine_casts(graph)
+    remove_dead(graph)
+    hoist_sizes(graph)
+    recognize_drop_path(graph)
+    simplify(graph)
+    simplify_masks(graph, constants)
+    remove_dead(graph)
+    folded = fold_constants(graph, fresh_name)
+    for node in graph.nodes:
+        node.meta.pop("symbolic", None)
+    return folded
