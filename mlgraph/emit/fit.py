@@ -1,0 +1,209 @@
+"""Settings of a class, and a rescaling of parameters, with which the plain class computes what a program does.
+
+First the shapes (``probe``); then the class so built is captured and held against the program (``align``), which tells
+what no shape shows: the number of heads, a factor that follows the width. Sizes are settled by further settings,
+factors by folding them into parameters (``fold``).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from mlgraph.emit import probe
+from mlgraph.emit.align import Alignment, align
+from mlgraph.emit.fold import FoldError, Rescale, fold
+from mlgraph.emit.probe import Change, Layers, Match, ProbeError, Prober, Settings
+from mlgraph.errors import CaptureError, MlgraphError
+from mlgraph.program import Lineage, Program
+
+_CAPTURES = 24
+_MATCHES = 6
+
+
+class NotExpressible(MlgraphError):
+    """No configuration of the class computes what the program computes; the message says what stands in the way."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Settings that express a program, what they change in the base's, and how to rescale its parameters."""
+
+    settings: Settings
+    changes: tuple[Change, ...]
+    rescales: Mapping[str, Rescale]
+
+    def value(self, program: Program, name: str) -> torch.Tensor:
+        """A tensor of the program as the class needs it."""
+        tensor = program.tensors[name]
+        rescale = self.rescales.get(program.tensors.aliases.get(name, name))
+        return rescale(tensor) if rescale is not None else tensor.detach()
+
+
+@dataclass
+class Fitter:
+    """Searches the settings of a class for one that expresses ``program``.
+
+    ``shapes`` gives the state dict's shapes for settings, ``model`` a model for settings that can be captured;
+    ``named`` is how messages call the class.
+    """
+
+    program: Program
+    base: Settings
+    shapes: probe.Build
+    model: Callable[[Settings], nn.Module]
+    named: str
+    captures: int = 0
+    _aligned: dict[str, Alignment | None] = field(default_factory=dict)
+
+    def fit(self) -> Fit:
+        """The likeliest settings that hold.
+
+        Raises:
+            NotExpressible: there are none; the message names what differs with the closest.
+        """
+        target = {name: tuple(self.program.tensors[name].shape) for name in self._state()}
+        prober = Prober(self.shapes, self.base, target, _sizes(self.program), tuple(_layers(self.program)))
+        closest: Alignment | None = None
+        reason = ""
+        try:
+            for match in itertools.islice(prober.matches(), _MATCHES):
+                match, alignment = self._settle(match, prober)
+                if alignment is None:
+                    continue
+                if alignment.cost == 0:
+                    try:
+                        rescales = fold(self.program, alignment.factors)
+                    except FoldError as error:
+                        reason = reason or str(error)
+                        continue
+                    return Fit(match.settings, match.changes, rescales)
+                if closest is None or alignment.cost < closest.cost:
+                    closest = alignment
+                if self.captures >= _CAPTURES:
+                    break
+        except ProbeError as error:
+            raise NotExpressible(str(error)) from error
+        raise NotExpressible(reason or self._why(closest))
+
+    def _why(self, closest: Alignment | None) -> str:
+        if closest is None:
+            return f"{self.named} could not be captured on the program's inputs; save a program instead."
+        if closest.breaks:
+            what = closest.breaks[0]
+        else:
+            ours, theirs = closest.sizes[0]
+            what = f"it has a size of {theirs} where the program has {ours}"
+        return f"No configuration of {self.named} computes the same: {what}; save a program instead."
+
+    def _state(self) -> list[str]:
+        tensors = self.program.tensors
+        return [name for name in [*tensors, *tensors.aliases] if name in tensors.persistent]
+
+    def _settle(self, match: Match, prober: Prober) -> tuple[Match, Alignment | None]:
+        """Change settings that move no shape until no size differs, or none helps."""
+        alignment = self._align(match.settings)
+        while alignment is not None and alignment.cost and alignment.sizes:
+            best: tuple[Match, Alignment] | None = None
+            for move in self._silent_moves(match, alignment, prober):
+                if self.captures >= _CAPTURES:
+                    break
+                candidate = _with(match, move, prober.base)
+                reached = self._align(candidate.settings)
+                if reached is not None and reached.cost < (best[1] if best else alignment).cost:
+                    best = candidate, reached
+                    if not reached.cost:
+                        break
+            if best is None:
+                break
+            match, alignment = best
+        return match, alignment
+
+    def _silent_moves(
+        self, match: Match, alignment: Alignment, prober: Prober
+    ) -> Iterator[dict[probe.Path, Any]]:
+        present = {change.path: change.new for change in match.changes}
+        numbers = {path: v for path, v in probe.leaves(match.settings) if isinstance(v, int) and v > 1}
+        tried: set[str] = set()
+        for (ours, theirs), _ in Counter(alignment.sizes).most_common():
+            equal = [path for path, value in numbers.items() if value == theirs]
+            moves: list[dict[probe.Path, Any]] = [{path: ours} for path in equal]
+            if len(equal) > 1:
+                moves.append(dict.fromkeys(equal, ours))
+            for path, items in probe.sequences(match.settings):
+                if theirs in items and all(isinstance(i, int) and i * ours % theirs == 0 for i in items):
+                    moves.append({path: [i * ours // theirs for i in items]})
+            moves += [
+                {path: value * ours // theirs}
+                for path, value in numbers.items()
+                if value != theirs and value * ours % theirs == 0 and value * ours >= theirs
+            ]
+            for move in moves:
+                key = repr(sorted(move.items(), key=str))
+                gap = prober.gap({**present, **move}) if key not in tried else None
+                tried.add(key)
+                if gap is not None and gap.score == (0, 0):
+                    yield move
+
+    def _align(self, settings: Settings) -> Alignment | None:
+        key = json.dumps(settings, sort_keys=True, default=repr)
+        if key not in self._aligned:
+            self.captures += 1
+            try:
+                self._aligned[key] = align(self.program, self._capture(settings))
+            except CaptureError:
+                self._aligned[key] = None
+        return self._aligned[key]
+
+    def _capture(self, settings: Settings) -> Program:
+        from mlgraph.capture import capture
+
+        args, kwargs = example_call(self.program)
+        return capture(self.model(settings), args, kwargs)
+
+
+def example_call(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a program's example sizes: tensors of ones, and its other values as they are."""
+    inputs = program.signature.inputs
+    leaves = [torch.ones(i.shape, dtype=i.dtype) if i.is_tensor else i.value for i in inputs]
+    args, kwargs = pytree.tree_unflatten(leaves, program.signature.in_spec)
+    return args, kwargs
+
+
+def _with(match: Match, move: Mapping[probe.Path, Any], base: Settings) -> Match:
+    values = {change.path: change.new for change in match.changes} | dict(move)
+    changes = tuple(Change(path, probe.lookup(base, path), new) for path, new in values.items())
+    return Match(probe.assign(base, values), changes)
+
+
+def _sizes(program: Program) -> frozenset[int]:
+    """Sizes that axes and chains of the program have, as far as that is known without inferring anew."""
+    sizes = {axis.size for axis in program.axes}
+    for chain in program.blocks:
+        sizes |= {len(chain), len(chain) * chain.period}
+    return frozenset(sizes)
+
+
+def _layers(program: Program) -> Iterator[Layers]:
+    """How the places of every chain that changed are picked from the chain before, over all steps of the lineage."""
+    lineage: Lineage | None = program.lineage
+    picks: dict[str, tuple[int, ...]] = {}
+    while lineage is not None:
+        grows = lineage.options.get("direction") == "up"
+        chains = {chain.name: chain.period for chain in lineage.parent.blocks} if lineage.layers else {}
+        for name, groups in lineage.layers.items():
+            period = chains.get(name, 1)
+            starts = groups if grows else tuple(groups.index(at) for at in range(max(groups) + 1))
+            step = tuple(start * period + at for start in starts for at in range(period))
+            picks[name] = tuple(step[at] for at in picks[name]) if name in picks else step
+            before = (max(groups) + 1 if grows else len(groups)) * period
+            yield Layers(before, picks[name])
+        lineage = lineage.parent.lineage

@@ -1,0 +1,348 @@
+"""Programs as Hugging Face models: live, or a directory that ``from_pretrained`` loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from mlgraph.emit.fit import Fit, Fitter, NotExpressible
+from mlgraph.errors import FileError, MlgraphError
+from mlgraph.files import Progress, atomic_directory, file_errors, write_text
+from mlgraph.program import Program
+from mlgraph.sources.hollow import configuration, hollow, on_meta
+
+__all__ = ["SKELETON", "NotExpressible", "Saved", "express", "from_huggingface", "save_huggingface", "to_huggingface"]
+
+SKELETON = "mlgraph.pt"
+"""The file beside the weights that says where they came from: the program without its parameters."""
+
+_CHECK_LIMIT = 2 << 30
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ckpt", ".gguf", ".index.json", ".ot")
+_LEFT = {"config.json", SKELETON, ".gitattributes", "README.md", "training_args.bin"}
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What ``save_huggingface`` wrote: the directory, the changed config fields, and sentences to be told."""
+
+    directory: Path
+    changes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def express(program: Program) -> Fit:
+    """The config with which the program's own class computes what the program computes.
+
+    ``program.origin`` must say which class and config it came from (``kind``, ``class``, ``config``).
+
+    Raises:
+        NotExpressible: no config does, or the program did not come from transformers.
+    """
+    origin = program.origin
+    if origin.get("kind") != "huggingface" or "config" not in origin:
+        raise NotExpressible(
+            f"{program.name} did not come from a transformers model, so it has no config to express it; "
+            "save a program instead."
+        )
+    name = str(origin["class"])
+    base = json.loads(json.dumps(dict(origin["config"]), default=str))
+    base["dtype"] = str(_main_dtype(program)).removeprefix("torch.")
+
+    def shapes(settings: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+        model = on_meta(name, configuration(settings, name))
+        return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+
+    def model(settings: dict[str, Any]) -> nn.Module:
+        return hollow(name, configuration(settings, name))
+
+    return Fitter(program, base, shapes, model, name).fit()
+
+
+def to_huggingface(program: Program) -> nn.Module:
+    """A live transformers model of the program's class, with the program's values (copied).
+
+    Raises:
+        NotExpressible: no config of the class computes what the program computes.
+    """
+    return _live(program, express(program))
+
+
+def _live(program: Program, fit: Fit) -> nn.Module:
+    name = str(program.origin["class"])
+    model = hollow(name, configuration(fit.settings, name))
+    tensors = program.tensors
+    made: dict[str, nn.Parameter | torch.Tensor] = {}
+    with torch.no_grad():
+        for path, module in model.named_modules(remove_duplicate=False):
+            for store in (module._parameters, module._buffers):
+                for key, old in store.items():
+                    full = f"{path}.{key}" if path else key
+                    if old is None or full not in tensors.persistent:
+                        continue
+                    canonical = tensors.aliases.get(full, full)
+                    if canonical not in made:
+                        value = fit.value(program, canonical).clone()
+                        made[canonical] = nn.Parameter(value) if isinstance(old, nn.Parameter) else value
+                    store[key] = made[canonical]  # type: ignore[assignment]
+    return model
+
+
+def save_huggingface(
+    program: Program,
+    directory: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+    shard_size: int | str = "5GB",
+    source_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Saved:
+    """Write config.json, safetensors and what goes with them, so that ``from_pretrained`` gives the program's model.
+
+    Tensors are read, converted to ``dtype`` and written one at a time, in shards of at most ``shard_size`` (bytes, or a
+    text such as ``"5GB"``). Tokenizer, processor and generation files are copied from ``source_dir``, by default
+    the directory that the program came from. ``mlgraph.pt`` beside the weights keeps the lineage. The
+    directory appears complete or not at all. ``progress(done, total)`` counts bytes.
+
+    A model of up to 2 GB is loaded again, and its outputs are compared with those of the emitted module.
+
+    Raises:
+        NotExpressible: no config of the class computes what the program computes; nothing is written.
+        FileError: the directory cannot be written.
+    """
+    fit = express(program)
+    kept = {name: program.tensors[name].dtype for name in _stored(program)}
+    if dtype is not None:
+        kept = {name: dtype if own.is_floating_point else own for name, own in kept.items()}
+    settings = {**fit.settings, "dtype": str(dtype or _main_dtype(program)).removeprefix("torch.")}
+    notes: list[str] = []
+    with atomic_directory(directory) as folder:
+        _copy_companions(source_dir or program.origin.get("path"), folder)
+        _write_config(program, settings, folder)
+        _write_weights(program, fit, kept, folder, _bytes(shard_size), progress)
+        _write_skeleton(program, fit, settings, folder)
+        if _size(program) <= _CHECK_LIMIT:
+            _check(program, folder, exact=dtype is None)
+        else:
+            notes.append("too large to be loaded again here: checked by its graph, not by its outputs")
+    return Saved(Path(directory), tuple(map(str, fit.changes)), tuple(notes))
+
+
+def from_huggingface(
+    source: nn.Module | str | os.PathLike[str],
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    keep: bool = True,
+) -> Program:
+    """The program of a live transformers model, or of a directory.
+
+    A model is captured on ``args`` and ``kwargs``, or on example inputs made from its config. A directory that
+    ``save_huggingface`` wrote gives back the program with its lineage; its weights stay in their files until used (see
+    ``LazyTensors`` for ``keep``).
+    """
+    from mlgraph.sources import describe_origin, example_inputs, open_source
+
+    if not isinstance(source, nn.Module):
+        known = read_skeleton(source, keep=keep)
+        return known if known is not None else open_source(source)
+    from mlgraph.capture import capture
+
+    if not args and not kwargs:
+        args, kwargs = example_inputs(source)
+    return capture(source, args, kwargs).replace(origin=describe_origin(source))
+
+
+def read_skeleton(directory: str | os.PathLike[str], *, keep: bool = True) -> Program | None:
+    """The program that was saved as this directory, if it was; its weights as the directory now holds them.
+
+    Raises:
+        FileError: the weights are not those of the program (of other names or shapes).
+    """
+    from mlgraph.emit.weights import Rescaled
+    from mlgraph.storage import load, open_safetensors
+
+    root = Path(directory)
+    if not (root / SKELETON).is_file():
+        return None
+    skeleton = load(root / SKELETON)
+    weights = open_safetensors(root, keep=keep)
+    fit = skeleton.origin.get("rescales", {})
+    for name, tensor in skeleton.tensors.items():
+        if tensor.device.type != "meta":
+            continue
+        found = weights.shapes.get(name)
+        if found is None or found[0] != tuple(tensor.shape):
+            raise FileError(
+                f"{root} has other weights than its {SKELETON} tells of (at {name}); delete {SKELETON} to "
+                "open the directory without its lineage."
+            )
+    values = Rescaled(skeleton.tensors.values_, weights, fit, keep=keep)
+    origin = {key: value for key, value in skeleton.origin.items() if key != "rescales"}
+    return skeleton.replace(
+        tensors=skeleton.tensors.replace(values), origin={**origin, "path": str(root.resolve())}
+    )
+
+
+def _stored(program: Program) -> list[str]:
+    return [name for name in program.tensors if name in program.tensors.persistent]
+
+
+def _main_dtype(program: Program) -> torch.dtype:
+    sizes: dict[torch.dtype, int] = {}
+    for name in program.tensors.parameters:
+        tensor = program.tensors[name]
+        if tensor.is_floating_point():
+            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
+    return max(sizes, key=lambda dtype: sizes[dtype], default=torch.float32)
+
+
+def _size(program: Program) -> int:
+    return sum(program.tensors[name].nbytes for name in _stored(program))
+
+
+def _bytes(size: int | str) -> int:
+    if isinstance(size, int):
+        return size
+    units = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1}
+    text = size.strip().upper()
+    for unit, factor in units.items():
+        if text.endswith(unit):
+            try:
+                count = int(float(text.removesuffix(unit)) * factor)
+            except ValueError:
+                break
+            if count > 0:
+                return count
+    raise MlgraphError(f"shard size {size!r} is not understood: write a number of bytes or, for example, 5GB.")
+
+
+def _write_config(program: Program, settings: Mapping[str, Any], folder: Path) -> None:
+    name = str(program.origin["class"])
+    config = configuration(settings, name)
+    config.architectures = [name]
+    write_text(folder / "config.json", config.to_json_string(use_diff=False))
+
+
+def _write_weights(
+    program: Program,
+    fit: Fit,
+    kept: Mapping[str, torch.dtype],
+    folder: Path,
+    shard_size: int,
+    progress: Progress | None,
+) -> None:
+    from mlgraph.storage import write_safetensors
+
+    def read(name: str) -> torch.Tensor:
+        return fit.value(program, name).to(device="cpu", dtype=kept[name]).contiguous()
+
+    shapes = {name: (tuple(program.tensors[name].shape), kept[name]) for name in _stored(program)}
+    write_safetensors(folder, shapes, read, shard_size=shard_size, progress=progress)
+
+
+def _write_skeleton(program: Program, fit: Fit, settings: Mapping[str, Any], folder: Path) -> None:
+    from mlgraph.storage import save
+
+    stored = set(_stored(program))
+    values = {
+        name: torch.empty_like(tensor, device="meta") if name in stored else tensor
+        for name, tensor in program.tensors.items()
+    }
+    rescales = {name: [rescale.factor, rescale.shift] for name, rescale in fit.rescales.items()}
+    origin = {**program.origin, "config": dict(settings), "rescales": rescales}
+    save(program.replace(tensors=program.tensors.replace(values), origin=origin), folder / SKELETON)
+
+
+def _copy_companions(source: Any, folder: Path) -> None:
+    """Copy what belongs to the model and is neither weights nor config: tokenizer, processor, generation files."""
+    if not source or not Path(source).is_dir():
+        return
+    for file in sorted(Path(source).iterdir()):
+        if file.is_file() and file.name not in _LEFT and not file.name.endswith(_WEIGHTS):
+            with file_errors(file, "be copied"):
+                shutil.copyfile(file, folder / file.name)
+
+
+def _check(program: Program, folder: Path, exact: bool) -> None:
+    """Load what was written and compare outputs."""
+    from mlgraph.emit.module import emit
+
+    model, report = _load(str(program.origin["class"]), folder)
+    wrong = [key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in report[kind]]
+    if wrong:
+        raise NotExpressible(f"from_pretrained does not load {sorted(map(str, wrong))[0]} as it was written; save a program instead.")
+    args, kwargs = random_call(program)
+    module = emit(program).eval()
+    with torch.no_grad():
+        ours, theirs = pytree.tree_leaves(module(*args, **kwargs)), pytree.tree_leaves(model(*args, **kwargs))
+    bound = 1e-5 if exact and _main_dtype(program) in (torch.float32, torch.float64) else 5e-2
+    for a, b in zip(ours, theirs, strict=True):
+        if isinstance(a, torch.Tensor) and a.is_floating_point():
+            error = _relative(a, b)
+            if not error <= bound:
+                raise NotExpressible(
+                    f"The saved {type(model).__name__} gives outputs that differ by {error:.1e} from the program's; "
+                    "save a program instead."
+                )
+
+
+def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    if a.shape != b.shape:
+        return float("inf")
+    a, b = a.double(), b.double()
+    finite = torch.isfinite(a)
+    if not torch.equal(finite, torch.isfinite(b)):
+        return float("inf")
+    scale = a[finite].abs().max().clamp_min(1e-12) if finite.any() else torch.tensor(1.0)
+    return float(((a - b)[finite].abs().max() / scale) if finite.any() else 0.0)
+
+
+def _load(name: str, folder: Path) -> tuple[nn.Module, Mapping[str, Any]]:
+    from mlgraph.sources.build import _quiet_transformers
+    from mlgraph.sources.hollow import architecture
+
+    cls: Any = architecture(name)
+    with _quiet_transformers():
+        model, report = cls.from_pretrained(folder, output_loading_info=True, local_files_only=True)
+    return model.eval(), report
+
+
+def random_call(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Random arguments of a program's example sizes: indices that its tables have, masks of ones."""
+    generator = torch.Generator().manual_seed(0)
+    nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
+    leaves: list[Any] = []
+    for node, leaf in zip(nodes, program.signature.inputs, strict=True):
+        if not leaf.is_tensor:
+            leaves.append(leaf.value)
+        elif leaf.dtype is not None and leaf.dtype.is_floating_point:
+            leaves.append(torch.randn(leaf.shape, generator=generator).to(leaf.dtype))
+        else:
+            rows = _rows(program, node)
+            high = rows if rows else 2
+            drawn = torch.randint(0 if rows else 1, max(high, 1), leaf.shape, generator=generator)
+            leaves.append(drawn.to(leaf.dtype))
+    args, kwargs = pytree.tree_unflatten(leaves, program.signature.in_spec)
+    return args, kwargs
+
+
+def _rows(program: Program, node: torch.fx.Node) -> int | None:
+    """Rows of the smallest table that an input indexes."""
+    found = []
+    for user in node.users:
+        if user.target == torch.ops.aten.embedding.default and user.args[1] is node:
+            found.append(int(user.args[0].meta["val"].shape[0]))  # type: ignore[union-attr]
+        elif user.target in (torch.ops.aten.view.default, torch.ops.aten.reshape.default, torch.ops.aten.to.dtype):
+            rows = _rows(program, user)
+            if rows:
+                found.append(rows)
+    return min(found) if found else None
