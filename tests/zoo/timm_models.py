@@ -313,7 +313,7 @@ def meta(*mixers: type[nn.Module]) -> Callable[[Scale], nn.Module]:
 
 NORMS = (metaformer.LayerNorm2dNoBias,) * 2 + (metaformer.LayerNormNoBias,) * 2
 
-vision_class("poolformer", meta(*[metaformer.Pooling] * 4), 64)
+vision_class("timm-poolformer", meta(*[metaformer.Pooling] * 4), 64)
 vision_class("convformer", meta(*[metaformer.SepConv] * 4), 64)
 vision_class(
     "caformer",
