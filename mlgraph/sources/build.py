@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from mlgraph.errors import CaptureError, FileError, MlgraphError
-from mlgraph.sources.container import Kind
 from mlgraph.sources.origin import describe_origin
 
 Built = tuple[Any, dict[str, Any]]
@@ -90,16 +89,8 @@ def timm_model(text: str) -> Built:
     return model, describe_origin(model, model=name, kwargs=kwargs, name=name)
 
 
-def trusted_file(path: Path, kind: Kind) -> Built:
-    """A module, or the program of an exported one, from a file that runs code on loading."""
-    if kind is Kind.EXPORTED:
-        from mlgraph.capture import from_exported
-
-        try:
-            exported = torch.export.load(path)
-        except Exception as error:  # a damaged archive fails anywhere
-            raise FileError(f"{path} could not be loaded: {_first_line(error)}") from error
-        return from_exported(exported, name=path.stem), {}
+def trusted_module(path: Path) -> Built:
+    """The module in a pickled file, which runs the code that the file chooses."""
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # unpickling fails with any exception

@@ -11,7 +11,7 @@ from torch import nn
 
 from mlgraph.errors import CaptureError, FileError
 from mlgraph.program import Program
-from mlgraph.sources import build, container
+from mlgraph.sources import build
 from mlgraph.sources.inputs import Call, example_inputs
 
 
@@ -25,10 +25,10 @@ def open_source(
     """The program that ``source`` names.
 
     ``source`` is a file that mlgraph saved, a Hugging Face directory, ``timm:NAME,key=value``,
-    ``hf:CONFIG.json`` (random weights) or, with ``trust``, a ``.pt2`` or a pickled module, both of which run
-    code on loading. With ``loss``, a transformers head is captured with its labels and loss where
-    that can be. ``inputs``, positional and keyword
-    arguments, take the place of those made from the configuration. ``Program.origin`` says where it came from. Raises FileError and CaptureError.
+    ``hf:CONFIG.json`` (random weights) or, with ``trust``, a ``.pt2`` or a pickled module, both of which
+    run code on loading. With ``loss``, a transformers head is captured with its labels and loss where that
+    can be. ``inputs``, positional and keyword arguments, take the place of those made from the
+    configuration. ``Program.origin`` says where it came from. Raises FileError and CaptureError.
     """
     text = os.fspath(source)
     scheme, colon, rest = text.partition(":")
@@ -48,14 +48,17 @@ def open_source(
 
 
 def _open_file(path: Path, trust: bool, loss: bool, inputs: Call | None) -> Program:
-    kind = container.kind_of(path)
-    if kind is container.Kind.PICKLE or kind is container.Kind.EXPORTED:
-        container.require_trust(path, kind, trust)
-        model, facts = build.trusted_file(path, kind)
-        return model if isinstance(model, Program) else _capture(model, facts, loss, inputs)
+    """A saved program or, trusted, what runs code: a module on ``inputs``, or what else storage reads."""
+    from mlgraph.files import file_errors
     from mlgraph.storage import load
+    from mlgraph.storage.trusted import foreign_kind
 
-    return load(path)
+    with file_errors(path, "be read"), path.open("rb") as file:
+        kind = foreign_kind(file)
+    if kind is None or not trust or inputs is None:
+        return load(path, trust=trust)
+    model, facts = build.trusted_module(path)
+    return _capture(model, facts, loss, inputs)
 
 
 def _capture(model: nn.Module, facts: Mapping[str, Any], loss: bool, inputs: Call | None) -> Program:
