@@ -15,7 +15,7 @@ from torch import fx
 
 from mlgraph.dataflow import Dataflow
 from mlgraph.isomorphism import Partition
-from mlgraph.numbering import Numbered, common_path, number_under, numbered
+from mlgraph.numbering import Numbered, common_path, number_under, numbered, renumber
 from mlgraph.periodic import cut_paths, divisions, runs
 from mlgraph.program import Program
 
@@ -76,6 +76,15 @@ class Chain:
         """The index of the block to whose numbered module a module or tensor belongs, by its name."""
         number = None if self.prefix is None else number_under(path, self.prefix)
         return (number - self.start) // self.period if number is not None and number in self.numbers else None
+
+    def moved(self, path: str, block: int) -> str:
+        """The path of the same module or tensor in another block's numbered module."""
+        old = self.block_of(path)
+        if self.prefix is None or old is None:
+            return path
+        number = number_under(path, self.prefix)
+        assert number is not None
+        return renumber(path, self.prefix, number + self.period * (block - old))
 
     def columns(self) -> Iterator[tuple[str, ...]]:
         """Per tensor position, its name in each block."""

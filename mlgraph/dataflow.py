@@ -18,8 +18,19 @@ from torch import fx
 from mlgraph.program import Program
 
 _PASSING = frozenset(
-    "dropout dropout_ feature_dropout alpha_dropout feature_alpha_dropout drop_path "
-    "alias clone contiguous lift_fresh_copy lift_fresh".split()
+    [
+        "dropout",
+        "dropout_",
+        "feature_dropout",
+        "alpha_dropout",
+        "feature_alpha_dropout",
+        "drop_path",
+        "alias",
+        "clone",
+        "contiguous",
+        "lift_fresh_copy",
+        "lift_fresh",
+    ]
 )
 _CASTS = frozenset(["to", "_to_copy", "type_as"])
 # The result of these depends on their argument's size, type and device only.

@@ -98,3 +98,9 @@ def number_under(name: str, prefix: str) -> int | None:
         return None
     head = name[len(prefix) :].split(".", 1)[0]
     return int(head) if head.isdigit() else None
+
+
+def renumber(path: str, prefix: str, number: int) -> str:
+    """The path with another number after ``prefix``."""
+    _, *rest = path[len(prefix) :].split(".")
+    return ".".join([f"{prefix}{number}", *rest])
