@@ -151,9 +151,9 @@ def mix_state(
 ) -> OptimizerState:
     """``(1 - alpha)·first + alpha·second`` of optimizer state; step counts become the larger one.
 
-    A parameter that only one side has state for keeps none: half of a moment is no moment.
+    Where one side has no state for a parameter, as before any training, the other's is taken.
     """
-    mixed: OptimizerState = {}
+    mixed: OptimizerState = {name: dict(entries) for name, entries in {**first, **second}.items()}
     for name in first.keys() & second.keys():
         ours, theirs = first[name], second[name]
         mixed[name] = {

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import nn
+
+import mlgraph
 
 
 class Classifier(nn.Module):
@@ -52,3 +55,15 @@ def points(batches: int = 6, size: int = 5, seed: int = 0) -> list[tuple[torch.T
     rule = torch.randn(8, 3, generator=torch.Generator().manual_seed(99))
     xs = [torch.randn(size, 8, generator=generator) for _ in range(batches)]
     return [(x, (x @ rule).argmax(-1)) for x in xs]
+
+
+@functools.lru_cache
+def _captured(**options: Any) -> mlgraph.Program:
+    return mlgraph.capture(classifier(**options), (points(1)[0][0],))
+
+
+def program(seed: int = 0, **options: Any) -> mlgraph.Program:
+    """The captured classifier with parameters of its own; capturing is done once per architecture."""
+    captured = _captured(**options)
+    own = dict(classifier(seed, **options).named_parameters())
+    return captured.replace(tensors=captured.tensors.replace({**captured.tensors.values_, **own}))

@@ -31,8 +31,8 @@ OPTIONS: dict[str, Any] = {
 class Kill:
     """A moment to die at.
 
-    ``where``: ``step``, ``write`` (of a checkpoint) or ``level`` (of a level's files), after ``count`` of them;
-    or ``time``, after ``seconds`` of the run.
+    ``where``: ``step``, ``write`` (of a checkpoint) or ``level`` (of a level's files), after ``count`` of
+    them; or ``time``, after ``seconds`` of the run.
     """
 
     where: str

@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mlgraph
+from mlgraph.program import Program
+from mlgraph.train import Coarsen, Interpolate, Optimizer, Refine, Schedule, Train, run, vcycle
+from mlgraph.train.carry import counterparts, first_copies, new_parameters, state_map
+from mlgraph.train.levels import Level, change_level, mix_state
+from mlgraph.train.optim import OptimizerState
+from tests.train.models import cross_entropy, points, program
+
+
+def _gradients(of: Program) -> dict[str, torch.Tensor]:
+    module = mlgraph.emit(
+        of.replace(tensors=of.tensors.replace({n: t.detach().double() for n, t in of.tensors.items()}))
+    )
+    x, y = points(1, size=16)[0]
+    cross_entropy(module(x.double()), (x, y)).backward()
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+
+def _moments(gradients: dict[str, torch.Tensor]) -> OptimizerState:
+    return {
+        name: {"exp_avg": g, "exp_avg_sq": g.square(), "step": torch.tensor(7.0)}
+        for name, g in gradients.items()
+    }
+
+
+def _check_equal(state: OptimizerState, expected: OptimizerState) -> None:
+    assert state.keys() == expected.keys()
+    for name, entries in expected.items():
+        for key, value in entries.items():
+            torch.testing.assert_close(state[name][key], value, rtol=1e-9, atol=1e-12, msg=f"{name} {key}")
+
+
+@pytest.mark.parametrize("pairing", ["adjacent", "halves"])
+@pytest.mark.parametrize("width", [2, 4])
+def test_carried_up_in_width_moments_are_the_grown_programs(width: int, pairing: str) -> None:
+    coarse = mlgraph.coalesce(program(), width=width, pairing=pairing)
+    fine = mlgraph.decoalesce(coarse)
+    carried = state_map(coarse, "up", "carry")(_moments(_gradients(coarse)))
+    _check_equal(carried, _moments(_gradients(fine)))
+
+
+def test_the_same_holds_for_growth_without_a_parent() -> None:
+    small = program()
+    grown = mlgraph.decoalesce(small, width=2)
+    _check_equal(state_map(grown, "up", "carry")(_moments(_gradients(small))), _moments(_gradients(grown)))
+
+
+def test_carried_down_first_moments_are_the_coarse_programs() -> None:
+    coarse = mlgraph.coalesce(program(), width=2)
+    # On the image of de-coalescing the two programs are one function, and their gradients adjoint.
+    fine = mlgraph.decoalesce(coarse)
+    down = state_map(coarse, "down", "carry")(_moments(_gradients(fine)))
+    expected = _gradients(coarse)
+    for name, entries in down.items():
+        torch.testing.assert_close(entries["exp_avg"], expected[name], rtol=1e-9, atol=1e-12)
+
+
+@given(st.sampled_from([(2, 1), (1, 2), (2, 2), (4, 4)]), st.integers(0, 3))
+def test_going_up_and_down_again_keeps_first_moments(sizes: tuple[int, int], seed: int) -> None:
+    coarse = mlgraph.coalesce(program(seed), depth=sizes[0], width=sizes[1])
+    generator = torch.Generator().manual_seed(seed)
+    state = {
+        name: {"exp_avg": torch.randn(t.shape, generator=generator), "step": torch.tensor(3.0)}
+        for name, t in coarse.tensors.items()
+        if name in coarse.tensors.parameters
+    }
+    up = state_map(coarse, "up", "carry")(state)
+    assert {name: entries["exp_avg"].shape for name, entries in up.items()} == {
+        name: t.shape for name, t in program().tensors.items() if name in program().tensors.parameters
+    }
+    down = state_map(coarse, "down", "carry")(up)
+    for name, entries in state.items():
+        torch.testing.assert_close(down[name]["exp_avg"], entries["exp_avg"], rtol=1e-5, atol=1e-6)
+        assert down[name]["step"] == 3.0
+
+
+def test_identity_copies_keep_the_first_blocks_moments_whole() -> None:
+    small = program()
+    grown = mlgraph.decoalesce(small, depth=2, depth_mode="identity")
+    carried = state_map(grown, "up", "carry", "identity")(_moments(_gradients(small)))
+    expected = _gradients(grown)
+    assert carried
+    for name, entries in carried.items():
+        torch.testing.assert_close(entries["exp_avg"], expected[name], rtol=1e-9, atol=1e-12)
+
+
+def test_asymmetric_state_is_kept_for_first_copies_alone() -> None:
+    coarse = mlgraph.coalesce(program(), depth=2, width=2)
+    state = _moments(_gradients(coarse))
+    carried, partly = (state_map(coarse, "up", mode)(state) for mode in ("carry", "asymmetric"))
+    new = new_parameters(coarse)
+    assert new == {
+        name for name in program().tensors.parameters if name.startswith(("blocks.1.", "blocks.3."))
+    }
+    assert partly.keys() == carried.keys() - new
+    weight = partly["blocks.0.up.weight"]["exp_avg"]
+    assert torch.equal(weight[::2, ::2], carried["blocks.0.up.weight"]["exp_avg"][::2, ::2])
+    assert not weight[1::2].any()
+    assert not weight[:, 1::2].any()
+
+
+def test_the_mask_of_first_copies_follows_the_pairing() -> None:
+    coarse = mlgraph.coalesce(program(), width=2, pairing="halves")
+    transfer = counterparts(coarse)["blocks.0.up.bias"].transfer
+    assert transfer is not None
+    assert first_copies(transfer).tolist() == [True] * 16 + [False] * 16
+
+
+def test_reset_drops_everything() -> None:
+    coarse = mlgraph.coalesce(program(), width=2)
+    assert state_map(coarse, "up", "reset")(_moments(_gradients(coarse))) == {}
+
+
+@given(st.floats(0, 1))
+def test_mixing_is_linear_and_keeps_the_larger_step(alpha: float) -> None:
+    first = {"w": {"exp_avg": torch.tensor([1.0, 2.0]), "step": torch.tensor(3.0)}}
+    second = {"w": {"exp_avg": torch.tensor([5.0, 0.0]), "step": torch.tensor(9.0)}}
+    mixed = mix_state(first, second, alpha)["w"]
+    torch.testing.assert_close(
+        mixed["exp_avg"], (1 - alpha) * torch.tensor([1.0, 2.0]) + alpha * torch.tensor([5.0, 0.0])
+    )
+    assert mixed["step"] == 9.0
+
+
+def test_state_that_one_side_lacks_is_the_others() -> None:
+    second = {"w": {"exp_avg": torch.ones(2), "step": torch.tensor(9.0)}}
+    assert torch.equal(mix_state({}, second, 0.25)["w"]["exp_avg"], torch.ones(2))
+
+
+def _aside(name: str, of: Program, keeps: bool) -> Callable[[], OptimizerState]:
+    return dict
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+def test_interpolating_puts_the_mix_into_the_users_tensors(alpha: float) -> None:
+    model = program()
+    before = {name: t.detach().clone() for name, t in model.tensors.items()}
+    refined = mlgraph.decoalesce(mlgraph.coalesce(model, depth=2, width=2))
+    change = change_level(Level(model), [Coarsen(), Refine(), Interpolate(alpha)], 0, "reset", _aside)
+    assert change.level.program.tensors["out.weight"] is model.tensors["out.weight"]
+    assert change.level.aside == ()
+    for name, tensor in change.level.program.tensors.items():
+        expected = torch.lerp(before[name], refined.tensors[name], alpha)
+        torch.testing.assert_close(tensor.detach(), expected)
+
+
+def test_refining_without_mixing_is_interpolating_fully() -> None:
+    one, other = program(), program()
+    change_level(Level(one), [Coarsen(), Refine()], 0, "reset", _aside)
+    change_level(Level(other), [Coarsen(), Refine(), Interpolate(1.0)], 0, "reset", _aside)
+    assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+@pytest.mark.parametrize("mode", ["reset", "carry", "asymmetric"])
+def test_a_cycle_trains_in_every_mode(kind: str, mode: str) -> None:
+    options: dict[str, Any] = {"schedule": Schedule(rewarm=3, rewarm_new=True), "optimizer_state": mode}
+    phases = vcycle(30, init_steps=6, coarse_steps=10)
+    optimizer = Optimizer(kind, lr=1e-2 if kind == "adamw" else 0.05)
+    result = run(
+        program(), phases, points(), None, cross_entropy, optimizer=optimizer, log_every=5, **options
+    )
+    losses = [record["loss"] for record in result.history if "loss" in record]
+    assert losses[-1] < 0.8 * losses[0]
+    assert {record["level"] for record in result.history} == {1, 2}
+
+
+def test_programs_grow_during_a_run() -> None:
+    phases = [Train(4), Refine(depth=2, width=2), Train(4)]
+    result = run(program(depth=2), phases, points(), None, cross_entropy)
+    assert result.program.num_parameters() > 4 * program(depth=2).num_parameters()
