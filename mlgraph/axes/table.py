@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from torch import fx
 
 from mlgraph.axes import factors
 from mlgraph.axes.expressions import DimExpr, Join, Leaf, Term, leaves, render
+from mlgraph.axes.expressions import size_of as expression_size
 from mlgraph.axes.factors import Dim, Factor, Reason, find
 from mlgraph.axes.names import Candidate, name_axes
 from mlgraph.errors import AxisError
@@ -87,6 +89,7 @@ class AxisTable(Sequence[Axis]):
     averages: tuple[tuple[str, str], ...]
     tables: frozenset[str]
     unknown: dict[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.axes)
@@ -144,6 +147,7 @@ def build_table(program: Program, run: Inference) -> AxisTable:
     for node, dims in run.values.items():
         if node.graph is program.graph and dims is not None:
             node_dims[node.name] = _tree(dims, expressions)
+    axes, borrowed = _adopt_unread(program, tensor_dims, axes)
     sums = tuple(_sums(run, ids))
     averages = tuple(
         dict.fromkeys((ids[id(leaf)], node.name) for node, dim in run.averages for leaf in factors.leaves(dim) if id(leaf) in ids)
@@ -154,7 +158,46 @@ def build_table(program: Program, run: Inference) -> AxisTable:
         if n.op == "call_function" and getattr(n.target, "_opname", "") == "embedding" and n.args[0] in run.views
     )
     flat_roles = {key: tuple(_role(f) for f in found) for key, found in roles.items()}
-    return AxisTable(tuple(axes), tensor_dims, node_dims, flat_roles, sums, averages, tables, run.unknown)
+    for tensor in borrowed:
+        for index, dim in enumerate(tensor_dims[tensor]):
+            flat_roles[tensor, index] = ("emits",) * len(list(leaves(dim)))
+    return AxisTable(tuple(axes), tensor_dims, node_dims, flat_roles, sums, averages, tables, run.unknown, borrowed)
+
+
+def _adopt_unread(
+    program: Program, tensor_dims: dict[str, tuple[DimExpr, ...]], axes: list[Axis]
+) -> tuple[list[Axis], tuple[str, ...]]:
+    """Give parameters that no op reads the axes of their neighbours.
+
+    The graph says nothing of them (a mask token, when no mask is given), yet they belong to the model's class. A dim
+    takes the axis that all read tensors nearest by module path have on their dims of that size, if it is one.
+    """
+    unread = [n for n in program.tensors if n in program.tensors.parameters and n not in tensor_dims]
+    slots: defaultdict[str, list[Slot]] = defaultdict(list)
+    adopted = []
+    for name in unread:
+        dims: list[DimExpr] = []
+        for index, size in enumerate(program.tensors[name].shape):
+            dim = _neighbours_dim(name, size, tensor_dims) if size > 1 else ()
+            dims.append(dim if dim is not None else (Leaf(f"~{name}.{index}", size),))
+            if dim:
+                for count, leaf in enumerate(leaves(dim)):
+                    slots[leaf.axis].append(Slot(name, index, "emits", count))
+        tensor_dims[name] = tuple(dims)
+        adopted.append(name)
+    if slots:
+        axes = [dataclasses.replace(a, slots=(*a.slots, *slots[a.id])) if a.id in slots else a for a in axes]
+    return axes, tuple(adopted)
+
+
+def _neighbours_dim(name: str, size: int, tensor_dims: dict[str, tuple[DimExpr, ...]]) -> DimExpr | None:
+    parts = name.split(".")[:-1]
+    for depth in range(len(parts), -1, -1):
+        prefix = ".".join(parts[:depth]) + "." if depth else ""
+        found = {dim for t, dims in tensor_dims.items() if t.startswith(prefix) for dim in dims if expression_size(dim) == size}
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
 
 
 def _tree(dims: Any, expressions: _Expressions) -> Any:
@@ -263,12 +306,14 @@ def _axes(
     minor = _minors(run, occurrences, roles)
     axes = []
     ids: dict[int, str] = {}
-    for key, (leaf, _) in occurrences.items():
+    for key, (leaf, places) in occurrences.items():
         ids[key], name = named[key]
         reason = leaf.frozen or (leaf.blocked[0] if leaf.blocked else None)
         kept = None if leaf.frozen or not leaf.blocked else leaf.blocked[0].text
+        if leaf.frozen is None and kept is None:
+            kept = _constant(run, places, roles)
         if leaf.frozen is None and kept is None and key in minor:
-            kept = f"{named[minor[key]][1]}, which it is a factor of a dim with, is coarsened instead"
+            kept = f"{named[minor[key]][1]}, with which it makes up a dim, is coarsened instead"
         axes.append(
             Axis(
                 ids[key],
@@ -281,6 +326,19 @@ def _axes(
             )
         )
     return ids, axes
+
+
+def _constant(
+    run: Inference, places: Sequence[tuple[str, int, int]], roles: dict[tuple[str, int], list[Factor]]
+) -> str | None:
+    """Why an axis that no parameter makes is kept."""
+    used = [(t, {r for part in factors.leaves((roles[t, d][c],)) for r in part.roles}) for t, d, c in places]
+    if not any(found for _, found in used):
+        return "nothing reads it"
+    parameters = run.program.tensors.parameters
+    if not any(t in parameters and found != {"contracts"} for t, found in used):
+        return "its values are constants of the model"
+    return None
 
 
 def _minors(
@@ -315,6 +373,13 @@ def _minors(
     for dims in run.main.values():
         for dim in dims:
             scan(dim)
+    jointly: defaultdict[tuple[str, tuple[fx.Node, ...]], list[Dim]] = defaultdict(list)
+    for found in run.contractions:
+        if found.carrier is not None:
+            jointly[found.node.name, tuple(n for n, _ in found.operands)].append(found.dim)
+    for parts in jointly.values():
+        if len(parts) > 1:
+            scan(tuple(factor for part in parts for factor in part))
     return out
 
 

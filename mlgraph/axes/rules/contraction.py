@@ -85,7 +85,7 @@ _EINSUM = {
     "vdot": "k, k -> ",
     "outer": "m, n -> m n",
     "addmm": "... x n, m k, k n -> m n",
-    "bilinear": "... i, o i j, ... j, o -> ... o",
+    "bilinear": "... i, ... j, o i j, o -> ... o",
     "_grouped_mm": "t k, e k n, e -> t n",
     "transformers::grouped_mm_fallback": "t k, e k n, e -> t n",
 }

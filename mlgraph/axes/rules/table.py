@@ -130,6 +130,9 @@ def find_rule(op: Any) -> Rule | None:
     namespace, name = op._schema.name.split("::")
     if name.endswith("_"):
         packet = getattr(getattr(torch.ops, namespace), name[:-1], None)
-        if packet is not None and op._overloadname in packet.overloads():
-            return find_rule(getattr(packet, op._overloadname))
+        overloads = packet.overloads() if packet is not None else []
+        for overload in sorted(overloads, key=lambda o: o != op._overloadname):
+            twin = find_rule(getattr(packet, overload))
+            if twin is not None:
+                return twin
     return None
