@@ -17,6 +17,7 @@ import torch
 import mlgraph
 from mlgraph.program import Program
 from tests import oracles
+from tests.coverage import round_trip
 from tests.zoo import Built, Entry
 
 COLUMNS = ("captured", "axes", "sound", "width", "depth", "both", "regrow", "round trip")
@@ -184,10 +185,9 @@ def _exposes_width(subject: Subject) -> bool:
 
 def check_round_trip(subject: Subject) -> None:
     """The coarse program, written in the class's own format, is loaded by the class itself."""
-    from tests.coverage import round_trip
-
+    full = subject.full
     with tempfile.TemporaryDirectory() as folder:
-        round_trip.check(subject.entry, subject.full.model, Path(folder), subject.full)
+        round_trip.check(subject.entry, subject.program, full.model, Path(folder), (full.args, full.kwargs))
 
 
 CHECKS: dict[str, Callable[[Subject], None]] = {
@@ -233,7 +233,7 @@ def _outcome(run: Callable[[Subject], None], subject: Subject) -> tuple[str, str
             run(subject)
     except mlgraph.MlgraphError as error:
         return REFUSED, _line(str(error))
-    except Mismatch as error:
+    except (Mismatch, round_trip.RoundTripError) as error:
         return NO, _line(str(error))
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
