@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlgraph.axes.verify import verify
+    from mlgraph.verification import verify
     from mlgraph.capture import capture
     from mlgraph.emit.module import emit
     from mlgraph.errors import AxisError, CaptureError, FileError, MlgraphError
@@ -42,7 +42,7 @@ _EXPORTS = {
     "interpolate": "mlgraph.passes.interpolate",
     "load": "mlgraph.storage",
     "save": "mlgraph.storage",
-    "verify": "mlgraph.axes.verify",
+    "verify": "mlgraph.verification",
 }
 
 __all__ = [

@@ -52,7 +52,7 @@ def _family(candidate: Candidate) -> str:
     if "dim of the input" in frozen:
         return "input"
     if "heads" in hints:
-        return "rep" if "rep" in hints else "heads"
+        return "rep" if "rep" in hints else "kv_heads" if "shared" in hints else "heads"
     if "head_dim" in hints:
         return "head_dim"
     if "v_dim" in hints:

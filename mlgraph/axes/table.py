@@ -294,6 +294,7 @@ def _axes(
     roles: dict[tuple[str, int], list[Factor]],
     occurrences: dict[int, tuple[Factor, list[tuple[str, int, int]]]],
 ) -> tuple[dict[int, str], list[Axis]]:
+    _mark_shared_heads(run)
     candidates = []
     slots: dict[int, tuple[Slot, ...]] = {}
     for key, (leaf, places) in occurrences.items():
@@ -326,6 +327,17 @@ def _axes(
             )
         )
     return ids, axes
+
+
+def _mark_shared_heads(run: Inference) -> None:
+    """Heads that others repeat (grouped-query attention) stand beside their repetition in some dim."""
+    for dims in run.main.values():
+        for dim in dims:
+            for leaf in list(factors.leaves(dim)):
+                if {"rep", "heads"} <= leaf.hints:
+                    for other in factors.leaves(dim):
+                        if "heads" in other.hints and "rep" not in other.hints:
+                            other.hints.add("shared")
 
 
 def _constant(

@@ -15,6 +15,7 @@ from mlgraph.emit.codegen import BodyWriter
 from mlgraph.emit.outline import Body, outline
 from mlgraph.emit.runtime import Outlined, outlined
 from mlgraph.emit.state import Places, bodies, module_tree
+from mlgraph.emit.widen import holds_double, widen
 from mlgraph.errors import MlgraphError
 from mlgraph.program import Input, Program, Tensors
 
@@ -58,11 +59,14 @@ def emit(
 
     With ``device`` or ``dtype`` tensors are converted as ``module.to`` converts them, and those that change
     are shared with the module's own :attr:`EmittedModule.program` instead. ``compile`` compiles the
-    module on its first call. Dropout, attention dropout, stochastic depth and batch norm follow
-    ``train()`` and ``eval()``; a new module is in training mode, as any new ``nn.Module``.
+    module on its first call. A float64 module computes in float64 throughout, casts to float32 included.
+    Dropout, attention dropout, stochastic depth and batch norm follow ``train()`` and ``eval()``; a new
+    module is in training mode, as any new ``nn.Module``.
     """
     if device is not None or dtype is not None:
         program = program.replace(tensors=_converted(program.tensors, device, dtype))
+    if holds_double(program):
+        program = widen(program)
     casts = follow_casts(program)
     extra = {node: (origin,) for node, origin in casts.restored.items() if origin is not None}
     root = outline(program, extra)
