@@ -6,20 +6,23 @@ import contextlib
 import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from mlgraph.errors import CaptureError
+from mlgraph.exporter import Call, Exported, export, has_values
+from mlgraph.interpret import run
 from mlgraph.normalize.effects import written
 from mlgraph.normalize.importer import import_graph
 from mlgraph.normalize.pipeline import normalize
 from mlgraph.program import Input, Program, Signature, Tensors
-from mlgraph.propagate import propagate
+from mlgraph.propagate import is_fake, propagate
+
+aten = torch.ops.aten
 
 
 def capture(
@@ -36,22 +39,26 @@ def capture(
     the model allows to vary does, and the program's notes name those that do not. Raises
     ``CaptureError`` with the line of the model's source that stands in the way.
     """
+    known = getattr(model, "program", None)
+    if isinstance(known, Program):
+        return known
     call = _bind(model, args, dict(kwargs or {}))
+    name = name or type(model).__name__
     with _preserved(model), torch.enable_grad():
-        model.train()
-        exported, notes = _export(model, call, dynamic_shapes)
-    return _program(model, call, exported, notes, name or type(model).__name__)
+        exported = export(model, call, dynamic_shapes)
+        program = _program(model, exported, name)
+        if not has_values(model):
+            return program
+        difference = _evaluates_differently(model, program, exported.call)
+        if difference is None:
+            return program
+        exported = export(model, call, dynamic_shapes, training=False)
+        program = _with_modes(model, _program(model, exported, name))
+    note = f"training behaviour other than dropout and batch norm is not preserved: {difference}"
+    return program.replace(notes=(*program.notes, note))
 
 
-@dataclass(frozen=True)
-class _Call:
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    # every argument the original takes, in order, given or not
-    parameters: tuple[str, ...]
-
-
-def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     """Positional arguments by name, where forward names them; every tensor a distinct object."""
     parameters = inspect.signature(model.forward).parameters
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -77,7 +84,7 @@ def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _C
         return leaf
 
     args, kwargs = pytree.tree_map(distinct, (args, kwargs))
-    return _Call(args, kwargs, tuple(names))
+    return Call(args, kwargs, tuple(names))
 
 
 @contextlib.contextmanager
@@ -86,8 +93,8 @@ def _preserved(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     attributes = [dict(module.__dict__) for module in modules]
     buffers = [dict(module._buffers) for module in modules]
-    values = {id(b): (b, b.detach().clone()) for b in model.buffers() if b.device.type != "meta"}
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    values = {id(b): (b, b.detach().clone()) for b in model.buffers() if not is_fake(b)}
+    devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices):
         try:
             yield
@@ -103,39 +110,46 @@ def _preserved(model: nn.Module) -> Iterator[None]:
                         tensor.copy_(value)
 
 
-def _export(model: nn.Module, call: _Call, dynamic_shapes: Any) -> tuple[ExportedProgram, list[str]]:
-    def attempt(shapes: Any) -> ExportedProgram:
-        return torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=False)
-
-    if dynamic_shapes != "auto":
-        return attempt(dynamic_shapes), []
-
-    def every(leaf: Any) -> Any:
-        return tuple(Dim.AUTO for _ in leaf.shape) if isinstance(leaf, torch.Tensor) else None
-
-    try:
-        return attempt(_tree(every, call)), []
-    except Exception as error:
-        try:
-            return attempt(None), [f"sizes of all inputs are fixed: {_sentence(error)}"]
-        except Exception as static:
-            raise CaptureError(f"the model could not be captured: {_sentence(static)}") from static
-
-
-def _tree(leaf_shapes: Any, call: _Call) -> Any:
-    args, kwargs = pytree.tree_map(leaf_shapes, (call.args, call.kwargs))
-    if not call.args:
-        return kwargs
-    return (*args, *kwargs.values()) if kwargs else args
+def _evaluates_differently(model: nn.Module, program: Program, call: Call) -> str | None:
+    """How evaluation of the model differs from that of its program, if it does."""
+    model.eval()
+    with torch.no_grad():
+        expected = model(*call.args, **call.kwargs)
+        found = run(program, call.args, call.kwargs)
+    wanted, structure = pytree.tree_flatten(expected)
+    got, other = pytree.tree_flatten(found)
+    if structure != other:
+        return "in evaluation the model returns another structure"
+    for want, have in zip(wanted, got, strict=True):
+        if not isinstance(want, torch.Tensor):
+            continue
+        if want.shape != have.shape:
+            return "in evaluation the model returns other sizes"
+        if not torch.allclose(want, have, rtol=1e-2, atol=1e-3 * _scale(want), equal_nan=True):
+            error = (want.double() - have.double()).abs().max().item()
+            return f"in evaluation the model's results differ by {error:.3g} from those of its training graph"
+    return None
 
 
-def _sentence(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]
+def _scale(tensor: torch.Tensor) -> float:
+    finite = tensor.double().nan_to_num(0.0, 0.0, 0.0)
+    return finite.abs().max().item() if tensor.numel() else 0.0
 
 
-def _program(
-    model: nn.Module, call: _Call, exported: ExportedProgram, notes: list[str], name: str
-) -> Program:
+def _with_modes(model: nn.Module, program: Program) -> Program:
+    """A program captured in evaluation with its dropout and batch norm following the mode again."""
+    modules = dict(model.named_modules())
+    for node in program.graph.nodes:
+        module = modules.get(str(node.meta.get("module")))
+        statistics = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+        if node.target is aten.dropout.default:
+            node.args = (*node.args[:2], True)
+        elif node.target is aten.batch_norm.default and statistics:
+            node.args = (*node.args[:5], True, *node.args[6:])
+    return program
+
+
+def _program(model: nn.Module, exported: Exported, name: str) -> Program:
     tensors, canonical = _tensors(model)
     taken = {*tensors.values_, *tensors.aliases, *(path for path, _ in model.named_modules())}
 
@@ -147,16 +161,15 @@ def _program(
         taken.add(fresh)
         return fresh
 
-    graph, constants = import_graph(exported, canonical, constant_name)
+    graph, constants = import_graph(exported.program, canonical, constant_name)
     fixed = {n: t for n, t in tensors.values_.items() if n not in tensors.persistent | _written_names(graph)}
     constants |= normalize(graph, fixed | constants, constant_name)
     constants = {key: value.detach() for key, value in constants.items()}
     tensors = dataclasses.replace(tensors, values_={**tensors.values_, **constants})
-    signature = _signature(call, exported, graph)
+    signature = _signature(exported.call, exported.program, graph)
     propagate(graph, signature, tensors)
-    return Program(
-        graph, tensors, signature, name, notes=tuple(notes), origin={"parameters": call.parameters}
-    )
+    origin = {"parameters": exported.call.parameters}
+    return Program(graph, tensors, signature, name, notes=exported.notes, origin=origin)
 
 
 def _written_names(graph: fx.Graph) -> set[str]:
@@ -189,7 +202,7 @@ def _tensors(model: nn.Module) -> tuple[Tensors, dict[str, str]]:
     return Tensors(values, frozenset(parameters), frozenset(persistent), aliases), canonical
 
 
-def _signature(call: _Call, exported: ExportedProgram, graph: fx.Graph) -> Signature:
+def _signature(call: Call, exported: ExportedProgram, graph: fx.Graph) -> Signature:
     leaves, in_spec = pytree.tree_flatten((call.args, call.kwargs))
     out_spec = exported.call_spec.out_spec
     assert out_spec is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -21,12 +21,23 @@ class PropagationError(MlgraphError):
     """A node of the graph does not run at the sizes of its inputs."""
 
 
-def propagate(graph: fx.Graph, signature: Signature, tensors: Mapping[str, torch.Tensor]) -> None:
+Call = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+def apply(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a node's target as it is."""
+    return target(*args, **kwargs)
+
+
+def propagate(
+    graph: fx.Graph, signature: Signature, tensors: Mapping[str, torch.Tensor], call: Call = apply
+) -> None:
     """Set ``meta["val"]`` of every node, in place.
 
     Inputs take the example sizes of ``signature``, so that sizes are plain integers; symbols arise only
     where a size depends on data (``nonzero``). ``tensors`` may lie on any device, the meta device
-    included; only their shape, stride and dtype are read. Raises ``PropagationError`` naming the
+    included; only their shape, stride and dtype are read. ``call`` runs each target on its arguments; a graph
+    that is not trusted gets one that refuses what would take too long. Raises ``PropagationError`` naming the
     first node that fails, its shapes and its line in the model's source.
     """
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
@@ -45,7 +56,7 @@ def propagate(graph: fx.Graph, signature: Signature, tensors: Mapping[str, torch
                     known[name] = fake_like(tensors[name])
                 node.meta["val"] = known[name]
             elif node.op == "call_function":
-                node.meta["val"] = _run(node)
+                node.meta["val"] = _run(node, call)
             elif node.op == "output":
                 node.meta["val"] = fx.map_arg(node.args[0], _value)
 
@@ -61,11 +72,11 @@ def _value(node: fx.Node) -> Any:
     return node.meta["val"]
 
 
-def _run(node: fx.Node) -> Any:
+def _run(node: fx.Node, call: Call) -> Any:
     args, kwargs = fx.map_arg((node.args, node.kwargs), _value)
     assert callable(node.target)
     try:
-        return node.target(*args, **kwargs)
+        return call(node.target, args, kwargs)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         shapes = ", ".join(f"{n.name} {describe(n.meta.get('val'))}" for n in node.all_input_nodes)

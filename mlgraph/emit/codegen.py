@@ -15,8 +15,9 @@ from torch import fx
 from mlgraph import ops
 from mlgraph.emit.casts import Casts
 from mlgraph.emit.outline import Body
-from mlgraph.emit.state import Places, follows_mode
+from mlgraph.emit.state import Places
 from mlgraph.errors import MlgraphError
+from mlgraph.interpret import follows_mode
 from mlgraph.normalize.effects import memory, mutates
 
 aten = torch.ops.aten
@@ -286,7 +287,8 @@ class BodyWriter:
             if module in ("math", "torch", "builtins", "_operator"):
                 return self._format(f"{_PYTHON[target]}", node.args, node.kwargs)
             raise MlgraphError(f"node {node.name} calls {target}, which has no source form")
-        args, kwargs = list(node.args), dict(node.kwargs)
+        args: list[Any] = list(node.args)
+        kwargs: dict[str, Any] = dict(node.kwargs)
         if target is aten.scaled_dot_product_attention.default and self.places.find(node):
             args = [argument for position, argument in enumerate(args) if position != 4]
             kwargs.pop("dropout_p", None)
@@ -320,7 +322,8 @@ class BodyWriter:
         return argument.text if isinstance(argument, _Raw) else self.value(argument)
 
     def _slice(self, node: fx.Node) -> str | None:
-        source, dim, start, end, step = [*node.args, *(0, None, None, 1)[len(node.args) - 1 :]]
+        given: list[Any] = [*node.args, *(0, None, None, 1)[len(node.args) - 1 :]]
+        source, dim, start, end, step = given
         value = _val(source)
         if node.kwargs or not isinstance(dim, int) or not isinstance(value, torch.Tensor):
             return None

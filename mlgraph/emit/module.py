@@ -154,8 +154,9 @@ def _entry(program: Program, names: list[str]) -> tuple[list[str], str, dict[str
     checks = [
         line for leaf, name in zip(signature.inputs, names, strict=True) for line in _checks(leaf, name)
     ]
+    constants: dict[str, Any] = {}
     if args_spec.num_leaves or args_spec.num_children:
-        constants = {"bind": _Binder(signature.in_spec, tuple(signature.inputs))}
+        constants["bind"] = _Binder(signature.in_spec, tuple(signature.inputs))
         return [f"{', '.join(names)}, = bind(args, kwargs)", *checks], "self, *args, **kwargs", constants
     keys = list(kwargs_spec.context)
     known = [name for name in program.origin.get("parameters", ()) if name.isidentifier()]
@@ -179,7 +180,6 @@ def _entry(program: Program, names: list[str]) -> tuple[list[str], str, dict[str
         "if other:",
         "    self.refuse(next(iter(other)), 'is not one the model was captured with; leave it out')",
     ]
-    constants: dict[str, Any] = {}
     if flat:
         for key in keys:
             if bound[key] != key:

@@ -109,7 +109,5 @@ def _make_class(base: type[Outlined], source: str, constants: tuple[tuple[str, A
 
 
 @lru_cache(maxsize=512)
-def _cached_class(
-    base: type[Outlined], source: str, constants: tuple[tuple[str, Any], ...]
-) -> type[Outlined]:
+def _cached_class(base: Any, source: str, constants: tuple[tuple[str, Any], ...]) -> type[Outlined]:
     return _make_class(base, source, constants)

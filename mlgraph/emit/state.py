@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -11,29 +10,12 @@ from torch import fx, nn
 from mlgraph import ops
 from mlgraph.emit.outline import Body
 from mlgraph.emit.runtime import Attention, DropPath, Group
+from mlgraph.interpret import follows_mode
 from mlgraph.program import Program
 
 aten = torch.ops.aten
 
 _DROPOUT_P = 4
-
-
-def follows_mode(node: fx.Node) -> str | None:
-    """The name of the argument by which an op is told that the model trains, if it has one that is set.
-
-    Batch norm without running statistics normalises by the batch in both modes and does not count.
-    """
-    target: Any = node.target
-    if not isinstance(target, torch._ops.OpOverload) or target is aten.dropout.default:
-        return None
-    for position, argument in enumerate(target._schema.arguments):
-        if argument.name in ("train", "training"):
-            given = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
-            if given is not True:
-                return None
-            statistics = target is not aten.batch_norm.default or node.args[3] is not None
-            return argument.name if statistics else None
-    return None
 
 
 def attention_dropout(node: fx.Node) -> float:

@@ -158,9 +158,10 @@ class _Importer:
         name = getattr(target, "__name__", str(target))
         if isinstance(target, torch._ops.OpOverload) and target._schema.name.split("::")[1] in _ASSERTS:
             return None
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
+        mapped: tuple[Any, Any] = fx.map_arg((node.args, node.kwargs), lambda n: env[n])  # type: ignore[assignment]
+        args, kwargs = mapped
         if isinstance(target, torch._ops.HigherOrderOperator):
-            return self._region(node, target.name(), args)
+            return self._region(node, str(target), args)
         if name == "getitem" and isinstance(args[0], tuple | list):
             return args[0][args[1]]
         if _no_nodes(args) and not isinstance(target, torch._ops.OpOverload):
@@ -222,6 +223,7 @@ class _Importer:
 
 def one_device(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
     """A call on the program's one device; the target is ``None`` where only a move was asked for."""
+    given: Any
     kwargs = {k: v for k, v in kwargs.items() if k not in ("pin_memory", "layout", "non_blocking")}
     if target in (aten.to.device, aten.to.dtype, aten.to.dtype_layout):
         names = [argument.name for argument in target._schema.arguments]

@@ -12,6 +12,7 @@ from mlgraph.normalize.droppath import recognize_drop_path
 from mlgraph.normalize.effects import functional
 from mlgraph.normalize.simplify import confine_casts, fold_constants, hoist_sizes, remove_dead, simplify
 
+
 def normalize(
     graph: fx.Graph, constants: Mapping[str, torch.Tensor], fresh_name: Callable[[str, str], str]
 ) -> dict[str, torch.Tensor]:

@@ -1,0 +1,201 @@
+"""torch.export with what it takes to get a model through: modes, dynamic sizes, clear failures."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import linecache
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from mlgraph.errors import CaptureError
+from mlgraph.propagate import is_fake
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_HERE = os.path.dirname(__file__) + os.sep
+
+
+@dataclass(frozen=True)
+class Call:
+    """Example arguments; ``parameters`` are all that the original takes, in order, given or not."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    parameters: tuple[str, ...] = ()
+
+    def map(self, change: Callable[[Any], Any]) -> Call:
+        """The same call with every leaf changed."""
+        args, kwargs = pytree.tree_map(change, (self.args, self.kwargs))
+        return dataclasses.replace(self, args=args, kwargs=kwargs)
+
+    def leaves(self) -> list[Any]:
+        """The flat arguments."""
+        return pytree.tree_leaves((self.args, self.kwargs))
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What torch.export made, of which call, and what is to be told about it."""
+
+    program: ExportedProgram
+    call: Call
+    notes: tuple[str, ...]
+
+
+def export(model: nn.Module, call: Call, dynamic_shapes: Any, training: bool = True) -> Exported:
+    """Export a model in training (or evaluation) mode, with as many dynamic sizes as it allows.
+
+    A module whose own code cannot be traced in training mode (a branch on a random draw, as of
+    LayerDrop) is put in evaluation mode alone, its children stay in training; the notes name
+    it. Raises ``CaptureError``.
+    """
+    model.train(training)
+    notes: list[str] = []
+    while True:
+        try:
+            program, used = _with_sizes(model, call, dynamic_shapes)
+            return Exported(program, used, (*notes, *_fixed_sizes(program, used, dynamic_shapes)))
+        except Exception as error:
+            culprit = _training_culprit(model, error) if training else None
+            if culprit is None:
+                raise CaptureError(_sentence(error)) from error
+            name, module = culprit
+            module.training = False
+            label = f"{name or 'the model'} ({type(module).__name__})"
+            notes.append(
+                f"{label} runs as in evaluation, its own training behaviour cannot be traced: {_spot(error)}"
+            )
+
+
+def _with_sizes(model: nn.Module, call: Call, dynamic_shapes: Any) -> tuple[ExportedProgram, Call]:
+    def attempt(shapes: Any, on: Call = call) -> ExportedProgram:
+        return torch.export.export(model, on.args, on.kwargs, dynamic_shapes=shapes, strict=False)
+
+    if dynamic_shapes != "auto":
+        return attempt(dynamic_shapes), call
+    wide = _widened(call)
+    if wide is not None:
+        with contextlib.suppress(Exception):
+            return attempt(_shapes(wide, _all_dims), wide), wide
+    try:
+        return attempt(_shapes(call, _all_dims)), call
+    except Exception as error:
+        try:
+            best = attempt(None)
+        except Exception as static:
+            # The sizes are not to blame.
+            raise static from error
+    choice: dict[int, Any] = {}
+    for index, leaf in enumerate(call.leaves()):
+        if not isinstance(leaf, torch.Tensor):
+            continue
+        for dims in (_all_dims, _first_dim):
+            trial = {**choice, index: dims}
+            try:
+                best = attempt(_chosen(call, trial))
+            except Exception:
+                continue
+            choice = trial
+            break
+    return best, call
+
+
+def _all_dims(tensor: torch.Tensor) -> Any:
+    return tuple(Dim.AUTO for _ in tensor.shape)
+
+
+def _first_dim(tensor: torch.Tensor) -> Any:
+    return tuple(Dim.AUTO if dim == 0 else None for dim in range(tensor.dim()))
+
+
+def _shapes(call: Call, dims: Callable[[torch.Tensor], Any]) -> Any:
+    return _chosen(call, dict.fromkeys(range(len(call.leaves())), dims))
+
+
+def _chosen(call: Call, dims: dict[int, Any]) -> Any:
+    leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
+    shapes = [
+        dims[index](leaf) if isinstance(leaf, torch.Tensor) and index in dims else None
+        for index, leaf in enumerate(leaves)
+    ]
+    args, kwargs = pytree.tree_unflatten(shapes, spec)
+    return (*args, *kwargs.values()) if args else kwargs
+
+
+def _widened(call: Call) -> Call | None:
+    """A call with a batch of 2 instead of 1, for torch.export fixes sizes that are 1."""
+    tensors = [leaf for leaf in call.leaves() if isinstance(leaf, torch.Tensor)]
+    if not tensors or any(leaf.dim() == 0 or leaf.shape[0] != 1 for leaf in tensors):
+        return None
+    return call.map(lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) else leaf)
+
+
+def _fixed_sizes(program: ExportedProgram, call: Call, dynamic_shapes: Any) -> list[str]:
+    if dynamic_shapes != "auto":
+        return []
+    notes = []
+    names = program.graph_signature.user_inputs
+    fakes = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    for name, leaf in zip(names, call.leaves(), strict=True):
+        fake = fakes.get(name)
+        if not isinstance(leaf, torch.Tensor) or fake is None:
+            continue
+        fixed = [(dim, size) for dim, size in enumerate(fake.shape) if isinstance(size, int)]
+        if fixed:
+            sizes = ", ".join(f"dim {dim} at {size}" for dim, size in fixed)
+            notes.append(f"input {name} is fixed in {sizes}")
+    return notes
+
+
+def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
+    """Frames outside torch and this package, outermost first, with their lines."""
+    found = []
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if not name.startswith((_TORCH, _HERE, "<")):
+            found.append((trace.tb_frame, trace.tb_lineno))
+        trace = trace.tb_next
+    return found
+
+
+def _spot(error: BaseException) -> str:
+    frames = _frames(error)
+    if not frames:
+        return type(error).__name__
+    frame, line = frames[-1]
+    file = frame.f_code.co_filename
+    return f"{file}:{line}: {linecache.getline(file, line).strip()}"
+
+
+def _sentence(error: BaseException) -> str:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if "data-dependent" in reason or "GuardOnDataDependent" in type(error).__name__:
+        reason = "the line branches on values that are known only when the model runs"
+        advice = "write it without the branch (torch.where), or capture a submodule that does without it"
+    else:
+        advice = "change that line, or capture a submodule that does without it"
+    return f"{_spot(error)} cannot be captured: {reason.rstrip('.')}; {advice}"
+
+
+def _training_culprit(model: nn.Module, error: BaseException) -> tuple[str, nn.Module] | None:
+    """The innermost module still in training mode in whose own code the error arose."""
+    names = {id(module): name for name, module in model.named_modules()}
+    for frame, _ in reversed(_frames(error)):
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module) and id(module) in names and module.training:
+            return names[id(module)], module
+    return None
+
+
+def has_values(model: nn.Module) -> bool:
+    """Whether every tensor of a model has bytes."""
+    return not any(is_fake(t) for t in [*model.parameters(), *model.buffers()])
