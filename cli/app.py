@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 the request cannot be met, with one sentence on standard e
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -31,6 +32,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     given = [argument for argument in given if argument != _DEBUG]
     if not debug:
         warnings.simplefilter("ignore")
+        logging.disable(logging.CRITICAL)
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         build_app(given)(args=given, prog_name="mlgraph")
@@ -54,6 +56,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
             f"An error inside mlgraph ({type(error).__name__}: {detail}); "
             f"run again with {_DEBUG} for the traceback and report it."
         )
+    finally:
+        logging.disable(logging.NOTSET)
     return 0
 
 
@@ -109,5 +113,6 @@ def _listed(verb: Verb) -> Callable[..., Any]:
 
 
 def _fail(sentence: str) -> int:
-    print(f"mlgraph: {sentence}", file=sys.stderr)
+    line = " ".join(sentence.split()).rstrip(".")
+    print(f"mlgraph: {line}.", file=sys.stderr)
     return 1

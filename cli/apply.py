@@ -58,5 +58,6 @@ def command(
         return
     lines = [*render.comparison(before, after, render.chain_changes(before, after)), *render.notes(told)]
     if written:
+        lines += render.config_changes(written.config)
         lines += ["", render.outcome(str(written.path), written.form, after.parameters)]
     show(*lines)

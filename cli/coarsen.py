@@ -99,12 +99,14 @@ def report(
                 "after": asdict(figures[1]),
                 "changed": [asdict(change) for change in changed],
                 "kept": [asdict(axis) for axis in alone],
+                "config": list(written.config) if written else [],
                 "notes": list(notes),
             }
         )
         return
     lines = [*render.comparison(*figures, changed), *render.left_alone(alone), *render.notes(notes)]
     if written:
+        lines += render.config_changes(written.config)
         lines += ["", render.outcome(str(written.path), written.form, figures[1].parameters)]
     show(*lines)
 

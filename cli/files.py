@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Written:
-    """Where a program went, in which form (``"program"`` or ``"huggingface"``), and what is to be told."""
+    """Where a program went, in which form (``"program"`` or ``"huggingface"``), and what is to be told.
+
+    ``config`` lists the fields of a config.json that changed.
+    """
 
     path: Path
     form: str
     notes: tuple[str, ...] = ()
+    config: tuple[str, ...] = ()
 
 
 def open_program(
@@ -33,6 +37,12 @@ def open_program(
         from mlgraph.sources.specs import parse_inputs
 
         given = parse_inputs(inputs) if inputs else None
+        if given is None and Path(source).is_dir():
+            from mlgraph.emit.huggingface import read_skeleton
+
+            known = read_skeleton(source)
+            if known is not None:
+                return known
         return open_source(source, trust=trust, loss=loss, inputs=given)
 
 
@@ -75,8 +85,8 @@ def write_program(program: Program, out: Path) -> Written:
             from mlgraph.emit.huggingface import NotExpressible, save_huggingface
 
             try:
-                save_huggingface(program, out)
-                return Written(out, "huggingface")
+                saved = save_huggingface(program, out)
+                return Written(out, "huggingface", saved.notes, saved.changes)
             except NotExpressible as reason:
                 out = out.with_name(out.name + ".pt")
                 save(program, out)

@@ -15,7 +15,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlgraph.verification import verify
     from mlgraph.capture import capture
     from mlgraph.emit.module import emit
     from mlgraph.errors import AxisError, CaptureError, FileError, MlgraphError
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from mlgraph.passes.interpolate import interpolate
     from mlgraph.program import Program
     from mlgraph.storage import load, save
+    from mlgraph.verification import verify
 
 __version__ = "0.1.0"
 

@@ -54,6 +54,11 @@ def notes(lines: Iterable[str]) -> list[Any]:
     return bullets("notes", lines)
 
 
+def config_changes(lines: Iterable[str]) -> list[Any]:
+    """The fields of a Hugging Face config that changed."""
+    return bullets("config.json", lines)
+
+
 def outcome(path: str, form: str, parameters: int) -> Text:
     """The closing line of a verb that wrote something."""
     what = {"huggingface": "a Hugging Face model", "program": "a program"}.get(form, form)

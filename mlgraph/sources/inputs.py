@@ -37,6 +37,15 @@ def example_inputs(model: nn.Module, loss: bool = True) -> Call:
     )
 
 
+def needs_inputs(model: nn.Module) -> bool:
+    """Whether calling ``model`` without arguments cannot be meant."""
+    if is_huggingface(model) or is_timm(model):
+        return True
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
+
+
 @contextlib.contextmanager
 def trial(model: nn.Module) -> Iterator[None]:
     """Runs inside leave the model's mode and the random state as they were."""

@@ -1,0 +1,42 @@
+"""``mlgraph verify``: whether what mlgraph infers of a model and does to it is right."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mlgraph.cli.options import Json, Loss, Source, Trust
+
+
+def command(
+    source: Source,
+    checks: Annotated[
+        list[str] | None,
+        typer.Option("--check", metavar="NAME", help="Run this check only; repeatable.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of permutations and inputs.")] = 0,
+    loss: Loss = True,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Check a model's axes by permuting them, and the transfers, growth, gradients and files by their laws.
+
+    Exits with code 1 where a check fails, naming the axis and where the largest error arose.
+    """
+    import mlgraph
+    from mlgraph.cli.files import open_program, status
+    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.cli.render.verification import verdict, verification
+
+    program = open_program(source, trust=trust, loss=loss)
+    with status("verifying"):
+        chosen = {"checks": tuple(checks)} if checks else {}
+        report = mlgraph.verify(program, seed=seed, **chosen)
+    if json:
+        show_json(report.to_json())
+    else:
+        show(*verification(report))
+    if not report.passed:
+        typer.echo(f"mlgraph: {verdict(report)}", err=True)
+        raise typer.Exit(1)
