@@ -74,6 +74,18 @@ class Tensors(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self.values_)
 
+    def meta(self) -> dict[str, torch.Tensor]:
+        """Every tensor on the meta device. Lazy values that know their shapes are not read."""
+        known = getattr(self.values_, "shapes", {})
+        made = {}
+        for name in self:
+            if name in known:
+                shape, dtype = known[name]
+                made[name] = torch.empty(shape, dtype=dtype, device="meta")
+            else:
+                made[name] = torch.empty_like(self[name], device="meta")
+        return made
+
     def replace(self, values: Mapping[str, torch.Tensor]) -> Tensors:
         """The same names, kinds and ties with other values."""
         return dataclasses.replace(self, values_=values)
@@ -135,7 +147,7 @@ class Program:
 
     def skeleton(self) -> Program:
         """This program with its tensors on the meta device, at no memory."""
-        meta = {name: _on_meta(tensor) for name, tensor in self.tensors.items()}
+        meta = self.tensors.meta()
         skeleton = self.replace(tensors=self.tensors.replace(meta))
         for analysis in _ANALYSES:
             if analysis in self.__dict__:
@@ -150,10 +162,6 @@ class Program:
     def num_parameters(self) -> int:
         """Number of scalars in distinct parameters."""
         return sum(self.tensors[name].numel() for name in self.tensors.parameters)
-
-
-def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.empty_like(tensor, device="meta")
 
 
 def _analysis(name: str) -> Callable[[Program], Any]:

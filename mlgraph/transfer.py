@@ -24,9 +24,14 @@ Roles = Sequence[str]
 
 @dataclass(frozen=True)
 class Grouping:
-    """The coarse index of every fine index; every coarse index from 0 on has at least one."""
+    """The coarse index of every fine index; every coarse index from 0 on has at least one.
+
+    ``shares`` says how a contracting slot divides a coarse weight over its copies (they sum to 1 in every group); equal
+    shares are the default.
+    """
 
     coarse_of: tuple[int, ...]
+    shares: tuple[float, ...] | None = None
 
     @property
     def fine(self) -> int:
@@ -222,12 +227,18 @@ def _down(tensor: torch.Tensor, at: int, grouping: Grouping, role: str, kind: Ki
 
 
 def _up(tensor: torch.Tensor, at: int, grouping: Grouping, role: str, kind: Kind) -> torch.Tensor:
-    if _divides(role, kind, down=False):
+    divides = _divides(role, kind, down=False)
+    if divides and grouping.shares is not None and kind == "weight":
+        shape = [1] * tensor.dim()
+        shape[at] = -1
+        shares = torch.tensor(grouping.shares, dtype=tensor.dtype, device=tensor.device).view(shape)
+        return tensor.index_select(at, torch.tensor(grouping.coarse_of, device=tensor.device)).mul_(shares)
+    if divides:
         tensor = _scale(tensor.clone(), at, grouping, kind)
     factor = grouping.uniform
-    if factor is not None and grouping == Grouping.adjacent(grouping.fine, factor):
+    if factor is not None and grouping.coarse_of == Grouping.adjacent(grouping.fine, factor).coarse_of:
         return tensor.repeat_interleave(factor, at)
-    if factor is not None and grouping == Grouping.halves(grouping.fine, factor):
+    if factor is not None and grouping.coarse_of == Grouping.halves(grouping.fine, factor).coarse_of:
         return torch.cat([tensor] * factor, at)
     return tensor.index_select(at, torch.tensor(grouping.coarse_of, device=tensor.device))
 
@@ -251,10 +262,10 @@ def _segment_sum(tensor: torch.Tensor, at: int, grouping: Grouping) -> torch.Ten
         return _tree(terms)
     if factor == 1 and grouping.coarse_of == tuple(range(grouping.fine)):
         return tensor.clone()
-    if grouping == Grouping.adjacent(grouping.fine, factor):
+    if grouping.coarse_of == Grouping.adjacent(grouping.fine, factor).coarse_of:
         split = tensor.unflatten(at, (grouping.coarse, factor))
         return _tree([split.select(at + 1, i) for i in range(factor)])
-    if grouping == Grouping.halves(grouping.fine, factor):
+    if grouping.coarse_of == Grouping.halves(grouping.fine, factor).coarse_of:
         return _tree(list(tensor.chunk(factor, at)))
     columns = [torch.tensor(column, device=tensor.device) for column in zip(*grouping.members, strict=True)]
     return _tree([tensor.index_select(at, column) for column in columns])
@@ -274,10 +285,17 @@ def _pairs(terms: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 class LazyTensors(Mapping[str, torch.Tensor]):
-    """Tensors computed when read, one at a time, and not kept."""
+    """Tensors computed when read, one at a time, and not kept.
 
-    def __init__(self, recipes: Mapping[str, Callable[[], torch.Tensor]]) -> None:
+    ``like`` gives tensors of the same shapes and dtypes (on the meta device), so that asking for a shape computes nothing. A
+    recipe may have a method ``chunks``: the tensor as an iterable of rows, or None where it must be made whole.
+    """
+
+    def __init__(
+        self, recipes: Mapping[str, Callable[[], torch.Tensor]], like: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         self._recipes = dict(recipes)
+        self._like = like
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._recipes[name]()
@@ -287,3 +305,15 @@ class LazyTensors(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self._recipes)
+
+    @property
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of every tensor."""
+        like = self if self._like is None else self._like
+        return {name: (tuple((tensor := like[name]).shape), tensor.dtype) for name in self._recipes}
+
+    def chunks(self, name: str) -> torch.Tensor | Iterator[torch.Tensor]:
+        """A tensor as row chunks where it can be made so, else whole."""
+        in_chunks = getattr(self._recipes[name], "chunks", None)
+        chunked = in_chunks() if in_chunks is not None else None
+        return self[name] if chunked is None else chunked

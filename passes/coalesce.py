@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from mlgraph.chunks import down_chunks
 from mlgraph.layers import group_layers
 from mlgraph.passes.base import Pass
 from mlgraph.program import Lineage, Program, Tensors
@@ -84,8 +85,8 @@ def apply_down(
     members = group_members(narrow, layers, stacked)
     recipes: dict[str, Callable[[], torch.Tensor]] = {}
     for name in stacked.program.tensors:
-        recipes[name] = _recipe(program, narrow, plan, members.get(name, (stacked.sources[name].name,)))
-    tensors = stacked.program.tensors.replace(realise(program, recipes))
+        recipes[name] = _Recipe(program, narrow, plan, members.get(name, (stacked.sources[name].name,)))
+    tensors = stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors))
     notes = [*program.notes, *(f"approximate: {text}" for text in plan.approximate)]
     lineage = Lineage(
         operation,
@@ -135,36 +136,57 @@ def group_members(
     return out
 
 
-def _recipe(
-    program: Program, narrow: Program, plan: WidthPlan, sources: tuple[str, ...]
-) -> Callable[[], torch.Tensor]:
-    def one(name: str) -> torch.Tensor:
-        if name not in program.tensors:
-            return narrow.tensors[name].clone()
-        tensor = program.tensors[name]
-        transfer = plan.transfers.get(name)
+@dataclass(frozen=True)
+class _Recipe:
+    """A coarse tensor: the mean over its group of blocks of coarse tensors."""
+
+    program: Program
+    narrow: Program
+    plan: WidthPlan
+    sources: tuple[str, ...]
+
+    def __call__(self) -> torch.Tensor:
+        return _mean([self._one(name) for name in self.sources])
+
+    def chunks(self) -> Iterator[torch.Tensor] | None:
+        """The same as row chunks, where the program's tensors can be read so."""
+        transfers = self.plan.transfers
+        parts = [down_chunks(self.program.tensors.values_, name, transfers.get(name)) for name in self.sources]
+        if any(part is None for part in parts):
+            return None
+        return (_mean(list(terms)) for terms in zip(*parts, strict=True))  # type: ignore[arg-type]
+
+    def _one(self, name: str) -> torch.Tensor:
+        if name not in self.program.tensors:
+            return self.narrow.tensors[name].clone()
+        tensor = self.program.tensors[name]
+        transfer = self.plan.transfers.get(name)
         return transfer.down(tensor) if transfer is not None and transfer.changes else tensor.detach().clone()
 
-    def make() -> torch.Tensor:
-        total = one(sources[0])
-        if len(sources) == 1 or not total.is_floating_point():
-            return total
-        dtype = total.dtype
-        wide = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
-        terms = [total.to(wide), *(one(name).to(wide) for name in sources[1:])]
-        while len(terms) > 1:
-            paired = [a + b for a, b in zip(terms[::2], terms[1::2], strict=False)]
-            terms = paired + terms[len(terms) - len(terms) % 2 :]
-        return (terms[0] / len(sources)).to(dtype)
 
-    return make
+def _mean(given: list[torch.Tensor]) -> torch.Tensor:
+    """The mean, by a balanced tree of sums in at least fp32; of what is no floating point, the first."""
+    if len(given) == 1 or not given[0].is_floating_point():
+        return given[0]
+    dtype = given[0].dtype
+    wide = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+    terms = [tensor.to(wide) for tensor in given]
+    while len(terms) > 1:
+        paired = [a + b for a, b in zip(terms[::2], terms[1::2], strict=False)]
+        terms = paired + terms[len(terms) - len(terms) % 2 :]
+    return (terms[0] / len(given)).to(dtype)
 
 
-def realise(program: Program, recipes: Mapping[str, Callable[[], torch.Tensor]]) -> Mapping[str, torch.Tensor]:
-    """The tensors now, or when read if the program they come from reads its own lazily."""
+def realise(
+    program: Program, recipes: Mapping[str, Callable[[], torch.Tensor]], like: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
+    """The tensors now, or when read if the program they come from reads its own lazily.
+
+    ``like`` gives tensors of the same shapes and dtypes.
+    """
     if isinstance(program.tensors.values_, dict):
         return {name: make() for name, make in recipes.items()}
-    return LazyTensors(recipes)
+    return LazyTensors(recipes, like)
 
 
 __all__ = ["Coalesce", "Tensors", "apply_down", "coalesce"]

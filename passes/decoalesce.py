@@ -128,7 +128,7 @@ def apply_up(
     )
     notes = [*program.notes, *(f"approximate: {text}" for text in plan.approximate)]
     return stacked.program.replace(
-        tensors=stacked.program.tensors.replace(realise(program, recipes)),
+        tensors=stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors)),
         lineage=lineage,
         notes=tuple(dict.fromkeys(notes)),
         origin=_with_history(program, operation),
@@ -214,7 +214,7 @@ def _by_lineage(program: Program, depth_mode: str, operation: str) -> Program:
         for name in parent.tensors
     }
     return parent.replace(
-        tensors=parent.tensors.replace(realise(program, recipes)), origin=_with_history(program, operation)
+        tensors=parent.tensors.replace(realise(program, recipes, parent.tensors)), origin=_with_history(program, operation)
     )
 
 

@@ -44,7 +44,7 @@ def interpolate(first: Program, second: Program, alpha: Alpha = 0.5) -> Program:
     recipes = {name: _recipe(first, second, name, weigh(name)) for name in first.tensors}
     history = (*second.origin.get("history", ()), f"interpolate{{alpha={alpha}}}")
     return first.replace(
-        tensors=first.tensors.replace(realise(first, recipes)), origin={**first.origin, "history": history}
+        tensors=first.tensors.replace(realise(first, recipes, first.skeleton().tensors)), origin={**first.origin, "history": history}
     )
 
 

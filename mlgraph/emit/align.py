@@ -30,6 +30,11 @@ _IDENTITIES = {
 }
 _CASTS = {aten.to.dtype, aten.to.dtype_layout, aten._to_copy.default, aten.type_as.default, aten.to.device}
 _FACTORS = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
+# Ops that differ only in how the sizes of their results are written.
+_EQUIVALENT = (
+    {aten.view.default, aten.reshape.default, aten.unflatten.int, aten.flatten.using_ints},
+    {aten.split.Tensor, aten.split.sizes, aten.split_with_sizes.default, aten.chunk.default},
+)
 # Integers in these calls are sizes, and the shapes of what comes out say all that they say.
 _SIZED = {
     "view", "reshape", "_unsafe_view", "expand", "unflatten", "zeros", "ones", "full", "empty", "new_zeros",
@@ -110,7 +115,7 @@ class _Aligner:
         shape, other = _shape(a), _shape(b)
         if shape != other:
             self.found.sizes += _differing(shape, other)
-        if a.op != b.op or (a.op == "call_function" and a.target != b.target):
+        if a.op != b.op or (a.op == "call_function" and not _same_op(a, b)):
             yield from self.unequal(a, b)
         elif a.op == "placeholder":
             if self.inputs[0][a] != self.inputs[1][b]:
@@ -152,6 +157,11 @@ class _Aligner:
                 yield from self.unequal(a, b)
                 return
         left, right = _arguments(a), _arguments(b)
+        if a.target != b.target:
+            if a.target in _EQUIVALENT[1] and left[2] != right[2]:
+                self.found.breaks.append(f"it splits dim {right[2]} where the program splits {left[2]}{_at(a)}")
+            yield left[0], right[0]
+            return
         sized = str(a.target).split(".")[-2] in _SIZED if "." in str(a.target) else False
         if _is_slice(a):
             # the end of a slice may be written as a size or as "to the end"
@@ -333,6 +343,10 @@ def _shape(node: fx.Node) -> tuple[Any, ...]:
 def _differing(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> list[tuple[int, int]]:
     pairs = [(a, b) for a, b in zip(ours, theirs, strict=False) if a != b and isinstance(a, int)]
     return pairs or [(len(ours), len(theirs))]
+
+
+def _same_op(a: fx.Node, b: fx.Node) -> bool:
+    return a.target == b.target or any(a.target in group and b.target in group for group in _EQUIVALENT)
 
 
 def _is_slice(node: fx.Node) -> bool:
