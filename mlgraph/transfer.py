@@ -1,7 +1,7 @@
 """Restriction and prolongation of tensors along axes.
 
 A grouping says which coarse index every fine index belongs to. Its restriction R takes means of groups, its prolongation P copies
-(design: algebra; paper eq. 1-6). A slot that emits takes the mean going down and copies going up; one that contracts sums
+(arXiv 2404.07999, matrices F, R and T, G). A slot that emits takes the mean going down and copies going up; one that contracts sums
 going down and copies divided by the group size going up. Gradients move by the adjoint maps, which swap the two roles.
 """
 

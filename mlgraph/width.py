@@ -114,7 +114,7 @@ def _gain(table: AxisTable, found: Sum, groupings: Groupings, down: bool) -> Gai
     if down:
         own = [float(size) for size in grouping.group_sizes]
     else:
-        own = [1 / grouping.group_sizes[coarse] for coarse in grouping.coarse_of]
+        own = list(grouping.shares or (1 / grouping.group_sizes[coarse] for coarse in grouping.coarse_of))
     sizes = {axis: g.coarse if down else g.fine for axis, g in groupings.items()}
     values = _spread(dims[position], found.axis, own, sizes)
     return Gain(found.node, operand, position, tuple(values) if len(set(values)) > 1 else (values[0],))

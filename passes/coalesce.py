@@ -22,7 +22,7 @@ Axes = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Coalesce(Pass):
-    """The coarse program: width and depth divided (arXiv 2404.07999, section 3.2, equations 3-8).
+    """The coarse program: width and depth divided (arXiv 2404.07999, the coalescing operator: F and R).
 
     ``width`` divides every axis that is coarsened by default, ``depth`` every chain of blocks. ``pairing`` is ``adjacent``
     (2i, 2i+1), ``halves`` (i, i+n/2) or ``similarity`` (like weights); ``tied`` is ``exact`` or ``paper``; ``axes`` maps axis

@@ -25,7 +25,7 @@ Axes = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Decoalesce(Pass):
-    """The fine program of a coarse one (arXiv 2404.07999, section 3.3, equations 9-12).
+    """The fine program of a coarse one (arXiv 2404.07999, the de-coalescing operator: T and G).
 
     With no sizes given it goes back up to the parent's architecture, by lineage. With ``depth``, ``width`` or ``axes`` it
     grows: every index of an axis gets that many copies, every block that many. ``depth_mode`` is ``copy``

@@ -18,7 +18,7 @@ Alpha = float | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Interpolate(Pass):
-    """``(1 - alpha) * first + alpha * second`` (arXiv 2404.07999, section 3.4, equation 13).
+    """``(1 - alpha) * first + alpha * second`` (arXiv 2404.07999, the interpolation operator).
 
     Breaks the symmetry of copied neurons. Integer and boolean buffers are the first program's. ``alpha`` is a number, or a
     table from axis name to number: a tensor takes the first that names an axis it has, ``default`` names the rest

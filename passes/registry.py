@@ -16,6 +16,12 @@ PASSES: dict[str, str] = {
     "coalesce": "mlgraph.passes.coalesce:Coalesce",
     "decoalesce": "mlgraph.passes.decoalesce:Decoalesce",
     "interpolate": "mlgraph.passes.interpolate:Interpolate",
+    "stack": "mlgraph.passes.stack:Stack",
+    "net2net": "mlgraph.passes.net2net:Net2Net",
+    "fpi": "mlgraph.passes.fpi:Fpi",
+    "aki": "mlgraph.passes.aki:Aki",
+    "insert": "mlgraph.passes.insert:Insert",
+    "lemon": "mlgraph.passes.lemon:Lemon",
 }
 """Name in a pipeline to ``module:class``."""
 

@@ -1,0 +1,98 @@
+"""bert2BERT's advanced knowledge initialisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from mlgraph.axes.expressions import DimExpr, Leaf
+from mlgraph.errors import MlgraphError
+from mlgraph.passes.base import Pass
+from mlgraph.passes.decoalesce import apply_up
+from mlgraph.passes.growth import first_then_circular, first_then_random, grown_groupings
+from mlgraph.program import Program
+from mlgraph.transfer import Grouping
+from mlgraph.width import plan_up
+
+
+@dataclass(frozen=True)
+class Aki(Pass):
+    """Advanced knowledge initialisation of bert2BERT (Chen et al., arXiv 2110.07143): new outputs come from the layer above.
+
+    Widening as in FPI, but in a block's matrices and biases the rows (out-dimension) of new indices are those of the next
+    block's, which breaks the symmetry of copies and lets low layers start with what high layers know. The
+    last block, and everything outside the blocks, is widened as in FPI. ``depth`` stacks afterwards.
+    """
+
+    width: float = 2.0
+    depth: int = 1
+    axes: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def __call__(self, program: Program) -> Program:
+        from mlgraph.passes.stack import Stack
+
+        if not len(program.blocks):
+            raise MlgraphError(f"{program.name} has no chain of repeated blocks, so none lies above another: use fpi.")
+        mapped = first_then_circular if float(self.width).is_integer() else first_then_random
+        groupings = grown_groupings(program, self.width, self.axes, self.seed, mapped, "aki")
+        wide = apply_up(program, groupings, {}, "exact", "copy", str(self))
+        values = dict(wide.tensors.values_)
+        plan = plan_up(program, groupings)
+        norms = _norm_tensors(program)
+        for chain in program.blocks:
+            for block, above in zip(chain.blocks, chain.blocks[1:], strict=False):
+                for name, upper in zip(block.tensors, above.tensors, strict=True):
+                    transfer = plan.transfers.get(name)
+                    if transfer is None or not transfer.changes or name in norms or name == upper:
+                        continue
+                    new = _new_outputs(transfer.dims, transfer.roles, groupings)
+                    values[name] = torch.where(new, wide.tensors[upper], wide.tensors[name])
+        grown = wide.replace(tensors=wide.tensors.replace(values))
+        return grown if self.depth == 1 else Stack(self.depth)(grown)
+
+
+def _norm_tensors(program: Program) -> set[str]:
+    """Gains and biases of norms, by the ops that read them."""
+    out = set()
+    for node in program.graph.nodes:
+        if getattr(node.target, "_opname", "") in ("layer_norm", "rms_norm", "group_norm", "batch_norm"):
+            out |= {str(n.target) for n in node.all_input_nodes if n.op == "get_attr"}
+    for name, dims in program.axes.tensor_dims.items():
+        if len(dims) == 1 and any(name == t for t in program.tensors.parameters) and _only_scales(program, name):
+            out.add(name)
+    return out
+
+
+def _only_scales(program: Program, name: str) -> bool:
+    users = [u for n in program.graph.nodes if n.op == "get_attr" and n.target == name for u in n.users]
+    return bool(users) and all(getattr(u.target, "_opname", "") == "mul" for u in users)
+
+
+def _new_outputs(dims: tuple[DimExpr, ...], roles: Any, groupings: dict[str, Grouping]) -> torch.Tensor:
+    """Where any emitting index is a copy, not the first of its kind: a mask that broadcasts over the tensor."""
+    total = torch.zeros([1] * len(dims), dtype=torch.bool)
+    for position, (dim, own) in enumerate(zip(dims, roles, strict=True)):
+        mask = _copies(dim, iter(own), groupings)
+        shape = [1] * len(dims)
+        shape[position] = -1
+        total = total | mask.view(shape)
+    return total
+
+
+def _copies(dim: DimExpr, roles: Any, groupings: dict[str, Grouping]) -> torch.Tensor:
+    out = torch.zeros(1, dtype=torch.bool)
+    for term in dim:
+        if isinstance(term, Leaf):
+            role = next(roles)
+            own = torch.zeros(term.size, dtype=torch.bool)
+            if term.axis in groupings and role == "emits":
+                own[groupings[term.axis].coarse :] = True
+        else:
+            own = torch.cat([_copies(part, roles, groupings) for part in term.parts])
+        out = (out[:, None] | own).flatten()
+    return out
+
+
