@@ -16,7 +16,7 @@ from torch import fx
 from mlgraph.dataflow import Dataflow
 from mlgraph.isomorphism import Partition
 from mlgraph.numbering import Numbered, common_path, number_under, numbered, renumber
-from mlgraph.periodic import cut_paths, divisions, runs
+from mlgraph.periodic import divisions, find_runs
 from mlgraph.program import Program
 
 
@@ -133,11 +133,9 @@ class BlockTable(Sequence[Chain]):
 def find_blocks(program: Program) -> BlockTable:
     """The chains of repeated blocks of a program, in graph order; near misses under ``rejected``."""
     flow = Dataflow(program)
-    candidates = [run for path in cut_paths(flow) for run in runs(path)]
-    candidates.sort(key=lambda run: (-run.weight, run.period))
     claimed: set[fx.Node] = set()
     found: list[tuple[int, Chain]] = []
-    for run in candidates:
+    for run in find_runs(flow):
         for partition, first, last in divisions(flow, run, claimed):
             chain = _chain(flow, partition, first, last)
             if chain is not None:

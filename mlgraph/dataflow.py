@@ -18,19 +18,8 @@ from torch import fx
 from mlgraph.program import Program
 
 _PASSING = frozenset(
-    [
-        "dropout",
-        "dropout_",
-        "feature_dropout",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-        "drop_path",
-        "alias",
-        "clone",
-        "contiguous",
-        "lift_fresh_copy",
-        "lift_fresh",
-    ]
+    ("dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "drop_path")
+    + ("alias", "clone", "contiguous", "lift_fresh_copy", "lift_fresh")
 )
 _CASTS = frozenset(["to", "_to_copy", "type_as"])
 # The result of these depends on their argument's size, type and device only.
@@ -101,6 +90,8 @@ class Dataflow:
             if is_tensor_valued(node) and self._names[node] not in _SIZE_ONLY:
                 sources = {self.resolve(arg): None for arg in node.all_input_nodes if is_tensor_valued(arg)}
             self.data[node] = tuple(sources)
+        self._tensor_valued = {node for node in self.nodes if is_tensor_valued(node)}
+        self._parts: dict[fx.Node, tuple[int, tuple[fx.Node, ...]]] = {}
         self._interned: dict[Hashable, int] = {}
         self._constants: dict[str, Hashable] = {}
         self._static = self._static_tensors()
@@ -301,21 +292,29 @@ class Dataflow:
             if top in memo:
                 stack.pop()
                 continue
-            if not is_tensor_valued(top):
+            if top not in self._tensor_valued:
                 memo[top] = self.intern(("size", _shape(top.meta.get("val"))))
                 continue
             key = leaf(top)
             if key is not None:
                 memo[top] = self.intern(("leaf", key))
                 continue
-            operands = [self.resolve(o) if isinstance(o, fx.Node) else o for o in self.operands(top)]
-            missing = [o for o in operands if isinstance(o, fx.Node) and o not in memo]
+            own, operands = self._own(top)
+            missing = [operand for operand in operands if operand not in memo]
             if missing:
                 stack += missing
                 continue
-            parts = tuple(("n", memo[o]) if isinstance(o, fx.Node) else _literal(o) for o in operands)
-            memo[top] = self.intern((self.own_key(top), parts))
+            memo[top] = self.intern((own, *(memo[operand] for operand in operands)))
         return memo[self.resolve(node)]
+
+    def _own(self, node: fx.Node) -> tuple[int, tuple[fx.Node, ...]]:
+        """A key for the node with its literals, and the operands that are nodes."""
+        if node not in self._parts:
+            operands = list(self.operands(node))
+            literals = tuple("node" if isinstance(o, fx.Node) else _literal(o) for o in operands)
+            nodes = tuple(self.resolve(o) for o in operands if isinstance(o, fx.Node))
+            self._parts[node] = (self.intern((self.own_key(node), literals)), nodes)
+        return self._parts[node]
 
 
 def _flatten(arg: Any) -> Iterator[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,18 +15,28 @@ from mlgraph.numbering import common_path, stretches
 
 
 @dataclass(frozen=True)
-class CutPath:
-    """Cut points of an activation stream, and the atoms between consecutive ones.
+class Atom:
+    """What lies between two consecutive cut points.
 
-    ``within`` are the nodes that depend on the stream's source. Per atom: its canonical digest, its
-    activation nodes, and the names of the tensors that it alone reads.
+    ``digest`` is its canonical form, ``nodes`` its activation nodes and ``names`` the tensors that it
+    alone reads.
+    """
+
+    digest: int
+    nodes: tuple[fx.Node, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CutPath:
+    """Cut points of an activation stream, and the atoms between them.
+
+    ``within`` are the nodes that depend on the stream's source.
     """
 
     cuts: tuple[fx.Node, ...]
     within: Mapping[fx.Node, fx.Node]
-    digests: tuple[int, ...]
-    atoms: tuple[tuple[fx.Node, ...], ...]
-    names: tuple[tuple[str, ...], ...]
+    atoms: tuple[Atom, ...]
 
 
 @dataclass(frozen=True)
@@ -42,43 +52,49 @@ class Run:
     def weight(self) -> int:
         """Activation nodes in its whole periods."""
         whole = (self.stop - self.start) // self.period * self.period
-        return sum(len(atom) for atom in self.path.atoms[self.start : self.start + whole])
+        return sum(len(atom.nodes) for atom in self.path.atoms[self.start : self.start + whole])
 
 
-def cut_paths(flow: Dataflow) -> list[CutPath]:
-    """All paths of two atoms or more, over every source of activations."""
-    absolute: dict[fx.Node, int] = {}
-    paths: list[CutPath] = []
-    seen: set[tuple[fx.Node, ...]] = set()
+def find_runs(flow: Dataflow) -> list[Run]:
+    """All periodic runs, over every source of activations; the heaviest first."""
+    atoms = _Atoms(flow)
+    found: list[Run] = []
+    explained: set[fx.Node] = set()
     for source in _sources(flow):
+        if all(flow.resolve(user) in explained for user in flow.users(source)):
+            continue
         within = flow.dominators(source)
-        for cuts in flow.cut_paths(source):
-            key = tuple(cuts[1:])
-            if len(cuts) >= 3 and key not in seen:
-                seen.add(key)
-                paths.append(_cut_path(flow, cuts, within, absolute))
-    return paths
+        for cuts in sorted(flow.cut_paths(source), key=len, reverse=True):
+            # What lies inside a repeated block is no chain of its own.
+            if len(cuts) < 3 or explained.issuperset(cuts[1:]):
+                continue
+            path = CutPath(tuple(cuts), within, tuple(atoms.between(a, b, within) for a, b in pairwise(cuts)))
+            for run in _runs(path):
+                found.append(run)
+                explained.update(*(atom.nodes for atom in path.atoms[run.start : run.stop]))
+    return sorted(found, key=lambda run: (-run.weight, run.period))
 
 
-def _cut_path(
-    flow: Dataflow, cuts: list[fx.Node], within: Mapping[fx.Node, fx.Node], absolute: dict[fx.Node, int]
-) -> CutPath:
-    def leaf_from(entry: fx.Node) -> Callable[[fx.Node], Hashable]:
-        def leaf(node: fx.Node) -> Hashable:
-            if node is entry:
-                return "entry"
-            return None if node in within else flow.digest(node, absolute, lambda _: None)
+class _Atoms:
+    """Atoms by their two ends; whichever source they are reached from, they are the same."""
 
-        return leaf
+    def __init__(self, flow: Dataflow) -> None:
+        self.flow = flow
+        self.known: dict[tuple[fx.Node, fx.Node], Atom] = {}
+        self.absolute: dict[fx.Node, int] = {}
 
-    atoms = [tuple(flow.between(entry, exit, within)) for entry, exit in pairwise(cuts)]
-    return CutPath(
-        cuts=tuple(cuts),
-        within=within,
-        digests=tuple(flow.digest(exit, {}, leaf_from(entry)) for entry, exit in pairwise(cuts)),
-        atoms=tuple(atoms),
-        names=tuple(tuple(_tensors_of(flow, atom, within)) for atom in atoms),
-    )
+    def between(self, entry: fx.Node, exit: fx.Node, within: Mapping[fx.Node, fx.Node]) -> Atom:
+        if (entry, exit) not in self.known:
+
+            def leaf(node: fx.Node) -> Hashable:
+                if node is entry:
+                    return "entry"
+                return None if node in within else self.flow.digest(node, self.absolute, lambda _: None)
+
+            nodes = tuple(self.flow.between(entry, exit, within))
+            names = tuple(_tensors_of(self.flow, nodes, within))
+            self.known[entry, exit] = Atom(self.flow.digest(exit, {}, leaf), nodes, names)
+        return self.known[entry, exit]
 
 
 def _sources(flow: Dataflow) -> list[fx.Node]:
@@ -98,11 +114,11 @@ def _sources(flow: Dataflow) -> list[fx.Node]:
     return sources
 
 
-def _tensors_of(flow: Dataflow, atom: Sequence[fx.Node], within: Mapping[fx.Node, fx.Node]) -> list[str]:
+def _tensors_of(flow: Dataflow, nodes: Sequence[fx.Node], within: Mapping[fx.Node, fx.Node]) -> list[str]:
     """Names, in order of use, of the stored tensors that only these nodes read."""
     tensors = flow.program.tensors
     found: dict[str, None] = {}
-    for node in atom:
+    for node in nodes:
         stack = [arg for arg in reversed(flow.data[node]) if arg not in within]
         while stack:
             arg = stack.pop()
@@ -116,9 +132,9 @@ def _tensors_of(flow: Dataflow, atom: Sequence[fx.Node], within: Mapping[fx.Node
     return list(found)
 
 
-def runs(path: CutPath) -> list[Run]:
+def _runs(path: CutPath) -> list[Run]:
     """Maximal periodic stretches of at least two periods, each with its smallest period."""
-    digests = np.asarray(path.digests)
+    digests = np.asarray([atom.digest for atom in path.atoms])
     found: list[Run] = []
     for period in range(1, len(digests) // 2 + 1):
         same = np.concatenate([[False], digests[:-period] == digests[period:], [False]])
@@ -137,7 +153,7 @@ def divisions(flow: Dataflow, run: Run, claimed: set[fx.Node]) -> Iterator[tuple
     A multiple of the run's period is taken where single periods differ in what they share
     (alternating masks): the smallest one that covers most.
     """
-    free = [not claimed.intersection(run.path.atoms[atom]) for atom in range(run.start, run.stop)]
+    free = [not claimed.intersection(run.path.atoms[atom].nodes) for atom in range(run.start, run.stop)]
     for offset, end in _true_stretches(free):
         start, stop = run.start + offset, run.start + end
         best: tuple[int, Partition, list[tuple[int, int]]] | None = None
@@ -178,7 +194,9 @@ def _rotation(path: CutPath, start: int, stop: int, period: int) -> tuple[int, l
     scored = []
     for rotation in range(min(period, stop - start - 2 * period + 1)):
         firsts = range(start + rotation, stop - period + 1, period)
-        names = [[name for atom in path.names[first : first + period] for name in atom] for first in firsts]
+        names = [
+            [name for atom in path.atoms[first : first + period] for name in atom.names] for first in firsts
+        ]
         counted = stretches(names)
         depth = sum(len(common_path(block).split(".")) for block in names if block)
         score = (sum(last - first for first, last in counted), len(names), depth, -rotation)
