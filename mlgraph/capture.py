@@ -21,6 +21,7 @@ from mlgraph.normalize.importer import import_graph
 from mlgraph.normalize.pipeline import normalize
 from mlgraph.program import Input, Program, Signature, Tensors
 from mlgraph.propagate import is_fake, propagate
+from mlgraph.sources.inputs import example_inputs, needs_inputs
 
 aten = torch.ops.aten
 
@@ -35,13 +36,16 @@ def capture(
     """The program that ``model`` runs on the example ``args`` and ``kwargs``.
 
     The graph has training semantics and shares the model's parameters and buffers; the model itself is left
-    as it was. ``dynamic_shapes`` is what ``torch.export.export`` takes, or ``"auto"``: every size that
-    the model allows to vary does, and the program's notes name those that do not. Raises
-    ``CaptureError`` with the line of the model's source that stands in the way.
+    as it was. A transformers or timm model makes example inputs of its own. ``dynamic_shapes`` is what
+    ``torch.export.export`` takes, or ``"auto"``: every size that the model allows to vary does, and the
+    program's notes name those that do not. Raises ``CaptureError`` with the line of the model's source
+    that stands in the way.
     """
     known = getattr(model, "program", None)
     if isinstance(known, Program):
         return known
+    if not args and not kwargs and needs_inputs(model):
+        args, kwargs = example_inputs(model)
     call = _bind(model, args, dict(kwargs or {}))
     name = name or type(model).__name__
     with _preserved(model), torch.enable_grad():

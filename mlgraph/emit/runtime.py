@@ -6,7 +6,7 @@ import hashlib
 import linecache
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -92,7 +92,7 @@ def _rebuild(base: type[Outlined], source: str, constants: tuple[tuple[str, Any]
 
 def _class(base: type[Outlined], source: str, constants: tuple[tuple[str, Any], ...]) -> type[Outlined]:
     try:
-        return _cached_class(base, source, constants)
+        return _cached_class(cast(Any, base), source, constants)
     except TypeError:
         # a constant that does not hash
         return _make_class(base, source, constants)

@@ -158,7 +158,7 @@ class _Importer:
         name = getattr(target, "__name__", str(target))
         if isinstance(target, torch._ops.OpOverload) and target._schema.name.split("::")[1] in _ASSERTS:
             return None
-        mapped: tuple[Any, Any] = fx.map_arg((node.args, node.kwargs), lambda n: env[n])  # type: ignore[assignment]
+        mapped: tuple[Any, Any] = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
         args, kwargs = mapped
         if isinstance(target, torch._ops.HigherOrderOperator):
             return self._region(node, str(target), args)
@@ -192,9 +192,9 @@ class _Importer:
             results = self._inline(body, operands, {})
             return results if enabled else tuple(self._detached(node, value) for value in results)
         if name == _AUTOCAST:
-            device_type, dtype, enabled, _cache, body, *operands = args
+            device_type, dtype, enabled, _cache, body = args[:5]
             region = (str(device_type), dtype, bool(enabled))
-            return self._inline(body, tuple(operands), {"autocast": region})
+            return self._inline(body, args[5:], {"autocast": region})
         source = source_of(node.meta.get("stack_trace")) or "the model"
         raise CaptureError(
             f"{source} uses {name}, whose branches a flat graph cannot hold; write it with plain tensor ops"

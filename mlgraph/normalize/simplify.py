@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from mlgraph.normalize.effects import is_random, memory, mutates, written
-from mlgraph.normalize.symbolic import argument_size, dtype_of, same_sizes, sizes_of
+from mlgraph.normalize.symbolic import argument_size, arguments, dtype_of, same_sizes, sizes_of
 
 aten = torch.ops.aten
 
@@ -127,7 +127,7 @@ def _always(node: fx.Node, source: fx.Node) -> bool:
 
 def _is_full_slice(node: fx.Node, source: fx.Node) -> bool:
     sizes = sizes_of(source)
-    dim, start, end, step = _arguments(node)[1:5]
+    dim, start, end, step = arguments(node)[1:5]
     if step != 1 or start not in (None, 0):
         return False
     if end is None or end == _INT64_MAX:
@@ -150,7 +150,7 @@ def _is_neutral(neutral: float) -> Callable[[fx.Node, fx.Node], bool]:
         other = node.args[1]
         alpha = node.kwargs.get("alpha", 1)
         plain = isinstance(other, int | float) and not isinstance(other, bool)
-        return plain and other == neutral and alpha == 1 and dtype_of(node) == dtype_of(source)
+        return bool(plain and other == neutral and alpha == 1 and dtype_of(node) == dtype_of(source))
 
     return test
 
@@ -180,19 +180,6 @@ _NO_OPS: dict[Any, Callable[[fx.Node, fx.Node], bool]] = {
     aten.pad.default: _pads_nothing,
     aten.constant_pad_nd.default: _pads_nothing,
 }
-
-
-def _arguments(node: fx.Node) -> list[Any]:
-    """All arguments of an ATen call by position, defaults filled in."""
-    target: Any = node.target
-    values = []
-    for index, argument in enumerate(target._schema.arguments):
-        if index < len(node.args):
-            values.append(node.args[index])
-        else:
-            default = argument.default_value if argument.has_default_value() else None
-            values.append(node.kwargs.get(argument.name, default))
-    return values
 
 
 def _contract_size_one(graph: fx.Graph) -> None:
