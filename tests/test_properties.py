@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,9 +23,11 @@ from mlgraph.program import Program
 from tests import oracles, zoo
 from tests.strategies import Shape, groupings, transformers
 
-# Capture takes most of the time of an example and does not shrink with it.
+# Capture takes most of the time of an example, so each captured model is put to several groupings.
+EXAMPLES = int(os.environ.get("MLGRAPH_EXAMPLES", "5"))
+GROUPINGS = 3
 PROPERTY = settings(
-    max_examples=12,
+    max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
@@ -76,9 +79,10 @@ def relative_difference(left: Program, right: Program, inputs: list[Any]) -> flo
 @given(data=st.data())
 def test_coalescing_inverts_decoalescing_bit_for_bit(dtype: torch.dtype, data: st.DataObject) -> None:
     program = captured(data.draw(transformers(even=False)), dtype)
-    chosen = draw_groupings(data, program, powers_of_two=True)
-    small = mlgraph.coalesce(program, axes=chosen)
-    assert_same(mlgraph.coalesce(mlgraph.decoalesce(small), axes=chosen), small)
+    for _ in range(GROUPINGS):
+        chosen = draw_groupings(data, program, powers_of_two=True)
+        small = mlgraph.coalesce(program, axes=chosen)
+        assert_same(mlgraph.coalesce(mlgraph.decoalesce(small), axes=chosen), small)
 
 
 @PROPERTY
@@ -123,12 +127,13 @@ def test_the_coarse_program_computes_what_the_coarse_class_computes(shape: Shape
 def test_width_decoalescing_keeps_the_function(dtype: torch.dtype, data: st.DataObject) -> None:
     shape = data.draw(transformers(even=False))
     program = captured(shape, dtype)
-    small = mlgraph.coalesce(program, axes=draw_groupings(data, program))
-    grown = mlgraph.decoalesce(small)
-    assert oracles.state_shapes(grown.state_dict()) == oracles.state_shapes(program.state_dict())
-    with torch.no_grad():
-        before, after = (mlgraph.emit(p).eval()(shape.inputs()) for p in (small, grown))
-    assert oracles.relative_error(after, before) <= TOLERANCE[dtype]
+    for _ in range(GROUPINGS):
+        small = mlgraph.coalesce(program, axes=draw_groupings(data, program))
+        grown = mlgraph.decoalesce(small)
+        assert oracles.state_shapes(grown.state_dict()) == oracles.state_shapes(program.state_dict())
+        with torch.no_grad():
+            before, after = (mlgraph.emit(p).eval()(shape.inputs()) for p in (small, grown))
+        assert oracles.relative_error(after, before) <= TOLERANCE[dtype]
 
 
 @PROPERTY
