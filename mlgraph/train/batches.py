@@ -35,7 +35,7 @@ class Binder:
         args, kwargs = pytree.tree_unflatten(list(range(len(signature.inputs))), signature.in_spec)
         self._positional = len(args)
         order = [name for name in program.origin.get("parameters", ()) if name in kwargs]
-        self._names: list[str] = order or list(kwargs)
+        self.names: list[str] = order or list(kwargs)
         self._fitting: set[tuple[Any, ...]] = set()
 
     def call(self, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -43,31 +43,31 @@ class Binder:
         if isinstance(batch, Mapping):
             return self._by_name(batch)
         values = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
-        takes = self._positional + len(self._names)
+        takes = self._positional + len(self.names)
         if len(values) < takes or (len(values) > takes and not self._spare):
             raise TrainError(
                 f"A batch holds {len(values)} entries where the model takes {takes} ({self._described()}): "
                 "give that many, or a loss that uses the rest."
             )
         return values[: self._positional], dict(
-            zip(self._names, values[self._positional : takes], strict=True)
+            zip(self.names, values[self._positional : takes], strict=True)
         )
 
     def _by_name(self, batch: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         positional = [leaf.name for leaf in self._inputs[: self._positional]]
-        for name in [*positional, *self._names]:
+        for name in [*positional, *self.names]:
             if name not in batch:
                 near = difflib.get_close_matches(name, [str(key) for key in batch], 1)
                 hint = f"rename its {near[0]!r}" if near else f"it has {', '.join(map(str, batch))}"
                 raise TrainError(f"A batch has no {name!r}, which the model takes: {hint}.")
         if not self._spare:
             for name in batch:
-                if name not in self._names and name not in positional:
+                if name not in self.names and name not in positional:
                     raise TrainError(
                         f"The model takes no {name!r}, which a batch holds: remove it, or give a loss that "
                         "uses it."
                     )
-        return tuple(batch[name] for name in positional), {name: batch[name] for name in self._names}
+        return tuple(batch[name] for name in positional), {name: batch[name] for name in self.names}
 
     def check(self, batch: Any, what: str) -> tuple[Any, ...]:
         """Raise ``TrainError`` where ``batch`` does not fit; return a key that is equal for equal shapes."""

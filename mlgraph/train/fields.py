@@ -39,7 +39,9 @@ def build(kind: type[_T], table: Mapping[str, Any], where: str = "") -> _T:
             raise TrainError(f"There is no field {_dotted(where, key)!r}: {hint}")
     for name, entry in known.items():
         if name not in table and entry.default is entry.default_factory is dataclasses.MISSING:
-            raise TrainError(f"The field {_dotted(where, name)!r} is missing: {entry.metadata.get('help', 'give it')}.")
+            raise TrainError(
+                f"The field {_dotted(where, name)!r} is missing: {entry.metadata.get('help', 'give it')}."
+            )
     return kind(**{key: _value(hints[key], value, _dotted(where, key)) for key, value in table.items()})
 
 
@@ -99,7 +101,7 @@ def describe_type(hint: Any) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class FieldHelp:
-    """One line of a reference: dotted name, type in words, default as written (none if required), and what it is."""
+    """One line of a reference: dotted name, type in words, default as written or none, and what it is."""
 
     name: str
     type: str
@@ -122,7 +124,7 @@ def reference(kind: type[Any], where: str = "") -> Iterator[FieldHelp]:
 
 
 def _written(entry: dataclasses.Field[Any]) -> str:
-    value = entry.default if entry.default is not dataclasses.MISSING else entry.default_factory()  # type: ignore[misc]
+    value = entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
     if value is None:
         return "nothing"
     if isinstance(value, bool):

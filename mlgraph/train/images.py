@@ -15,7 +15,14 @@ from torch.utils.data import Dataset
 from mlgraph.train.errors import TrainError
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
-_IDX_TYPES = {0x08: np.uint8, 0x09: np.int8, 0x0B: np.int16, 0x0C: np.int32, 0x0D: np.float32, 0x0E: np.float64}
+_IDX_TYPES = {
+    0x08: np.uint8,
+    0x09: np.int8,
+    0x0B: np.int16,
+    0x0C: np.int32,
+    0x0D: np.float32,
+    0x0E: np.float64,
+}
 
 
 class Images(Dataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -75,7 +82,9 @@ class IdxImages(Images):
         self.pixels = torch.from_numpy(read_idx(images))
         self.labels = torch.from_numpy(read_idx(labels)).long()
         if len(self.pixels) != len(self.labels):
-            raise TrainError(f"{images} has {len(self.pixels)} images and {labels} {len(self.labels)} labels: pair them.")
+            raise TrainError(
+                f"{images} has {len(self.pixels)} images and {labels} {len(self.labels)} labels: pair them."
+            )
 
     def __len__(self) -> int:
         return len(self.labels)

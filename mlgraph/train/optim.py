@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from mlgraph.train.errors import TrainError
+from mlgraph.train.fields import option
 from mlgraph.train.rates import Rate
 
 # Per parameter name, the optimizer's tensors by key: exp_avg, exp_avg_sq, step, momentum_buffer, …
@@ -20,20 +21,15 @@ KINDS = ("adamw", "sgd")
 
 @dataclass(frozen=True)
 class Optimizer:
-    """The optimizer of a run.
+    """The optimizer of a run: AdamW or SGD; each number is documented by its field's ``help``."""
 
-    ``kind``: ``adamw`` or ``sgd``. ``lr``: the peak learning rate where a phase names none.
-    ``weight_decay`` falls on parameters of two or more dims; ``betas`` and ``eps`` are AdamW's,
-    ``momentum`` and ``nesterov`` SGD's.
-    """
-
-    kind: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    momentum: float = 0.9
-    nesterov: bool = False
+    kind: str = option("adamw", "adamw or sgd")
+    lr: float = option(1e-3, "peak learning rate where a phase names none")
+    weight_decay: float = option(0.01, "decay of parameters with two or more dims")
+    betas: tuple[float, float] = option((0.9, 0.95), "AdamW's decay rates of the moments")
+    eps: float = option(1e-8, "AdamW's term against division by zero")
+    momentum: float = option(0.9, "SGD's momentum")
+    nesterov: bool = option(False, "SGD with Nesterov's momentum")
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlgraph.train.errors import TrainError
+from mlgraph.train.fields import option
 
 KINDS = ("cosine", "wsd", "linear", "constant")
 SPANS = ("phase", "level", "run")
@@ -20,22 +21,18 @@ SPANS = ("phase", "level", "run")
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate moves.
+    """How the learning rate moves; each option is documented by its field's ``help``.
 
-    ``kind``: ``cosine``, ``linear`` (down in a straight line), ``wsd`` (warmup, stable, decay; Hu et
-    al., "MiniCPM", arXiv 2404.06395) or ``constant``. ``warmup``: steps of linear warmup at the start of the
-    span. ``final``: the factor at the end of the span. ``decay``: the share of the span in which ``wsd``
-    decays. ``over``: the span, ``phase``, ``level`` or ``run``. ``rewarm``: steps of linear warmup after each
-    change of level; with ``rewarm_new`` it holds for new parameters alone.
+    ``wsd`` (warmup, stable, decay) is the schedule of Hu et al., "MiniCPM" (arXiv 2404.06395).
     """
 
-    kind: str = "cosine"
-    warmup: int = 0
-    final: float = 0.0
-    decay: float = 0.2
-    over: str = "level"
-    rewarm: int = 0
-    rewarm_new: bool = False
+    kind: str = option("cosine", "cosine, linear (straight down), wsd (warmup, stable, decay) or constant")
+    warmup: int = option(0, "steps of linear warmup at the start of the span")
+    final: float = option(0.0, "factor of the peak rate at the end of the span")
+    decay: float = option(0.2, "share of the span in which wsd decays")
+    over: str = option("level", "the span: each phase, all phases of a level, or the whole run")
+    rewarm: int = option(0, "steps of linear warmup after each change of level")
+    rewarm_new: bool = option(False, "warm up again for new parameters alone")
 
     def __post_init__(self) -> None:
         _check_choice("schedule kind", self.kind, KINDS)

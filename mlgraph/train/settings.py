@@ -1,12 +1,14 @@
 """What a run may be told beside its phases and data."""
 
+# ruff: noqa: RUF009 -- option() and required() make fields
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mlgraph.train.errors import TrainError
+from mlgraph.train.fields import option
 from mlgraph.train.optim import Optimizer, OptimizerFactory
 from mlgraph.train.phases import STATE_MODES
 from mlgraph.train.schedule import Schedule
@@ -14,20 +16,15 @@ from mlgraph.train.schedule import Schedule
 PRECISIONS = ("no", "fp16", "bf16", "fp8")
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with its documentation."""
-    return field(default=default, metadata={"help": help})
-
-
 @dataclass(frozen=True)
 class Settings:
     """Options of ``run``; each is documented by its field's ``help``, as in ``mlgraph train --help``."""
 
-    optimizer: Optimizer | OptimizerFactory = option(  # noqa: RUF009 -- a field
+    optimizer: Optimizer | OptimizerFactory = option(
         Optimizer(),
         "AdamW or SGD and its numbers; or a function of parameter groups",
     )
-    schedule: Schedule = option(Schedule(), "how the learning rate moves")  # noqa: RUF009 -- a field
+    schedule: Schedule = option(Schedule(), "how the learning rate moves")
     optimizer_state: str = option(
         "carry", "what a change of level does to optimizer state: reset, carry or asymmetric"
     )
@@ -72,7 +69,8 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain values; a function by its qualified name."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        shown_only = ("progress",)
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in shown_only}
         return {name: _plain(value) for name, value in values.items()}
 
 

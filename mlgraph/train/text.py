@@ -24,8 +24,9 @@ _BATCH = 256
 def read_documents(paths: Sequence[Path], field: str) -> Iterator[str]:
     """The texts of files and folders, one at a time.
 
-    ``.jsonl`` and ``.parquet`` files give the column ``field``, a folder written by ``datasets``' ``save_to_disk``
-    likewise, any other folder what is in it, in the order of names, and any other file its own text.
+    ``.jsonl`` and ``.parquet`` files give the column ``field``, a folder written by ``datasets``'
+    ``save_to_disk`` likewise, any other folder what is in it, in the order of names, and any other file its
+    own text.
     """
     for path in paths:
         if not path.exists():
@@ -61,18 +62,22 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise TrainError(f"{path}, line {number}, is no JSON ({error}): mend or remove it.") from error
+                raise TrainError(
+                    f"{path}, line {number}, is no JSON ({error}): mend or remove it."
+                ) from error
             yield _cell(row, field, f"{path}, line {number}")
 
 
 def _parquet(path: Path, field: str) -> Iterator[str]:
     try:
-        import pyarrow.parquet as parquet
+        import pyarrow.parquet as parquet  # type: ignore[import-untyped]
     except ImportError as error:
         raise TrainError(f"{path} needs pyarrow: pip install 'mlgraph[train]'.") from error
     file = parquet.ParquetFile(path)
     if field not in file.schema_arrow.names:
-        raise TrainError(f"{path} has no column {field!r}: set field to one of {', '.join(file.schema_arrow.names)}.")
+        raise TrainError(
+            f"{path} has no column {field!r}: set field to one of {', '.join(file.schema_arrow.names)}."
+        )
     for batch in file.iter_batches(_BATCH, columns=[field]):
         yield from (str(value) for value in batch.column(0).to_pylist() if value is not None)
 
@@ -99,8 +104,8 @@ def _cell(row: Any, field: str, where: str) -> str:
 def load_tokenizer(name: str, documents: Iterable[str], cache: Path) -> Any:
     """A ``tokenizers.Tokenizer``.
 
-    ``name``: a ``tokenizer.json``, a folder with one, or ``bpe:SIZE``, which trains a byte-level BPE of SIZE tokens on
-    ``documents`` and keeps it under ``cache``.
+    ``name``: a ``tokenizer.json``, a folder with one, or ``bpe:SIZE``, which trains a byte-level BPE of
+    SIZE tokens on ``documents`` and keeps it under ``cache``.
     """
     from tokenizers import Tokenizer
 
@@ -114,6 +119,7 @@ def load_tokenizer(name: str, documents: Iterable[str], cache: Path) -> Any:
         raise TrainError(f"tokenizer = {name!r} is no size: write bpe:SIZE with at least 300 tokens.")
     path = cache / "tokenizer.json"
     if not path.exists():
+        cache.parent.mkdir(parents=True, exist_ok=True)
         trained = train_bpe(documents, int(size))
         with atomic_directory(cache) as folder:
             trained.save(str(folder / "tokenizer.json"))
@@ -151,6 +157,7 @@ def tokenize(documents: Iterable[str], tokenizer: Any, folder: Path) -> np.memma
     wide = tokenizer.get_vocab_size() > 2**16
     kind = np.uint32 if wide else np.uint16
     if not path.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
         end = special_token(tokenizer, "<|end|>", "<|endoftext|>", "</s>", "[SEP]", "<eos>")
         with atomic_directory(folder) as temporary, open(temporary / "tokens.bin", "wb") as file:
             stream = iter(documents)
@@ -166,7 +173,9 @@ def tokenize(documents: Iterable[str], tokenizer: Any, folder: Path) -> np.memma
 def fingerprint(paths: Sequence[Path], *facts: object) -> str:
     """A key for what is made of files: their names, sizes and times, and further facts."""
     files = chain.from_iterable(_inside(path) if path.is_dir() else [path] for path in paths)
-    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
+    stats = [
+        (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()
+    ]
     return hashlib.sha256(repr((stats, facts)).encode()).hexdigest()[:20]
 
 
@@ -185,7 +194,9 @@ class TokenBlocks(Dataset[dict[str, torch.Tensor]]):
     def __init__(self, tokens: np.ndarray[Any, Any], length: int) -> None:
         self.tokens, self.length = tokens, length
         if len(tokens) < length:
-            raise TrainError(f"The text has {len(tokens)} tokens, fewer than one block of {length}: give more text.")
+            raise TrainError(
+                f"The text has {len(tokens)} tokens, fewer than one block of {length}: give more text."
+            )
 
     def __len__(self) -> int:
         return len(self.tokens) // self.length
@@ -203,11 +214,13 @@ class TokenBlocks(Dataset[dict[str, torch.Tensor]]):
 class MaskedBlocks(TokenBlocks):
     """Blocks for masked language models, masked anew whenever they are drawn.
 
-    Of the tokens a share of ``rate`` is to be predicted; of these 80% become the mask token, 10% a random one and 10%
-    stay (Devlin et al., "BERT", NAACL 2019). Labels elsewhere are -100.
+    Of the tokens a share of ``rate`` is to be predicted; of these 80% become the mask token, 10% a random
+    one and 10% stay (Devlin et al., "BERT", NAACL 2019). Labels elsewhere are -100.
     """
 
-    def __init__(self, tokens: np.ndarray[Any, Any], length: int, mask: int, size: int, rate: float = 0.15) -> None:
+    def __init__(
+        self, tokens: np.ndarray[Any, Any], length: int, mask: int, size: int, rate: float = 0.15
+    ) -> None:
         super().__init__(tokens, length)
         self.mask, self.size, self.rate = mask, size, rate
 

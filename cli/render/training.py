@@ -1,0 +1,56 @@
+"""Finished runs and the reference of configuration fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlgraph.cli.render.console import table
+
+if TYPE_CHECKING:
+    from mlgraph.train.engine import Result
+    from mlgraph.train.fields import FieldHelp
+
+
+def fields(listed: Sequence[FieldHelp]) -> list[Any]:
+    """The reference as a table."""
+    rows = [[f.name, f.type, "required" if f.default is None else f.default, f.help] for f in listed]
+    return [table(["field", "type", "default", "meaning"], rows)]
+
+
+def fields_json(listed: Sequence[FieldHelp]) -> list[dict[str, Any]]:
+    """The reference as plain values."""
+    return [asdict(found) for found in listed]
+
+
+def summary_json(result: Result, path: Path) -> dict[str, Any]:
+    """The end of a run as plain values."""
+    last: dict[str, Any] = {}
+    for record in result.history:
+        last.update(record)
+    return {**last, "model": str(path)}
+
+
+def summary(result: Result, path: Path) -> list[Any]:
+    """The last evaluation of every phase, and where the model is."""
+    rows = []
+    for record in result.history:
+        if "eval_loss" in record:
+            row = [
+                str(record["phase"]),
+                str(record["level"]),
+                f"{record['step']:,}",
+                f"{record['eval_loss']:.4f}",
+                f"{record['flops']:.3g}",
+                f"{record['seconds']:.0f}",
+            ]
+            if rows and rows[-1][0] == row[0]:
+                rows.pop()
+            rows.append(row)
+    lines: list[Any] = []
+    if rows:
+        headers = ["phase", "level", "step", "evaluation loss", "FLOPs", "seconds"]
+        lines += [table(headers, rows, right=range(6)), ""]
+    return [*lines, f"wrote {path}"]

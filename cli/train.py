@@ -1,0 +1,53 @@
+"""``mlgraph train``: a run as a TOML file describes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mlgraph.cli.options import Json
+
+
+def command(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False)
+    ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Replace a field, as data.batch=8; repeatable."),
+    ] = None,
+    fields: Annotated[bool, typer.Option("--fields", help="List every field of CONFIG and exit.")] = False,
+    json: Json = False,
+) -> None:
+    """Train a model by a phase program: a V-cycle or another cycle, or from scratch.
+
+    Stopped at any moment, the same command goes on. For example: mlgraph train vcycle.toml
+    """
+    from mlgraph.cli.render import training as render
+    from mlgraph.cli.render.console import show, show_json
+
+    if fields:
+        from mlgraph.train.config import Config
+        from mlgraph.train.fields import reference
+
+        listed = list(reference(Config))
+        show_json(render.fields_json(listed)) if json else show(*render.fields(listed))
+        return
+    if config is None:
+        raise typer.BadParameter("name a TOML file, or give --fields to see what it may say")
+    from mlgraph.cli.files import open_program, write_program
+    from mlgraph.train.config import load_config
+    from mlgraph.train.launch import launch
+
+    loaded = load_config(config, change or ())
+    result, main = launch(loaded, open_program, progress=not json)
+    if not main:
+        return
+    name = "model" if result.program.origin.get("kind") == "huggingface" else "model.pt"
+    written = write_program(result.program, Path(loaded.out) / name)
+    if json:
+        show_json(render.summary_json(result, written.path))
+    else:
+        show(*render.summary(result, written.path))

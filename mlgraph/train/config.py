@@ -1,0 +1,145 @@
+"""A training run from a TOML file."""
+
+# ruff: noqa: RUF009 -- option() and required() make fields
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlgraph.train.errors import TrainError
+from mlgraph.train.fields import build, option, required
+from mlgraph.train.phases import Phase, fmg, from_json, plain, progressive_stacking, vcycle, wcycle
+from mlgraph.train.settings import Settings
+
+TASKS = ("causal-lm", "masked-lm", "image-classification")
+Numbers = int | tuple[int, ...]
+Reals = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run trains on."""
+
+    task: str = required("causal-lm, masked-lm or image-classification")
+    train: tuple[str, ...] = required(
+        "files and folders: text, jsonl, parquet, save_to_disk, images by class, idx"
+    )
+    eval: tuple[str, ...] = option((), "the same for evaluation; none: eval_share of the training data")
+    eval_share: float = option(0.05, "share of the training data kept for evaluation where eval is not given")
+    batch: int = option(16, "samples per batch and process")
+    eval_batch: int = option(64, "samples per evaluation batch and process")
+    workers: int = option(0, "processes that load data")
+    field: str = option("text", "the column of jsonl, parquet and save_to_disk data that holds the text")
+    tokenizer: str | None = option(None, "tokenizer.json, its folder, or bpe:SIZE; nothing: beside the model")
+    sequence: int = option(128, "tokens per sample")
+    mask_rate: float = option(0.15, "share of tokens that masked-lm predicts")
+    image_size: int = option(224, "height and width of images")
+    channels: int = option(3, "1 for grey images, 3 for colour")
+    flip: bool = option(False, "mirror training images at random")
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise TrainError(f"data.task is {self.task!r}: choose one of {', '.join(TASKS)}.")
+        if not self.train:
+            raise TrainError("data.train is empty: name at least one file or folder.")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A phase program from one of the builders."""
+
+    kind: str = option("vcycle", "plain, vcycle, wcycle, fmg or stacking; not used where phases are listed")
+    steps: int = option(1000, "optimizer steps of the model itself")
+    init_steps: Numbers = option(0, "of these, steps before coarsening (E_a); or a list, one per level")
+    coarse_steps: Numbers | None = option(
+        None, "steps per visit of coarser levels, half by default; or a list"
+    )
+    stage_steps: tuple[int, ...] = option((), "stacking: steps per stage, the shallowest first")
+    depth: int = option(2, "blocks per group")
+    width: int = option(2, "neurons per group")
+    levels: int | None = option(None, "levels of a cycle; by default 2, and 3 for a W-cycle")
+    alpha: Reals = option(0.5, "weight of the refined program in interpolation; or a list, one per level")
+    lr: Reals | None = option(None, "peak learning rate; or a list, one per level")
+    pairing: str = option("adjacent", "adjacent, halves or similarity")
+    tied: str = option("exact", "exact or paper")
+    depth_mode: str = option("copy", "copy, scaled or identity")
+    axes: dict[str, Any] | None = option(None, "factors of single axes, by name")
+
+    def phases(self) -> list[Phase]:
+        """The phase program."""
+        if self.kind == "plain":
+            return plain(self.steps, lr=self.lr if isinstance(self.lr, float) else None)
+        if self.kind == "stacking":
+            return progressive_stacking(self.stage_steps, self.depth, self.lr, self.depth_mode)
+        builders = {"vcycle": vcycle, "wcycle": wcycle, "fmg": fmg}
+        if self.kind not in builders:
+            raise TrainError(f"recipe.kind is {self.kind!r}: choose plain, stacking, {', '.join(builders)}.")
+        left_out = ("kind", "stage_steps", "levels")
+        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
+        if self.levels is not None:
+            options["levels"] = self.levels
+        return builders[self.kind](**options)
+
+
+_RECIPE, _SETTINGS = Recipe(), Settings()
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that ``mlgraph train`` reads from its file."""
+
+    model: str = required(
+        "SOURCE: a saved program, a Hugging Face folder, timm:NAME,key=value or hf:CONFIG.json"
+    )
+    out: str = required("the run directory; the same command goes on with a run that was stopped")
+    data: Data = required("the data section")
+    trust: bool = option(False, "load models that run code on loading")
+    recipe: Recipe = option(_RECIPE, "the phase program, by builder")
+    phases: tuple[dict[str, Any], ...] = option((), "the phase program as a list of tables with a key phase")
+    run: Settings = option(_SETTINGS, "optimizer, schedule and everything else")
+
+    def phase_program(self) -> list[Phase]:
+        """The phases listed, or those of the recipe."""
+        return from_json(self.phases) if self.phases else self.recipe.phases()
+
+    def to_json(self) -> dict[str, Any]:
+        """The configuration as plain values, for the run's description."""
+        return dataclasses.asdict(self)
+
+
+def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
+    """The configuration in a TOML file. ``changes`` like ``data.batch=8`` replace single fields.
+
+    Raises ``TrainError`` naming the file, and the unknown or misfit field with the nearest right one.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        for change in changes:
+            _replace(table, change)
+        return build(Config, table)
+    except FileNotFoundError as error:
+        raise TrainError(f"There is no file {path}: check the path.") from error
+    except (OSError, ValueError) as error:
+        raise TrainError(f"{path} cannot be read: {error}.") from error
+    except TrainError as error:
+        raise TrainError(f"{path}: {error}") from error
+
+
+def _replace(table: dict[str, Any], change: str) -> None:
+    name, equals, value = change.partition("=")
+    if not equals:
+        raise TrainError(f"{change!r} changes no field: write NAME=VALUE, as data.batch=8.")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    *sections, last = name.strip().split(".")
+    for section in sections:
+        table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise TrainError(f"{change!r} changes no field: {section!r} is no section.")
+    table[last] = parsed

@@ -1,0 +1,44 @@
+"""A configured run from its beginning to its end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from mlgraph.program import Program
+from mlgraph.train.accelerating import make_accelerator
+from mlgraph.train.config import Config
+from mlgraph.train.data import load_data
+from mlgraph.train.engine import Result, run
+from mlgraph.train.stream import seed_all
+
+
+def launch(
+    config: Config, open_program: Callable[..., Program], progress: bool = False
+) -> tuple[Result, bool]:
+    """Carry out a configuration; the result, and whether this process is the main one.
+
+    ``open_program(source, trust=…)`` opens the model. Its random weights, if it has any, follow the run's
+    seed.
+    """
+    settings = dataclasses.replace(config.run, progress=config.run.progress or progress)
+    accelerator = make_accelerator(settings, Path(config.out))
+    seed_all(settings.seed)
+    program = open_program(config.model, trust=config.trust)
+    # The main process tokenizes; the others find it done.
+    with accelerator.main_process_first():
+        data = load_data(config.data, program, config.model, settings.seed)
+    result = run(
+        program,
+        config.phase_program(),
+        data.train,
+        data.eval,
+        data.loss,
+        config.out,
+        settings=settings,
+        metric=data.metric,
+        accelerator=accelerator,
+        config=config.to_json(),
+    )
+    return result, bool(accelerator.is_main_process)
