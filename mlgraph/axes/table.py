@@ -312,7 +312,7 @@ def _axes(
         reason = leaf.frozen or (leaf.blocked[0] if leaf.blocked else None)
         kept = None if leaf.frozen or not leaf.blocked else leaf.blocked[0].text
         if leaf.frozen is None and kept is None:
-            kept = _constant(run, places, roles)
+            kept = _unmade(run, leaf, places, roles)
         if leaf.frozen is None and kept is None and key in minor:
             kept = f"{named[minor[key]][1]}, with which it makes up a dim, is coarsened instead"
         axes.append(
@@ -340,16 +340,21 @@ def _mark_shared_heads(run: Inference) -> None:
                             other.hints.add("shared")
 
 
-def _constant(
-    run: Inference, places: Sequence[tuple[str, int, int]], roles: dict[tuple[str, int], list[Factor]]
+def _unmade(
+    run: Inference,
+    leaf: Factor,
+    places: Sequence[tuple[str, int, int]],
+    roles: dict[tuple[str, int], list[Factor]],
 ) -> str | None:
-    """Why an axis that no parameter makes is kept."""
+    """Why an axis that parameters do not both make and use is kept."""
     used = [(t, {r for part in factors.leaves((roles[t, d][c],)) for r in part.roles}) for t, d, c in places]
     if not any(found for _, found in used):
         return "nothing reads it"
     parameters = run.program.tensors.parameters
     if not any(t in parameters and found != {"contracts"} for t, found in used):
         return "its values are constants of the model"
+    if "activated" not in leaf.hints and not any("contracts" in found for _, found in used):
+        return "no parameter contracts it"
     return None
 
 

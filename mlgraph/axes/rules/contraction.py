@@ -155,7 +155,8 @@ def _attention(ctx: Context, node: fx.Node) -> Result:
         ctx.unify(q[-3], (*k[-3], *repeat), node)
         heads, v = q[-3], ctx.dims(value)
         ctx.unify(k[-3], v[-3], node)
-        for x, y in ((q[-1], k[-1]), (k[-2], v[-2])):
+        batches = [(x, y) for other in (k, v) for x, y in zip(q[:-3], other[:-3], strict=True)]
+        for x, y in ((q[-1], k[-1]), (k[-2], v[-2]), *batches):
             ctx.unify(x, y, node)
         for name, operands in ((q[-1], [(query, len(q) - 1), (key, len(k) - 1)]), (k[-2], [])):
             ctx.contract(node, name, operands)
