@@ -15,6 +15,7 @@ from torch import fx
 
 from mlgraph.dataflow import Dataflow
 from mlgraph.isomorphism import Partition
+from mlgraph.nearmiss import near_misses
 from mlgraph.numbering import Numbered, common_path, number_under, numbered, renumber
 from mlgraph.periodic import divisions, find_runs
 from mlgraph.program import Program
@@ -142,7 +143,8 @@ def find_blocks(program: Program) -> BlockTable:
                 claimed.update(*partition.cores[first:last])
                 found.append((flow.order[partition.bounds[first]], chain))
     found.sort(key=lambda item: item[0])
-    return BlockTable(_name_apart([chain for _, chain in found]))
+    chains = _name_apart([chain for _, chain in found])
+    return BlockTable(chains, tuple(near_misses(flow, chains)))
 
 
 def _chain(flow: Dataflow, partition: Partition, first: int, last: int) -> Chain | None:
@@ -175,7 +177,28 @@ def _chain(flow: Dataflow, partition: Partition, first: int, last: int) -> Chain
     ]
     targets = {node.name: str(node.target) for node in flow.nodes if node.op == "get_attr"}
     shared = tuple(targets[side] for side in blocks[0].sides if side in targets)
-    return replace(chain, blocks=tuple(blocks), shared=shared)
+    chain = replace(chain, blocks=tuple(blocks), shared=shared)
+    return _numbered_by_aliases(flow, chain) if not tensors else chain
+
+
+def _numbered_by_aliases(flow: Dataflow, chain: Chain) -> Chain:
+    """A chain whose blocks share all tensors, numbered where each layer has its own name for them."""
+    names: dict[str, list[str]] = {name: [name] for name in chain.shared}
+    for alias, canonical in flow.program.tensors.aliases.items():
+        if canonical in names:
+            names[canonical].append(alias)
+    patterns = [numbered(known) if len(known) > 1 else None for known in names.values()]
+    numbers: set[int] = set()
+    for pattern, known in zip(patterns, names.values(), strict=True):
+        if pattern is None or not pattern.prefix.endswith("."):
+            return chain
+        numbers.update(pattern.start + pattern.step * at for at in range(len(known)))
+    prefixes = {pattern.prefix for pattern in patterns if pattern}
+    period, rest = divmod(len(numbers), len(chain.blocks))
+    if len(prefixes) != 1 or rest or max(numbers) - min(numbers) + 1 != len(numbers):
+        return chain
+    prefix = prefixes.pop()
+    return replace(chain, name=prefix.rstrip("."), period=period, prefix=prefix, start=min(numbers))
 
 
 def _numbered_chain(flow: Dataflow, names: Sequence[Sequence[str]]) -> Chain:

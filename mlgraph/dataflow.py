@@ -18,8 +18,10 @@ from torch import fx
 from mlgraph.program import Program
 
 _PASSING = frozenset(
-    ("dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "drop_path")
-    + ("alias", "clone", "contiguous", "lift_fresh_copy", "lift_fresh")
+    [
+        *("dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "drop_path"),
+        *("alias", "clone", "contiguous", "lift_fresh_copy", "lift_fresh"),
+    ]
 )
 _CASTS = frozenset(["to", "_to_copy", "type_as"])
 # The result of these depends on their argument's size, type and device only.
@@ -39,6 +41,11 @@ def op_name(node: fx.Node) -> str:
     if schema is not None:
         return str(schema.name).split("::")[-1]
     return str(getattr(node.target, "__name__", node.target))
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and not node.users and schema is not None and bool(schema.is_mutable)
 
 
 def is_tensor_valued(node: fx.Node) -> bool:
@@ -63,7 +70,8 @@ class Dataflow:
     """Topological order, activation edges and dominators of one program's graph.
 
     Attributes:
-        nodes: the nodes that the output depends on, in graph order, without the output itself.
+        nodes: the nodes that results or written tensors depend on, in graph order, without the output.
+        effects: nodes that write into a tensor and whose result nothing reads (a batch norm's counter).
         order: position of each of them.
         data: activation predecessors of a node, transparent nodes passed over.
     """
@@ -72,7 +80,8 @@ class Dataflow:
         self.program = program
         graph = program.graph
         self.output = next(iter(reversed(graph.nodes)))
-        live = {self.output}
+        self.effects = [node for node in graph.nodes if _writes(node)]
+        live = {self.output, *self.effects}
         for node in reversed(graph.nodes):
             if node in live:
                 live.update(node.all_input_nodes)
@@ -105,7 +114,7 @@ class Dataflow:
         return node in self._through
 
     def is_live(self, node: fx.Node) -> bool:
-        """Whether the output depends on the node (or is it)."""
+        """Whether a result depends on the node (or it is the output)."""
         return node in self.order or node is self.output
 
     def users(self, node: fx.Node) -> Iterator[fx.Node]:
@@ -135,8 +144,10 @@ class Dataflow:
             name = str(node.target)
             value = node.meta.get("val")
             floating = isinstance(value, torch.Tensor) and value.is_floating_point()
-            counts = any(self._names[user].endswith("batch_norm") for user in self.users(node))
-            if counts or (floating and name in tensors.persistent):
+            counted = any(
+                self._names[user].endswith("batch_norm") or user in self.effects for user in self.users(node)
+            )
+            if counted or (floating and name in tensors.persistent):
                 varying.add(name)
         return frozenset(name for name in tensors if name not in varying)
 

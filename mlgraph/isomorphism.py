@@ -16,7 +16,8 @@ class Partition:
     """Blocks between consecutive ``bounds`` (cut points) of a path inside ``within``.
 
     ``cores[j]`` are the activation nodes of block j; ``owner`` gives the block of every other node
-    (tensors, constants, sizes, transparent nodes) that is used by one block only.
+    (tensors, constants, sizes, transparent nodes) that is used by one block only; ``effects[j]`` are
+    the nodes of block j that write into a tensor of the model and yield nothing.
     """
 
     flow: Dataflow
@@ -24,15 +25,17 @@ class Partition:
     within: Mapping[fx.Node, fx.Node]
     cores: tuple[frozenset[fx.Node], ...]
     owner: Mapping[fx.Node, int]
+    effects: tuple[tuple[fx.Node, ...], ...]
 
     @classmethod
     def of(cls, flow: Dataflow, bounds: Sequence[fx.Node], within: Mapping[fx.Node, fx.Node]) -> Partition:
         """The partition at ``bounds`` of a path; ``within`` depends on the path's source."""
         cores = tuple(frozenset(flow.between(entry, exit, within)) for entry, exit in pairwise(bounds))
         core_of = {node: block for block, core in enumerate(cores) for node in core}
-        owner: dict[fx.Node, int] = {}
+        effects = _effects_by_block(flow, cores)
+        owner = {node: block for block, found in enumerate(effects) for node in found}
         for node in reversed(flow.nodes):
-            if node in within:
+            if node in within or node in owner:
                 continue
             users = {core_of[user] if user in core_of else owner.get(user) for user in flow.users(node)}
             if flow.output in node.users:
@@ -42,7 +45,7 @@ class Partition:
                 owner[node] = source
             elif len(users) == 1 and (block := users.pop()) is not None:
                 owner[node] = block
-        return cls(flow, tuple(bounds), within, cores, owner)
+        return cls(flow, tuple(bounds), within, cores, owner, effects)
 
     def inside(self, node: fx.Node, block: int) -> bool:
         """Whether a node belongs to the block."""
@@ -57,7 +60,9 @@ class Partition:
                 return "entry"
             return None if self.inside(node, block) else ("side", node.name)
 
-        return self.flow.digest(self.bounds[block + 1], {}, leaf)
+        memo: dict[fx.Node, int] = {}
+        ends = [self.bounds[block + 1], *self.effects[block]]
+        return self.flow.intern(("block", *(self.flow.digest(end, memo, leaf) for end in ends)))
 
     def same_stretches(self) -> list[tuple[int, int]]:
         """Runs ``[first, last)`` of at least two consecutive blocks with one signature."""
@@ -90,7 +95,8 @@ class Partition:
         """Counterparts in block ``second`` of block ``first``'s nodes, or None if they don't pair off."""
         forward: dict[fx.Node, fx.Node] = {}
         backward: dict[fx.Node, fx.Node] = {}
-        stack = [(self.bounds[first + 1], self.bounds[second + 1])]
+        ends = [[self.bounds[block + 1], *self.effects[block]] for block in (first, second)]
+        stack = list(zip(*ends, strict=True))
         while stack:
             left, right = (self.flow.resolve(node) for node in stack.pop())
             if left in forward or right in backward:
@@ -143,3 +149,17 @@ class Partition:
         while trail[-1] is not cut:
             trail.append(trail[-1].all_input_nodes[0])
         return trail
+
+
+def _effects_by_block(flow: Dataflow, cores: Sequence[frozenset[fx.Node]]) -> tuple[tuple[fx.Node, ...], ...]:
+    """Writing nodes by the one block whose module they ran in."""
+    blocks: dict[object, set[int]] = {}
+    for block, core in enumerate(cores):
+        for node in core:
+            blocks.setdefault(node.meta.get("module"), set()).add(block)
+    found: list[list[fx.Node]] = [[] for _ in cores]
+    for effect in flow.effects:
+        homes = blocks.get(effect.meta.get("module"), set())
+        if len(homes) == 1:
+            found[min(homes)].append(effect)
+    return tuple(map(tuple, found))

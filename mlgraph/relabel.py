@@ -85,7 +85,17 @@ class Labels:
             return name if number is None else renumber(name, chain.prefix, number + moved)
         name = old[-1].tensors[position]
         renamed = self.block_path(index, block, name)
-        return renamed if renamed != name else f"{name}_{block}"
+        return renamed if renamed != name else _another(name, old[0].tensors[position], block)
+
+
+def _another(name: str, first: str, block: int) -> str:
+    """A new name in the manner of ``name``: the component in which it differs from ``first`` gets a number."""
+    parts = name.split(".")
+    differing = [
+        at for at, pair in enumerate(zip(parts, first.split("."), strict=False)) if pair[0] != pair[1]
+    ]
+    at = differing[0] if differing else len(parts) - 1
+    return ".".join([*parts[:at], f"{parts[at]}_{block}", *parts[at + 1 :]])
 
 
 def relabel_tensors(program: Program, labels: Labels, used: frozenset[str]) -> dict[str, Source]:

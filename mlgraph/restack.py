@@ -72,7 +72,7 @@ class _Surgery:
         self.program = program
         self.labels = labels
         self.flow = Dataflow(program)
-        self.nodes = {node.name: node for node in program.graph.nodes}
+        self.nodes: dict[str, fx.Node] = {node.name: node for node in program.graph.nodes}
         self.member: dict[fx.Node, Place] = {}
         self.entries: dict[Place, fx.Node] = {}
         self.exits: dict[Place, fx.Node] = {}
@@ -118,7 +118,7 @@ class _Surgery:
         assert isinstance(leaves, (tuple, list))
         spec, placed = relayout_output(self.program.signature.out_spec, list(leaves), self.collections)
         results = [self.read(leaf, place) if isinstance(leaf, fx.Node) else leaf for leaf, place in placed]
-        operands = self.reached(results)
+        operands = self.reached([*results, *self.effects()])
         graph = fx.Graph()
         made: dict[Instance, fx.Node] = {}
         for node in self.program.graph.nodes:
@@ -130,6 +130,17 @@ class _Surgery:
         output = graph.output(tuple(made[leaf] if isinstance(leaf, Instance) else leaf for leaf in results))
         output.meta.update(self.flow.output.meta)
         return graph, spec
+
+    def effects(self) -> Iterator[Instance]:
+        """Writing nodes, once for every copy of their block."""
+        for node in self.flow.effects:
+            place = self.member.get(node)
+            if place is None:
+                yield Instance(node)
+                continue
+            for block, old in enumerate(self.labels.layouts[place[0]]):
+                if old == place[1]:
+                    yield Instance(node, (place[0], block))
 
     def read(self, node: fx.Node, place: Place | None) -> Instance:
         """What a reader outside blocks sees for ``node``; ``place`` is the new block of a list element."""
@@ -155,8 +166,7 @@ class _Surgery:
             return self.exits[new]
         blocks = self.labels.chains[old[0]].blocks
         at = blocks[old[1]].aligned.index(node.name)
-        name: str = blocks[new[1]].aligned[at]
-        return self.nodes[name]
+        return self.nodes[blocks[new[1]].aligned[at]]
 
     def exit(self, index: int, block: int) -> tuple[fx.Node, Place]:
         return self.exits[index, self.labels.layouts[index][block]], (index, block)
@@ -264,7 +274,7 @@ class _Surgery:
                 name = self.outside_tensor[target]
             copy = graph.create_node("get_attr", name, name=name.replace(".", "_"))
         else:
-            arguments: list[Any] = fx.node.map_aggregate(  # type: ignore[type-var]
+            arguments: list[Any] = fx.node.map_aggregate(
                 list(operands.values()), lambda a: made[a] if isinstance(a, Instance) else a
             )
             args, values = tuple(arguments[: len(node.args)]), arguments[len(node.args) :]

@@ -1,0 +1,121 @@
+"""Why numbered modules that look alike are in no common chain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from torch import fx
+
+from mlgraph.dataflow import Dataflow, op_name
+
+if TYPE_CHECKING:
+    from mlgraph.blocks import Chain
+
+Family = dict[int, dict[str, tuple[int, ...]]]
+"""Per number of a module list, its parameters by what follows the number, with their shapes."""
+
+
+def near_misses(flow: Dataflow, chains: Sequence[Chain]) -> Iterator[str]:
+    """One sentence per range of numbered modules that share most parameter names and no chain.
+
+    Each names the first difference between the first two modules of the range.
+    """
+    for prefix, family in _families(flow).items():
+        numbers = sorted(family)
+        apart = [
+            (first, second)
+            for first, second in pairwise(numbers)
+            if second == first + 1
+            and _alike(family[first], family[second])
+            and not any(_covers(chain, prefix, first, second) for chain in chains)
+        ]
+        while apart:
+            start, stop = apart[0]
+            pair = apart.pop(0)
+            while apart and apart[0][0] == stop:
+                stop = apart.pop(0)[1]
+            yield f"{prefix}{start}-{stop} differ: {_difference(flow, prefix, family, *pair)}"
+
+
+def _families(flow: Dataflow) -> dict[str, Family]:
+    """Parameters under every numbered path component, outermost or inner."""
+    families: dict[str, Family] = {}
+    for name in flow.program.tensors.parameters:
+        parts = name.split(".")
+        for at, part in enumerate(parts[:-1]):
+            if at and part.isdigit():
+                prefix, rest = ".".join(parts[:at]) + ".", ".".join(parts[at + 1 :])
+                shape = tuple(flow.program.tensors[name].shape)
+                families.setdefault(prefix, {}).setdefault(int(part), {})[rest] = shape
+    return dict(sorted(families.items()))
+
+
+def _alike(first: Mapping[str, tuple[int, ...]], second: Mapping[str, tuple[int, ...]]) -> bool:
+    # A single parameter in common is chance: layers of a Sequential all have a weight.
+    common = first.keys() & second.keys()
+    return len(common) > 2 and 2 * len(common) >= max(len(first), len(second))
+
+
+def _covers(chain: Chain, prefix: str, first: int, second: int) -> bool:
+    """Whether a chain holds both modules, holds a module around them, or lies inside one of them."""
+    if chain.prefix is None:
+        # Without numbers to go by: blocks that hold tensors of both modules, or read them as shared.
+        names = {name for block in chain.blocks for name in block.tensors} | set(chain.shared)
+        return all(any(name.startswith(f"{prefix}{n}.") for name in names) for n in (first, second))
+    if chain.prefix == prefix:
+        return first in chain.numbers and second in chain.numbers
+    return prefix.startswith(chain.prefix) or chain.prefix.startswith(
+        (f"{prefix}{first}.", f"{prefix}{second}.")
+    )
+
+
+def _difference(flow: Dataflow, prefix: str, family: Family, first: int, second: int) -> str:
+    left, right = family[first], family[second]
+    for rest in [*left, *right]:
+        if rest not in right or rest not in left:
+            return f"only {prefix}{first if rest in left else second} has {rest}"
+        if left[rest] != right[rest]:
+            return f"{rest} is {list(left[rest])} vs {list(right[rest])}"
+    nodes = [_nodes(flow, f"{prefix}{number}") for number in (first, second)]
+    for a, b in zip(*nodes, strict=False):
+        if flow.own_key(a) != flow.own_key(b):
+            return f"{_described(a)} vs {_described(b)}"
+        literals = [[repr(o) for o in flow.operands(n) if not isinstance(o, fx.Node)] for n in (a, b)]
+        for x, y in zip(*literals, strict=False):
+            if x != y:
+                return f"{op_name(a)} constant {x} vs {y}"
+    if len(nodes[0]) != len(nodes[1]):
+        return f"{len(nodes[0])} vs {len(nodes[1])} operations"
+    inside = [set(found) for found in nodes]
+    for a, b in zip(*nodes, strict=True):
+        for x, y in zip(flow.data[a], flow.data[b], strict=False):
+            outside = x not in inside[0] and y not in inside[1]
+            if (
+                outside
+                and x is not y
+                and x.op == y.op == "get_attr"
+                and flow.tensor_key(x) != flow.tensor_key(y)
+            ):
+                return f"the constant {x.target} vs {y.target}"
+            if outside and x is not y and x.op != "get_attr" and op_name(a) != op_name(x):
+                return f"{op_name(a)} reads {x.name} vs {y.name}"
+    return "they are not fed one by the other alone"
+
+
+def _nodes(flow: Dataflow, path: str) -> list[fx.Node]:
+    """Operations that ran in a module, without those that only pass a tensor on."""
+    found = []
+    for node in flow.nodes:
+        module = str(node.meta.get("module") or "")
+        inside = module == path or module.startswith(f"{path}.")
+        if node.op == "call_function" and inside and flow.data[node] and not flow.is_transparent(node):
+            found.append(node)
+    return found
+
+
+def _described(node: fx.Node) -> str:
+    value = node.meta.get("val")
+    shape = getattr(value, "shape", None)
+    return op_name(node) if shape is None else f"{op_name(node)} {list(shape)}"
