@@ -59,7 +59,7 @@ def _family(candidate: Candidate) -> str:
         return "v_dim"
     if "rep" in hints:
         return "rep"
-    if len(blocks) > 1:
+    if len(blocks) > 1 or "embedded" in hints:
         return "hidden"
     contracted = roles & {"contracts", "both"}
     if contracted and any(rank >= 3 and dim > 0 for (t, dim, _) in candidate.slots for rank in [candidate.ranks[t]]):

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from mlgraph.axes.factors import Dim, fresh, size_of
+from mlgraph.axes.factors import Dim, fresh, hint, size_of
 from mlgraph.axes.factors import freeze as _freeze
 from mlgraph.axes.factors import Reason
 from mlgraph.axes.rules.pointwise import broadcast
@@ -18,6 +18,7 @@ _INDEXED = "it is indexed by data"
 @structure("embedding")
 def _embedding(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     ctx.freeze(dims[0], "it indexes a lookup table", node)
+    hint(dims[1], "embedded")
     return [*ctx.dims(node.args[1]), *dims[1:]]
 
 

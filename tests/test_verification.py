@@ -1,0 +1,80 @@
+"""`verify` finds what is wrong and says where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import mlgraph
+from mlgraph.axes.rules import pointwise
+from mlgraph.axes.rules.table import _RULES, Rule
+from mlgraph.program import Program
+from tests import zoo
+
+
+def program() -> Program:
+    model, args, kwargs = zoo.get("fused-gpt").build("full")
+    return mlgraph.capture(model, args, kwargs)
+
+
+@pytest.fixture
+def wrong_rule() -> Iterator[str]:
+    """Cumulative sums said to be elementwise."""
+    op = torch.ops.aten.cumsum.default
+    kept = _RULES[op]
+    _RULES[op] = Rule(structure=pointwise._same)
+    yield "aten.cumsum.default"
+    _RULES[op] = kept
+
+
+class Ordered(torch.nn.Module):
+    """A model whose mlp axis cannot be permuted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(13, 8)
+        self.up = torch.nn.Linear(8, 12)
+        self.down = torch.nn.Linear(12, 8)
+        self.head = torch.nn.Linear(8, 13)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        result: torch.Tensor = self.head(x + self.down(self.up(x).cumsum(-1)))
+        return result
+
+
+def test_a_sound_program_passes_every_check() -> None:
+    report = mlgraph.verify(program())
+    assert report.passed, str(report)
+    assert {check.check for check in report.checks} == {"soundness", "inverse", "growth", "gradients", "storage"}
+
+
+def test_a_wrong_rule_is_found_with_its_axis_and_op(wrong_rule: str) -> None:
+    captured = mlgraph.capture(Ordered(), (torch.randint(0, 13, (3, 7)),))
+    report = mlgraph.verify(captured, checks=["soundness"])
+    failed = report.failures
+    assert [check.axis for check in failed] == ["mlp"]
+    assert wrong_rule in failed[0].where
+    assert "cumsum(-1)" in failed[0].where
+    assert "FAILED" in str(report)
+
+
+def test_the_right_rule_freezes_the_same_axis() -> None:
+    captured = mlgraph.capture(Ordered(), (torch.randint(0, 13, (3, 7)),))
+    assert mlgraph.verify(captured, checks=["soundness"]).passed
+    frozen = [axis for axis in captured.axes if axis.size == 12]
+    assert frozen and all("order of its indices matters to cumsum" in str(axis.frozen) for axis in frozen)
+
+
+def test_an_unknown_check_is_refused() -> None:
+    with pytest.raises(mlgraph.MlgraphError, match="there is no check 'sound'"):
+        mlgraph.verify(program(), checks=["sound"])
+
+
+def test_the_report_is_plain_data() -> None:
+    report = mlgraph.verify(program(), checks=["soundness"])
+    data = report.to_json()
+    assert data["passed"] is True
+    assert all(row["error"] <= 1e-9 for row in data["checks"])
