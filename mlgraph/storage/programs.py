@@ -17,6 +17,7 @@ from mlgraph.program import Input, Lineage, Program, Signature, Tensors
 from mlgraph.propagate import is_fake, propagate
 from mlgraph.storage.container import Shapes
 from mlgraph.storage.graphs import decode_graph, encode_graph
+from mlgraph.storage.limits import bounded, quiet
 from mlgraph.storage.pytrees import decode_spec, encode_spec
 from mlgraph.storage.strictjson import dump
 from mlgraph.storage.values import (
@@ -159,7 +160,8 @@ def _decode_one(
     if key not in done:
         graph = decode_graph(graphs[number])
         _check_fit(graph, signature, tensors)
-        propagate(graph, signature, tensors)
+        with quiet():
+            propagate(graph, signature, tensors, bounded)
         done[key] = graph
     _check_fit(done[key], signature, tensors)
     program = Program(

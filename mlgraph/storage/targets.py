@@ -112,10 +112,11 @@ def _register(namespace: str, full: str) -> None:
 def _is_pure_data(overload: OpOverload[..., Any]) -> bool:
     """Whether an op takes and gives tensors and plain values only, and touches no file."""
     schema = overload._schema
-    name = schema.name.split("::")[-1]
-    if not schema.returns and not _CHECKS.fullmatch(name):
-        return False
     types = [str(item.type) for item in (*schema.arguments, *schema.returns)]
+    # Without a tensor it is one of TorchScript's operations on strings, lists and files.
+    computes = bool(schema.returns) and any("Tensor" in kind for kind in types)
+    if not computes and not _CHECKS.fullmatch(schema.name.split("::")[-1]):
+        return False
     return all(_plain(kind) for kind in types) and not any(
         argument.is_out or argument.name == "filename" for argument in schema.arguments
     )

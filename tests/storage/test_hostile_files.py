@@ -8,6 +8,7 @@ import pickle
 import re
 import struct
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -266,6 +267,66 @@ def test_things_that_are_no_program(tmp_path: Path, kind: str) -> None:
     message = refusal(path)
     if kind == "absent":
         assert "no such file" in message
+
+
+# Graphs whose sizes would take forever to work out.
+
+
+def _split_everything(parts: Parts, rows: int) -> None:
+    for row in parts.program["programs"]:
+        row["inputs"][0][1] = [rows, 5]
+    split = parts.node("split_tensor")
+    split[2:4] = ["aten.unbind.int", [split[3][0], 0]]
+
+
+def _endless(name: str) -> Change:
+    def change(parts: Parts) -> None:
+        node = parts.node("mul")
+        big = {"tuple": [1] * 100}
+        args: dict[str, list[Any]] = {
+            "operator.pow": [10, 10**10],
+            "operator.lshift": [1, 10**12],
+            "operator.mul": ["x" * 1000, 10**12],
+            "operator.add": [big, big],
+            "aten.diff.default": [{"node": 3}, 10**9],
+            "aten.combinations.default": [{"node": 3}, 10**9],
+        }
+        node[2:5] = [name, args[name], []]
+
+    return change
+
+
+def _doubling(parts: Parts) -> None:
+    """A chain of squares, each twice as long as the one before."""
+    strings = [0, 0]
+    rows, last = parts.nodes, parts.nodes[-1]
+    start = len(rows) - 1
+    rows[-1] = ["call", "square", "operator.mul", [10**9, 10**9], [], *strings]
+    for number in range(60):
+        place = {"node": start + number}
+        rows.append(["call", f"square_{number}", "operator.mul", [place, place], [], *strings])
+    rows.append(last)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda parts: _split_everything(parts, 1 << 30), "too many tensors"),
+        (_endless("operator.pow"), "too large"),
+        (_endless("operator.lshift"), "too large"),
+        (_endless("operator.mul"), "no numbers"),
+        (_endless("operator.add"), "no numbers"),
+        (_endless("aten.diff.default"), "too often"),
+        (_endless("aten.combinations.default"), "too often"),
+        (_doubling, "too large"),
+    ],
+)
+def test_graphs_that_would_take_forever(parts: Parts, tmp_path: Path, change: Change, words: str) -> None:
+    change(parts)
+    path = put_together(parts, tmp_path / "endless.pt")
+    start = time.perf_counter()
+    assert words in refusal(path)
+    assert time.perf_counter() - start < 5
 
 
 # What runs code on loading is refused without running it.

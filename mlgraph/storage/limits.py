@@ -1,0 +1,111 @@
+"""What a graph from a file may ask of the machine while its sizes are worked out.
+
+Sizes are propagated without data, so that no node costs more than its name, with few exceptions: those that
+make as many tensors as a size says, loop as often as an argument says, or compute plain integers of any
+length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mlgraph.storage.values import Malformed
+
+MAX_PARTS = 1 << 14
+"""Tensors that one node may make."""
+
+MAX_STEPS = 1 << 12
+"""Operations of which one composite operation may consist."""
+
+_MAX_INT = 1 << 64
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu", "quantized_lstm", "quantized_gru")
+_COUNTS = ("n", "r", "num_layers")
+_CUTS = ("split", "unsafe_split", "unbind", "chunk", "unsafe_chunk")
+_SCALARS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool, torch.Tensor)
+
+
+def bounded(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run a node's target on fake tensors and plain values.
+
+    Raises ``Malformed`` where that would take too much time or memory.
+    """
+    if not isinstance(target, OpOverload):
+        return _plain(target, args, kwargs)
+    name = target._schema.name.split("::")[-1]
+    names = [argument.name for argument in target._schema.arguments]
+    values = {**dict(zip(names, args, strict=False)), **kwargs}
+    if _parts(target, name, values) > MAX_PARTS:
+        raise Malformed("it would make too many tensors")
+    if any(isinstance(values.get(count), int) and values[count] > MAX_STEPS for count in _COUNTS):
+        raise Malformed("it would repeat itself too often")
+    for tensor in values.values():
+        if isinstance(tensor, FakeTensor):
+            # An op without a rule for shapes would be run on real tensors of the sizes that the file claims.
+            tensor.fake_mode.allow_fallback_kernels = False
+    with _Steps():
+        return target(*args, **kwargs)
+
+
+def _plain(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if target is operator.getitem:
+        return target(*args, **kwargs)
+    if getattr(target, "__module__", None) in ("_operator", "math"):
+        if kwargs or not all(isinstance(argument, _SCALARS) for argument in args):
+            raise Malformed("its arguments are no numbers")
+        if target in (operator.pow, operator.lshift) and isinstance(args[1], int) and abs(args[1]) > 64:
+            raise Malformed("its result would be too large")
+    result = target(*args, **kwargs)
+    if isinstance(result, int) and abs(result) > _MAX_INT:
+        raise Malformed("its result is too large")
+    return result
+
+
+def _parts(target: OpOverload[..., Any], name: str, values: Mapping[str, Any]) -> int:
+    """How many tensors an op makes of arguments by name, or a bound on it."""
+    tensors = [value for value in values.values() if isinstance(value, torch.Tensor)]
+    if name in _RECURRENT:
+        # Their shapes are worked out by running every time step.
+        return 4 * max((max(tensor.shape[:2], default=0) for tensor in tensors[:1]), default=0)
+    if not any("List[Tensor]" in str(result.type) for result in target._schema.returns) or not tensors:
+        return 0
+    shape = tensors[0].shape
+    if name in _CUTS and shape:
+        step = values.get("split_size", 1)
+        parts = -(-shape[values.get("dim", 0)] // max(step, 1)) if isinstance(step, int) else len(step)
+        return int(min(parts, values.get("chunks", parts)))
+    return max((size for tensor in tensors for size in tensor.shape if isinstance(size, int)), default=0)
+
+
+class _Steps(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations that a composite one is made of."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._left = MAX_STEPS
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise Malformed("it consists of too many operations")
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch from logging a traceback of every node that does not run; the error says it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    was = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = was
