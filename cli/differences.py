@@ -120,7 +120,7 @@ def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | None:
 
 def _operations(program: Program) -> Counter[str]:
     return Counter(
-        getattr(node.target, "_opname", None) or getattr(node.target, "__name__", str(node.target))
+        str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", node.target))
         for node in program.graph.nodes
         if node.op == "call_function"
     )

@@ -29,13 +29,13 @@ def command(
     from mlgraph.cli.render.comparison import notes, outcome
     from mlgraph.cli.render.console import show, show_json
 
-    programs = [open_program(source, trust=trust, loss=loss) for source in (first, second)]
-    for program in programs:
+    before, after = (open_program(source, trust=trust, loss=loss) for source in (first, second))
+    for program in (before, after):
         require_numbers(program)
     with status("interpolating"):
-        mixed = mlgraph.interpolate(*programs, alpha=alpha)
-    written = write_program(mixed, out or default_output(first, f"mixed{alpha:g}", programs[0]))
-    told = (*new_notes(programs[0], mixed), *written.notes)
+        mixed = mlgraph.interpolate(before, after, alpha=alpha)
+    written = write_program(mixed, out or default_output(first, f"mixed{alpha:g}", before))
+    told = (*new_notes(before, mixed), *written.notes)
     if json:
         show_json(
             {

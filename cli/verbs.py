@@ -40,6 +40,9 @@ VERBS = (
     Verb("explain", _LOOK, "Say what ties or freezes a dim of a parameter."),
     Verb("diff", _LOOK, "Compare two models."),
     Verb("verify", _LOOK, "Check the inferred axes by permuting them."),
+    Verb("train", _TRAIN, "Train a model by a phase program, as a TOML file says."),
+    Verb("report", _TRAIN, "Compare training runs in one HTML page."),
+    Verb("demo", _TRAIN, "Train a small GPT by a V-cycle and from scratch, in minutes."),
     Verb("capture", _FILES, "Save a model as a program."),
     Verb("export", _FILES, "Write a program in a format that other tools read."),
 )

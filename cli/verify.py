@@ -28,11 +28,11 @@ def command(
     from mlgraph.cli.files import open_program, status
     from mlgraph.cli.render.console import show, show_json
     from mlgraph.cli.render.verification import verdict, verification
+    from mlgraph.verification import CHECKS
 
     program = open_program(source, trust=trust, loss=loss)
     with status("verifying"):
-        chosen = {"checks": tuple(checks)} if checks else {}
-        report = mlgraph.verify(program, seed=seed, **chosen)
+        report = mlgraph.verify(program, tuple(checks or CHECKS), seed=seed)
     if json:
         show_json(report.to_json())
     else:

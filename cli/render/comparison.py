@@ -62,7 +62,8 @@ def config_changes(lines: Iterable[str]) -> list[Any]:
 def outcome(path: str, form: str, parameters: int) -> Text:
     """The closing line of a verb that wrote something."""
     what = {"huggingface": "a Hugging Face model", "program": "a program"}.get(form, form)
-    return Text(f"wrote {path} ({what}, {plural_count(parameters)})")
+    line = f"wrote {path} ({what}, {plural_count(parameters)})"
+    return Text(line, no_wrap=True, overflow="ignore")
 
 
 def plural_count(parameters: int) -> str:

@@ -21,11 +21,16 @@ def show(*renderables: Any) -> None:
     """Print renderables one below the other, without trailing spaces where output is no terminal."""
     target = console()
     if target.is_terminal:
-        target.print(*renderables, sep="\n")
+        _print(target, renderables)
         return
     with target.capture() as captured:
-        target.print(*renderables, sep="\n")
+        _print(target, renderables)
     sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
+
+
+def _print(target: Console, renderables: Iterable[Any]) -> None:
+    for renderable in renderables:
+        target.print(renderable, crop=False)
 
 
 def show_json(value: Any) -> None:

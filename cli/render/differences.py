@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.text import Text
@@ -26,7 +26,9 @@ def side_by_side(found: Differences, every: bool) -> list[Any]:
     if found.same:
         return [*lines, Text(), f"The graphs are the same, and so are all {plural(found.equal, 'tensor')}."]
     lines += _section("axes", ("axis", "A", "B"), [_sizes(axis) for axis in found.axes])
-    rows = [_tensor(change) for change in found.tensors] if every else _folded(found.tensors)
+    rows: Sequence[tuple[str, ...]] = _folded(found.tensors)
+    if every:
+        rows = [_tensor(change) for change in found.tensors]
     shown = rows if every else rows[:_FEW]
     lines += _section("tensors", ("tensor", "A", "B", "change"), shown)
     if len(shown) < len(rows):
@@ -40,7 +42,7 @@ def _lineage(side: str, steps: tuple[str, ...]) -> str:
     return f"{side}  " + " → ".join(["L1", *steps])
 
 
-def _section(title: str, headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[Any]:
+def _section(title: str, headers: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[Any]:
     return [Text(), heading(title), table(headers, rows)] if rows else []
 
 
@@ -61,7 +63,7 @@ def _folded(changes: Iterable[TensorChange]) -> list[tuple[str, ...]]:
         name = re.sub(r"(?<=\.)\d+(?=\.)", "*", change.name)
         key = (name, _shape(change.before), _shape(change.after))
         groups.setdefault(key, []).append(change.relative or 0.0)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for (name, left, right), moved in groups.items():
         times = f" ×{len(moved)}" if len(moved) > 1 else ""
         rows.append((name + times, left, right, f"{max(moved):.1e}" if max(moved) else ""))

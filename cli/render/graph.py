@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -14,6 +15,7 @@ from mlgraph.cli.render.explanation import short_source
 if TYPE_CHECKING:
     from torch import fx
 
+    from mlgraph.axes.expressions import DimExpr
     from mlgraph.program import Program
 
 
@@ -66,7 +68,7 @@ def op_name(node: fx.Node) -> str:
 
 def node_dims(program: Program, name: str) -> str:
     """The dims of a node's result in axis names, fixed and anonymous ones as numbers."""
-    from mlgraph.axes.expressions import leaves, render
+    from mlgraph.axes.expressions import render
 
     names = {axis.id: axis.name for axis in program.axes}
     found = program.axes.node_dims.get(name)
@@ -76,13 +78,16 @@ def node_dims(program: Program, name: str) -> str:
     def text(dims: Any) -> str:
         if dims and all(isinstance(dim, tuple) and dim and isinstance(dim[0], tuple) for dim in dims):
             return ", ".join(text(inner) for inner in dims)
-        parts = []
-        for dim in dims:
-            sizes = {leaf.axis: leaf.size for leaf in leaves(dim)}
-            parts.append(render(dim, lambda axis, sizes=sizes: names.get(axis) or str(sizes.get(axis, "?"))))
-        return f"[{', '.join(parts)}]"
+        return f"[{', '.join(render(dim, partial(_axis_name, names, dim)) for dim in dims)}]"
 
     return text(found)
+
+
+def _axis_name(names: Mapping[str, str], dim: DimExpr, axis: str) -> str:
+    from mlgraph.axes.expressions import leaves
+
+    sizes = {leaf.axis: leaf.size for leaf in leaves(dim)}
+    return names.get(axis) or str(sizes[axis])
 
 
 def forward_code(program: Program) -> str:

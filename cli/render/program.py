@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from mlgraph.cli.render.comparison import notes, plural_count
+from mlgraph.cli.render.comparison import notes, outcome, plural_count
 from mlgraph.cli.render.numbers import count, size
 from mlgraph.cli.summary import Summary
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def captured(program: Program, figures: Summary, path: str) -> list[Any]:
     """What was captured, with its inputs, and where it went."""
-    closing = f"wrote {path} ({plural_count(figures.parameters)})"
+    closing = outcome(path, "program", figures.parameters)
     return [facts(program, figures), *notes(program.notes), "", closing]
 
 

@@ -46,6 +46,21 @@ def needs_inputs(model: nn.Module) -> bool:
     return any(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
 
 
+def try_inputs(model: nn.Module, call: Call) -> None:
+    """Run ``model`` on inputs that a user gave; raises CaptureError with its shapes where it does not run."""
+    args, kwargs = call
+    try:
+        with trial(model):
+            model(*args, **kwargs)
+    except Exception as error:  # any error of the model's own code says that the inputs do not fit
+        named = [*(("", value) for value in args), *((f"{name}=", value) for name, value in kwargs.items())]
+        given = ", ".join(f"{name}{list(value.shape)}" for name, value in named)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise CaptureError(
+            f"{type(model).__name__} does not run on inputs of shape {given}: {reason}; give others."
+        ) from error
+
+
 @contextlib.contextmanager
 def trial(model: nn.Module) -> Iterator[None]:
     """Runs inside leave the model's mode and the random state as they were."""

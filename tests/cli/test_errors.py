@@ -92,7 +92,7 @@ def test_nan_weights_are_reported(cli, models, tmp_path_factory, in_empty_folder
 def test_inputs_of_the_wrong_shape(cli, models, in_empty_folder):
     pickled = models / "pickled.pkl"
     result = cli("capture", pickled, "--trust", "--input", "float32[3,5]", "-o", "model.pt")
-    refused(result, in_empty_folder, "5")
+    refused(result, in_empty_folder, "Sequential does not run on inputs of shape [3, 5]", "6x8")
 
 
 def test_a_module_without_inputs(cli, models, in_empty_folder):
