@@ -30,8 +30,8 @@ def down_chunks(
 ) -> Iterator[torch.Tensor] | None:
     """The coarse tensor as row chunks, or None where it must be made whole.
 
-    Chunks can be made where ``source`` reads rows and the first dim stays as it is or is one axis whose groups are
-    neighbours. Tensors with equal shapes and transfers give chunks of equal sizes.
+    Chunks can be made where ``source`` reads rows and the first dim stays as it is or is one axis whose
+    groups are neighbours. Tensors with equal shapes and transfers give chunks of equal sizes.
     """
     if not isinstance(source, Rows) or name not in source.shapes:
         return None
@@ -73,9 +73,11 @@ def _chunks(
 
 
 def _part(transfer: TensorTransfer, rows: int, group: int) -> TensorTransfer:
-    """The transfer of some rows. Their axis gets a name of its own: it may have all its size in another dim."""
+    """The transfer of some rows; their axis gets a name of its own, as it may be whole in another dim."""
     axis = "rows"
     while axis in transfer.groupings:
         axis += "'"
-    grouped = {**transfer.groupings, axis: Grouping.adjacent(rows, group)} if group > 1 else transfer.groupings
+    grouped = (
+        {**transfer.groupings, axis: Grouping.adjacent(rows, group)} if group > 1 else transfer.groupings
+    )
     return TensorTransfer(((Leaf(axis, rows),), *transfer.dims[1:]), transfer.roles, grouped)

@@ -59,8 +59,8 @@ class Factor:
 class Alignment:
     """What two programs differ in; all empty where they compute the same from the same parameters.
 
-    ``sizes`` holds pairs (ours, theirs) of differing sizes in intermediate shapes and arguments; ``factors`` are
-    by node of the first program; ``breaks`` are sentences without an end.
+    ``sizes`` holds pairs (ours, theirs) of differing sizes in intermediate shapes and arguments; ``factors``
+    are by node of the first program; ``breaks`` are sentences without an end.
     """
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -159,13 +159,18 @@ class _Aligner:
         left, right = _arguments(a), _arguments(b)
         if a.target != b.target:
             if a.target in _EQUIVALENT[1] and left[2] != right[2]:
-                self.found.breaks.append(f"it splits dim {right[2]} where the program splits {left[2]}{_at(a)}")
+                self.found.breaks.append(
+                    f"it splits dim {right[2]} where the program splits {left[2]}{_at(a)}"
+                )
             yield left[0], right[0]
             return
         sized = str(a.target).split(".")[-2] in _SIZED if "." in str(a.target) else False
         if _is_slice(a):
             # the end of a slice may be written as a size or as "to the end"
-            left, right = [v for i, v in enumerate(left) if i != 3], [v for i, v in enumerate(right) if i != 3]
+            left, right = (
+                [v for i, v in enumerate(left) if i != 3],
+                [v for i, v in enumerate(right) if i != 3],
+            )
         if len(left) != len(right):
             self.found.breaks.append(f"it calls {_op(b)} with other arguments than the program{_at(a)}")
             return
@@ -202,7 +207,9 @@ class _Aligner:
             if "scaled_dot_product" in str(node.target) and x and y:
                 self.factor(node, float(y) / float(x))
             elif "dropout" not in str(node.target):
-                self.found.breaks.append(f"it calls {_op(node)} with {y:.6g}, the program with {x:.6g}{_at(node)}")
+                self.found.breaks.append(
+                    f"it calls {_op(node)} with {y:.6g}, the program with {x:.6g}{_at(node)}"
+                )
 
     def factor(self, node: fx.Node, ratio: float) -> None:
         if not math.isclose(ratio, 1, rel_tol=1e-7):

@@ -1,8 +1,9 @@
-"""Settings of a class, and a rescaling of parameters, with which the plain class computes what a program does.
+"""Settings of a class, and a rescaling of parameters, with which the plain class computes what a program
+does.
 
-First the shapes (``probe``); then the class so built is captured and held against the program (``align``), which tells
-what no shape shows: the number of heads, a factor that follows the width. Sizes are settled by further settings,
-factors by folding them into parameters (``fold``).
+First the shapes (``probe``); then the class so built is captured and held against the program (``align``),
+which tells what no shape shows: the number of heads, a factor that follows the width. Sizes are settled by
+further settings, factors by folding them into parameters (``fold``).
 """
 
 from __future__ import annotations
@@ -20,17 +21,20 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.emit import probe
 from mlgraph.emit.align import Alignment, align
-from mlgraph.emit.fold import FoldError, Rescale, fold
+from mlgraph.emit.fold import FoldError, fold
 from mlgraph.emit.probe import Change, Layers, Match, ProbeError, Prober, Settings
 from mlgraph.errors import CaptureError, MlgraphError
 from mlgraph.program import Lineage, Program
+from mlgraph.sources.weights import Rescale
 
 _CAPTURES = 24
 _MATCHES = 6
 
 
 class NotExpressible(MlgraphError):
-    """No configuration of the class computes what the program computes; the message says what stands in the way."""
+    """No configuration of the class computes what the program computes; the message says what stands in the
+    way.
+    """
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,28 @@ class Fit:
     rescales: Mapping[str, Rescale]
 
     def value(self, program: Program, name: str) -> torch.Tensor:
-        """A tensor of the program as the class needs it."""
-        tensor = program.tensors[name]
-        rescale = self.rescales.get(program.tensors.aliases.get(name, name))
-        return rescale(tensor) if rescale is not None else tensor.detach()
+        """A tensor of the program as the class needs it; ``name`` is canonical."""
+        return self._rescaled(name, program.tensors[name].detach())
+
+    def rows(self, program: Program, name: str) -> torch.Tensor | Iterator[torch.Tensor]:
+        """The same, as row chunks where the program's tensors can be made so."""
+        chunks = getattr(program.tensors.values_, "chunks", None)
+        made = chunks(name) if chunks is not None else program.tensors[name].detach()
+        if isinstance(made, torch.Tensor):
+            return self._rescaled(name, made)
+        return (self._rescaled(name, part) for part in made)
+
+    def _rescaled(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        rescale = self.rescales.get(name)
+        return tensor if rescale is None else rescale(tensor)
 
 
 @dataclass
 class Fitter:
     """Searches the settings of a class for one that expresses ``program``.
 
-    ``shapes`` gives the state dict's shapes for settings, ``model`` a model for settings that can be captured;
-    ``named`` is how messages call the class.
+    ``shapes`` gives the state dict's shapes for settings, ``model`` a model for settings that can be
+    captured; ``named`` is how messages call the class.
     """
 
     program: Program
@@ -70,6 +84,7 @@ class Fitter:
         Raises:
             NotExpressible: there are none; the message names what differs with the closest.
         """
+        self.program = without_weights(self.program)
         target = {name: tuple(self.program.tensors[name].shape) for name in self._state()}
         prober = Prober(self.shapes, self.base, target, _sizes(self.program), tuple(_layers(self.program)))
         closest: Alignment | None = None
@@ -109,23 +124,25 @@ class Fitter:
         return [name for name in [*tensors, *tensors.aliases] if name in tensors.persistent]
 
     def _settle(self, match: Match, prober: Prober) -> tuple[Match, Alignment | None]:
-        """Change settings that move no shape until no size differs, or none helps."""
+        """Change settings that move no shape, one after the other, while that brings the graphs closer."""
         alignment = self._align(match.settings)
         while alignment is not None and alignment.cost and alignment.sizes:
-            best: tuple[Match, Alignment] | None = None
-            for move in self._silent_moves(match, alignment, prober):
-                if self.captures >= _CAPTURES:
-                    break
-                candidate = _with(match, move, prober.base)
-                reached = self._align(candidate.settings)
-                if reached is not None and reached.cost < (best[1] if best else alignment).cost:
-                    best = candidate, reached
-                    if not reached.cost:
-                        break
-            if best is None:
+            better = next(self._improvements(match, alignment, prober), None)
+            if better is None:
                 break
-            match, alignment = best
+            match, alignment = better
         return match, alignment
+
+    def _improvements(
+        self, match: Match, alignment: Alignment, prober: Prober
+    ) -> Iterator[tuple[Match, Alignment]]:
+        for move in self._silent_moves(match, alignment, prober):
+            if self.captures >= _CAPTURES:
+                return
+            candidate = _with(match, move, prober.base)
+            reached = self._align(candidate.settings)
+            if reached is not None and reached.cost < alignment.cost:
+                yield candidate, reached
 
     def _silent_moves(
         self, match: Match, alignment: Alignment, prober: Prober
@@ -133,7 +150,8 @@ class Fitter:
         present = {change.path: change.new for change in match.changes}
         numbers = {path: v for path, v in probe.leaves(match.settings) if isinstance(v, int) and v > 1}
         tried: set[str] = set()
-        for (ours, theirs), _ in Counter(alignment.sizes).most_common():
+        differing = Counter(pair for pair in alignment.sizes if min(pair) > 0)
+        for (ours, theirs), _ in differing.most_common():
             equal = [path for path, value in numbers.items() if value == theirs]
             moves: list[dict[probe.Path, Any]] = [{path: ours} for path in equal]
             if len(equal) > 1:
@@ -170,6 +188,18 @@ class Fitter:
         return capture(self.model(settings), args, kwargs)
 
 
+def without_weights(program: Program) -> Program:
+    """The program with its parameters and stored buffers on the meta device, its constants as they are."""
+    meta = program.skeleton()
+    kept = {
+        name: shape if name in program.tensors.persistent else program.tensors[name]
+        for name, shape in meta.tensors.items()
+    }
+    light = program.replace(tensors=program.tensors.replace(kept))
+    light.__dict__.update({key: value for key, value in meta.__dict__.items() if key in ("axes", "blocks")})
+    return light
+
+
 def example_call(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments of a program's example sizes: tensors of ones, and its other values as they are."""
     inputs = program.signature.inputs
@@ -193,7 +223,9 @@ def _sizes(program: Program) -> frozenset[int]:
 
 
 def _layers(program: Program) -> Iterator[Layers]:
-    """How the places of every chain that changed are picked from the chain before, over all steps of the lineage."""
+    """How the places of every chain that changed are picked from the chain before, over all steps of the
+    lineage.
+    """
     lineage: Lineage | None = program.lineage
     picks: dict[str, tuple[int, ...]] = {}
     while lineage is not None:

@@ -1,16 +1,16 @@
 """Moving scalar factors from a graph into its parameters, where that changes nothing.
 
 A class may fix a factor (an embedding scaled by the square root of the width) that a program has with another
-value. Give every parameter p an unknown factor exp(s_p): a product adds exponents, a sum needs equal ones, a norm or a
-softmax needs zero before it, inputs and outputs have zero. That is a linear system; its solution says how to
-rescale the parameters so that the class computes what the program computes, and that there is none is
-a proof that these ops can't absorb the factor.
+value. Give every parameter p an unknown factor exp(s_p): a product adds exponents, a sum needs equal ones, a
+norm or a softmax needs zero before it, inputs and outputs have zero. That is a linear system; its solution
+says how to rescale the parameters so that the class computes what the program computes, and that there is
+none is a proof that these ops can't absorb the factor.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,29 +20,13 @@ from torch import fx
 from mlgraph.emit.align import Factor
 from mlgraph.errors import MlgraphError
 from mlgraph.program import Program
+from mlgraph.sources.weights import Rescale
 
 aten = torch.ops.aten
 
 
 class FoldError(MlgraphError):
     """A factor can't be moved into the parameters."""
-
-
-@dataclass(frozen=True)
-class Rescale:
-    """A parameter w becomes ``factor * (w + shift) - shift``."""
-
-    factor: float
-    shift: float = 0.0
-
-    def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The rescaled tensor, in its own dtype."""
-        wide = tensor.detach().double()
-        return ((wide + self.shift) * self.factor - self.shift).to(tensor.dtype)
-
-    @property
-    def inverse(self) -> Rescale:
-        return Rescale(1 / self.factor, self.shift)
 
 
 def fold(program: Program, factors: Iterable[Factor]) -> dict[str, Rescale]:
@@ -81,17 +65,30 @@ class _Form:
 
 _ZERO = _Form()
 _KEEP = {
-    "view", "reshape", "_unsafe_view", "expand", "unflatten", "flatten", "permute", "transpose", "t", "numpy_T", "mT",
-    "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "squeeze", "unsqueeze", "index_select", "gather",
-    "dropout", "to", "_to_copy", "type_as", "clone", "contiguous", "alias", "detach", "neg", "sum", "mean", "narrow", "movedim",
-    "roll", "repeat", "repeat_interleave", "relu", "abs", "max", "amax", "index", "diff", "cumsum", "tril", "triu", "flip",
-    "avg_pool2d", "adaptive_avg_pool2d", "adaptive_avg_pool1d", "feature_dropout", "drop_path", "pixel_shuffle", "broadcast_to",
-    "swapaxes", "pad", "constant_pad_nd", "max_pool2d", "upsample_bicubic2d", "upsample_bilinear2d",
+    "view", "reshape", "_unsafe_view", "expand", "unflatten", "flatten", "permute", "transpose", "t",
+    "numpy_T", "mT", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "squeeze",
+    "unsqueeze", "index_select", "gather", "dropout", "to", "_to_copy", "type_as", "clone", "contiguous",
+    "alias", "detach", "neg", "sum", "mean", "narrow", "movedim", "roll", "repeat", "repeat_interleave",
+    "relu", "abs", "max", "amax", "index", "diff", "cumsum", "tril", "triu", "flip", "avg_pool2d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool1d", "feature_dropout", "drop_path", "pixel_shuffle",
+    "broadcast_to", "swapaxes", "pad", "constant_pad_nd", "max_pool2d", "upsample_bicubic2d",
+    "upsample_bilinear2d",
 }  # fmt: skip
 _PRODUCTS = {"mul", "matmul", "bmm", "mm", "mv", "dot", "outer"}
 _SUMS = {"add", "sub", "rsub", "add_"}
-_AFFINE = {"linear": (0, 1, 2), "conv1d": (0, 1, 2), "conv2d": (0, 1, 2), "conv3d": (0, 1, 2), "addmm": (1, 2, 0)}
-_NORMS = {"layer_norm": (0, 2, 3), "group_norm": (0, 2, 3), "rms_norm": (0, 2, None), "instance_norm": (0, 1, 2)}
+_AFFINE = {
+    "linear": (0, 1, 2),
+    "conv1d": (0, 1, 2),
+    "conv2d": (0, 1, 2),
+    "conv3d": (0, 1, 2),
+    "addmm": (1, 2, 0),
+}
+_NORMS = {
+    "layer_norm": (0, 2, 3),
+    "group_norm": (0, 2, 3),
+    "rms_norm": (0, 2, None),
+    "instance_norm": (0, 1, 2),
+}
 
 
 class _Balance:
@@ -191,10 +188,10 @@ class _Balance:
     def shifted(self, node: fx.Node) -> _Form | None:
         """``w + c`` for a parameter used nowhere else: as good as a parameter itself."""
         parameter, constant = node.args[0], node.args[1]
-        if not isinstance(parameter, fx.Node) or not isinstance(constant, int | float) or not constant:
-            if not isinstance(parameter, int | float) or not isinstance(constant, fx.Node) or not parameter:
-                return None
+        if not isinstance(parameter, fx.Node):
             parameter, constant = constant, parameter
+        if not isinstance(parameter, fx.Node) or not isinstance(constant, int | float) or not constant:
+            return None
         if _name(node) not in ("add", "add_") or node.kwargs:
             return None
         while parameter.op == "call_function" and _name(parameter) in ("to", "_to_copy", "type_as"):
@@ -229,16 +226,16 @@ class _Balance:
             if abs(form.known) > 1e-9:
                 named = ", ".join(map(str, self.factors[:3]))
                 raise FoldError(
-                    f"The class has {named}, which node {node.name} ({node.target}) keeps from being folded into a "
-                    "parameter; save a program instead."
+                    f"The class has {named}, which node {node.name} ({node.target}) keeps from being folded "
+                    "into a parameter; save a program instead."
                 )
             return
         name, value = form.terms[-1]
         rest = _Form(tuple(term for term in form.terms if term[0] != name), form.known)
         solution = _ZERO.plus(rest, -1 / value)
-        self.solved = {
-            other: _replace(known, name, solution) for other, known in self.solved.items()
-        } | {name: solution}
+        self.solved = {other: _replace(known, name, solution) for other, known in self.solved.items()} | {
+            name: solution
+        }
 
     def substitute(self, form: _Form) -> _Form:
         result = _Form((), form.known)
@@ -274,15 +271,3 @@ def _nodes(args: Any) -> list[fx.Node]:
 
 def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else []
-
-
-Rescaled = Callable[[str, torch.Tensor], torch.Tensor]
-
-
-def applied(rescales: Mapping[str, Rescale]) -> Rescaled:
-    """A function of a tensor and its canonical name that rescales the named parameters."""
-
-    def apply(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        return rescales[name](tensor) if name in rescales else tensor
-
-    return apply

@@ -14,19 +14,43 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from mlgraph.emit.fit import Fit, Fitter, NotExpressible
+from mlgraph.emit.fit import Fit, Fitter, NotExpressible, without_weights
 from mlgraph.errors import FileError, MlgraphError
 from mlgraph.files import Progress, atomic_directory, file_errors, write_text
 from mlgraph.program import Program
+from mlgraph.sources.directory import is_large
 from mlgraph.sources.hollow import configuration, hollow, on_meta
+from mlgraph.sources.weights import DirectoryTensors, Rescale
+from mlgraph.storage.container import Shapes
+from mlgraph.storage.write import Rows
 
-__all__ = ["SKELETON", "NotExpressible", "Saved", "express", "from_huggingface", "save_huggingface", "to_huggingface"]
+__all__ = [
+    "SKELETON",
+    "NotExpressible",
+    "Saved",
+    "express",
+    "from_huggingface",
+    "save_huggingface",
+    "to_huggingface",
+]
 
 SKELETON = "mlgraph.pt"
 """The file beside the weights that says where they came from: the program without its parameters."""
 
 _CHECK_LIMIT = 2 << 30
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".ckpt", ".gguf", ".index.json", ".ot")
+_WEIGHTS = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".h5",
+    ".msgpack",
+    ".onnx",
+    ".ckpt",
+    ".gguf",
+    ".index.json",
+    ".ot",
+)
 _LEFT = {"config.json", SKELETON, ".gitattributes", "README.md", "training_args.bin"}
 
 
@@ -92,7 +116,7 @@ def _live(program: Program, fit: Fit) -> nn.Module:
                     if canonical not in made:
                         value = fit.value(program, canonical).clone()
                         made[canonical] = nn.Parameter(value) if isinstance(old, nn.Parameter) else value
-                    store[key] = made[canonical]  # type: ignore[assignment]
+                    store[key] = made[canonical]
     return model
 
 
@@ -105,12 +129,13 @@ def save_huggingface(
     source_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Saved:
-    """Write config.json, safetensors and what goes with them, so that ``from_pretrained`` gives the program's model.
+    """Write config.json, safetensors and what goes with them, so that ``from_pretrained`` gives the program's
+    model.
 
-    Tensors are read, converted to ``dtype`` and written one at a time, in shards of at most ``shard_size`` (bytes, or a
-    text such as ``"5GB"``). Tokenizer, processor and generation files are copied from ``source_dir``, by default
-    the directory that the program came from. ``mlgraph.pt`` beside the weights keeps the lineage. The
-    directory appears complete or not at all. ``progress(done, total)`` counts bytes.
+    Tensors are read, converted to ``dtype`` and written one at a time, in shards of at most ``shard_size``
+    (bytes, or a text such as ``"5GB"``). Tokenizer, processor and generation files are copied from
+    ``source_dir``, by default the directory that the program came from. ``mlgraph.pt`` beside the weights
+    keeps the lineage. The directory appears complete or not at all. ``progress(done, total)`` counts bytes.
 
     A model of up to 2 GB is loaded again, and its outputs are compared with those of the emitted module.
 
@@ -118,18 +143,21 @@ def save_huggingface(
         NotExpressible: no config of the class computes what the program computes; nothing is written.
         FileError: the directory cannot be written.
     """
-    fit = express(program)
-    kept = {name: program.tensors[name].dtype for name in _stored(program)}
+    light = without_weights(program)
+    fit = express(light)
+    shapes = {name: (tuple(light.tensors[name].shape), light.tensors[name].dtype) for name in _stored(light)}
     if dtype is not None:
-        kept = {name: dtype if own.is_floating_point else own for name, own in kept.items()}
-    settings = {**fit.settings, "dtype": str(dtype or _main_dtype(program)).removeprefix("torch.")}
+        shapes = {
+            name: (shape, dtype if own.is_floating_point else own) for name, (shape, own) in shapes.items()
+        }
+    settings = {**fit.settings, "dtype": str(dtype or _main_dtype(light)).removeprefix("torch.")}
     notes: list[str] = []
     with atomic_directory(directory) as folder:
         _copy_companions(source_dir or program.origin.get("path"), folder)
         _write_config(program, settings, folder)
-        _write_weights(program, fit, kept, folder, _bytes(shard_size), progress)
-        _write_skeleton(program, fit, settings, folder)
-        if _size(program) <= _CHECK_LIMIT:
+        _write_weights(program, fit, shapes, folder, _bytes(shard_size), progress)
+        _write_skeleton(light, fit, settings, folder)
+        if _size(light) <= _CHECK_LIMIT:
             _check(program, folder, exact=dtype is None)
         else:
             notes.append("too large to be loaded again here: checked by its graph, not by its outputs")
@@ -141,13 +169,13 @@ def from_huggingface(
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     *,
-    keep: bool = True,
+    keep: bool | None = None,
 ) -> Program:
     """The program of a live transformers model, or of a directory.
 
-    A model is captured on ``args`` and ``kwargs``, or on example inputs made from its config. A directory that
-    ``save_huggingface`` wrote gives back the program with its lineage; its weights stay in their files until used (see
-    ``LazyTensors`` for ``keep``).
+    A model is captured on ``args`` and ``kwargs``, or on example inputs made from its config. A directory
+    that ``save_huggingface`` wrote gives back the program with its lineage (see ``read_skeleton`` for
+    ``keep``).
     """
     from mlgraph.sources import describe_origin, example_inputs, open_source
 
@@ -161,31 +189,34 @@ def from_huggingface(
     return capture(source, args, kwargs).replace(origin=describe_origin(source))
 
 
-def read_skeleton(directory: str | os.PathLike[str], *, keep: bool = True) -> Program | None:
+def read_skeleton(directory: str | os.PathLike[str], *, keep: bool | None = None) -> Program | None:
     """The program that was saved as this directory, if it was; its weights as the directory now holds them.
+
+    With ``keep`` (the default where the weights are below 2 GB) tensors stay as once read, so that what is
+    done to them in place is seen by every reader; without, each is read when it is asked for and not held.
 
     Raises:
         FileError: the weights are not those of the program (of other names or shapes).
     """
-    from mlgraph.emit.weights import Rescaled
     from mlgraph.storage import load, open_safetensors
 
     root = Path(directory)
     if not (root / SKELETON).is_file():
         return None
     skeleton = load(root / SKELETON)
-    weights = open_safetensors(root, keep=keep)
-    fit = skeleton.origin.get("rescales", {})
-    for name, tensor in skeleton.tensors.items():
-        if tensor.device.type != "meta":
-            continue
-        found = weights.shapes.get(name)
-        if found is None or found[0] != tuple(tensor.shape):
+    weights = open_safetensors(root)
+    own = dict(skeleton.tensors.items())
+    for name, tensor in own.items():
+        if tensor.is_meta and weights.shapes.get(name, ((), None))[0] != tuple(tensor.shape):
             raise FileError(
                 f"{root} has other weights than its {SKELETON} tells of (at {name}); delete {SKELETON} to "
                 "open the directory without its lineage."
             )
-    values = Rescaled(skeleton.tensors.values_, weights, fit, keep=keep)
+    folded = skeleton.origin.get("rescales", {})
+    undo = {name: Rescale(factor, shift).inverse for name, (factor, shift) in folded.items()}
+    values: Mapping[str, torch.Tensor] = DirectoryTensors(own, weights, rescales=undo)
+    if keep or (keep is None and not is_large(root)):
+        values = dict(values)
     origin = {key: value for key, value in skeleton.origin.items() if key != "rescales"}
     return skeleton.replace(
         tensors=skeleton.tensors.replace(values), origin={**origin, "path": str(root.resolve())}
@@ -222,7 +253,9 @@ def _bytes(size: int | str) -> int:
                 break
             if count > 0:
                 return count
-    raise MlgraphError(f"shard size {size!r} is not understood: write a number of bytes or, for example, 5GB.")
+    raise MlgraphError(
+        f"shard size {size!r} is not understood: write a number of bytes or, for example, 5GB."
+    )
 
 
 def _write_config(program: Program, settings: Mapping[str, Any], folder: Path) -> None:
@@ -233,37 +266,33 @@ def _write_config(program: Program, settings: Mapping[str, Any], folder: Path) -
 
 
 def _write_weights(
-    program: Program,
-    fit: Fit,
-    kept: Mapping[str, torch.dtype],
-    folder: Path,
-    shard_size: int,
-    progress: Progress | None,
+    program: Program, fit: Fit, shapes: Shapes, folder: Path, shard_size: int, progress: Progress | None
 ) -> None:
     from mlgraph.storage import write_safetensors
 
-    def read(name: str) -> torch.Tensor:
-        return fit.value(program, name).to(device="cpu", dtype=kept[name]).contiguous()
+    def read(name: str) -> Rows:
+        made, dtype = fit.rows(program, name), shapes[name][1]
+        if isinstance(made, torch.Tensor):
+            return made.to(device="cpu", dtype=dtype).contiguous()
+        return (part.to(device="cpu", dtype=dtype).contiguous() for part in made)
 
-    shapes = {name: (tuple(program.tensors[name].shape), kept[name]) for name in _stored(program)}
     write_safetensors(folder, shapes, read, shard_size=shard_size, progress=progress)
 
 
-def _write_skeleton(program: Program, fit: Fit, settings: Mapping[str, Any], folder: Path) -> None:
+def _write_skeleton(light: Program, fit: Fit, settings: Mapping[str, Any], folder: Path) -> None:
     from mlgraph.storage import save
 
-    stored = set(_stored(program))
-    values = {
-        name: torch.empty_like(tensor, device="meta") if name in stored else tensor
-        for name, tensor in program.tensors.items()
-    }
     rescales = {name: [rescale.factor, rescale.shift] for name, rescale in fit.rescales.items()}
-    origin = {**program.origin, "config": dict(settings), "rescales": rescales}
-    save(program.replace(tensors=program.tensors.replace(values), origin=origin), folder / SKELETON)
+    save(
+        light.replace(origin={**light.origin, "config": dict(settings), "rescales": rescales}),
+        folder / SKELETON,
+    )
 
 
 def _copy_companions(source: Any, folder: Path) -> None:
-    """Copy what belongs to the model and is neither weights nor config: tokenizer, processor, generation files."""
+    """Copy what belongs to the model and is neither weights nor config: tokenizer, processor, generation
+    files.
+    """
     if not source or not Path(source).is_dir():
         return
     for file in sorted(Path(source).iterdir()):
@@ -277,9 +306,13 @@ def _check(program: Program, folder: Path, exact: bool) -> None:
     from mlgraph.emit.module import emit
 
     model, report = _load(str(program.origin["class"]), folder)
-    wrong = [key for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in report[kind]]
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    wrong = [key for kind in kinds for key in report[kind]]
     if wrong:
-        raise NotExpressible(f"from_pretrained does not load {sorted(map(str, wrong))[0]} as it was written; save a program instead.")
+        raise NotExpressible(
+            f"from_pretrained does not load {sorted(map(str, wrong))[0]} as it was written; "
+            "save a program instead."
+        )
     args, kwargs = random_call(program)
     module = emit(program).eval()
     with torch.no_grad():
@@ -290,8 +323,8 @@ def _check(program: Program, folder: Path, exact: bool) -> None:
             error = _relative(a, b)
             if not error <= bound:
                 raise NotExpressible(
-                    f"The saved {type(model).__name__} gives outputs that differ by {error:.1e} from the program's; "
-                    "save a program instead."
+                    f"The saved {type(model).__name__} gives outputs that differ by {error:.1e} from the "
+                    "program's; save a program instead."
                 )
 
 
@@ -341,7 +374,11 @@ def _rows(program: Program, node: torch.fx.Node) -> int | None:
     for user in node.users:
         if user.target == torch.ops.aten.embedding.default and user.args[1] is node:
             found.append(int(user.args[0].meta["val"].shape[0]))  # type: ignore[union-attr]
-        elif user.target in (torch.ops.aten.view.default, torch.ops.aten.reshape.default, torch.ops.aten.to.dtype):
+        elif user.target in (
+            torch.ops.aten.view.default,
+            torch.ops.aten.reshape.default,
+            torch.ops.aten.to.dtype,
+        ):
             rows = _rows(program, user)
             if rows:
                 found.append(rows)

@@ -22,7 +22,7 @@ def huggingface_directory(path: Path, *, trust: bool = False) -> Built:
 
     Weights that the files lack, or that do not fit, are named in the ``notes`` among the facts.
     """
-    config = _read_config(path / "config.json")
+    config = read_config(path / "config.json")
     if config.get("auto_map") and not trust:
         raise FileError(
             f"{path} brings its own model code, which loading would run; "
@@ -52,7 +52,7 @@ def huggingface_random(path: Path) -> Built:
     """The transformers model of a config.json, or of a directory with one, with random weights."""
     if path.is_dir():
         path = path / "config.json"
-    config = _read_config(path)
+    config = read_config(path)
     loader: Any = _architecture(config, path)
     import transformers
 
@@ -103,7 +103,8 @@ def trusted_module(path: Path) -> Built:
     return loaded, describe_origin(loaded, path=str(path.resolve()), name=path.stem)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The JSON object in a model's config file. Raises FileError."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

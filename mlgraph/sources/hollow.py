@@ -28,7 +28,9 @@ def architecture(name: str) -> type[nn.Module]:
 
 
 def configuration(settings: Mapping[str, Any], name: str) -> Any:
-    """The config object of ``settings``, in the config class of their ``model_type`` or else that of ``name``."""
+    """The config object of ``settings``, in the config class of their ``model_type`` or else that of
+    ``name``.
+    """
     from transformers import CONFIG_MAPPING
 
     model_type = settings.get("model_type")

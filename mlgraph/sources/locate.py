@@ -12,7 +12,7 @@ from torch import nn
 from mlgraph.errors import CaptureError, FileError
 from mlgraph.program import Program
 from mlgraph.sources import build
-from mlgraph.sources.inputs import Call, example_inputs
+from mlgraph.sources.inputs import Call, example_inputs, try_inputs
 
 
 def open_source(
@@ -42,9 +42,29 @@ def open_source(
     if not path.exists():
         raise FileError(_unknown(text))
     if path.is_dir():
+        lazy = _open_large(path, loss, inputs)
+        if lazy is not None:
+            return lazy
         model, facts = build.huggingface_directory(path, trust=trust)
         return _capture(model, facts, loss, inputs)
     return _open_file(path, trust, loss, inputs)
+
+
+def _open_large(path: Path, loss: bool, inputs: Call | None) -> Program | None:
+    """The program of a directory too large for memory, where it can be captured without its weights."""
+    from mlgraph.sources import directory
+
+    if not directory.is_large(path):
+        return None
+    config = build.read_config(path / "config.json")
+    if config.get("auto_map") or not config.get("architectures"):
+        return None
+    return directory.open_lazily(
+        path,
+        str(config["architectures"][0]),
+        config,
+        lambda model, facts: _capture(model, facts, loss, inputs),
+    )
 
 
 def _open_file(path: Path, trust: bool, loss: bool, inputs: Call | None) -> Program:
@@ -66,6 +86,9 @@ def _capture(model: nn.Module, facts: Mapping[str, Any], loss: bool, inputs: Cal
 
     notes: list[str] = list(facts.get("notes", ()))
     name = str(facts.get("name") or type(model).__name__)
+
+    if inputs is not None:
+        try_inputs(model, inputs)
 
     def attempt(with_loss: bool) -> Program:
         args, kwargs = inputs or example_inputs(model, loss=with_loss)
