@@ -12,18 +12,23 @@ from mlgraph.errors import AxisError, MlgraphError
 from mlgraph.program import Program
 from mlgraph.transfer import Grouping
 
+# fmt: off
 _UNARY = {
-    "dropout", "to", "_to_copy", "view", "reshape", "transpose", "permute", "unsqueeze", "squeeze", "contiguous",
-    "slice", "select", "flatten", "unflatten", "clone", "expand", "alias", "sum", "mean", "neg", "roll", "div",
-    "index", "drop_path", "movedim", "constant_pad_nd", "pad", "_unsafe_view", "split", "chunk", "getitem", "t",
-    "index_select", "gather", "split_with_sizes", "scatter_add", "einops",
-}  # fmt: skip
-_WEIGHTED = {"linear": (1, 2), "conv1d": (1, 2), "conv2d": (1, 2), "conv3d": (1, 2), "addmm": (2, 0), "baddbmm": (2, 0)}
+    "dropout", "to", "_to_copy", "view", "reshape", "transpose", "permute", "unsqueeze", "squeeze",
+    "contiguous", "slice", "select", "flatten", "unflatten", "clone", "expand", "alias", "sum", "mean",
+    "neg", "roll", "div", "index", "drop_path", "movedim", "constant_pad_nd", "pad", "_unsafe_view",
+    "split", "chunk", "getitem", "t", "index_select", "gather", "split_with_sizes",
+}
+# fmt: on
+_WEIGHTED = {
+    "linear": (1, 2),
+    "conv1d": (1, 2),
+    "conv2d": (1, 2),
+    "conv3d": (1, 2),
+    "addmm": (2, 0),
+    "baddbmm": (2, 0),
+}
 _NORMS = {"layer_norm": (2, 3), "rms_norm": (2, 3), "group_norm": (2, 3), "batch_norm": (1, 2)}
-
-
-def find_chain(program: Program, name: str) -> Chain | None:
-    return next((chain for chain in program.blocks if chain.name == name), None)
 
 
 def group_layers(
@@ -37,7 +42,8 @@ def group_layers(
     chains = list(program.blocks)
     if depth != 1 and not chains:
         raise AxisError(
-            "depth cannot change: the graph has no chain of repeated blocks; leave depth at 1, width still works."
+            "depth cannot change: the graph has no chain of repeated blocks; leave depth at 1, "
+            "width still works."
         )
     frozen = set(freeze)
     out = {}
@@ -52,7 +58,8 @@ def group_layers(
         if request < 1 or count % request:
             raise AxisError(
                 f"the layer axis {chain.name} has {count} blocks"
-                f"{f' of {chain.period} layers each' if chain.period > 1 else ''}, which {request} does not divide: "
+                f"{f' of {chain.period} layers each' if chain.period > 1 else ''}, which {request} does "
+                "not divide: "
                 f"choose a divisor, give an explicit grouping, or freeze {chain.name}."
             )
         make = Grouping.halves if pairing == "halves" else Grouping.adjacent
@@ -62,7 +69,8 @@ def group_layers(
 
 @dataclass(frozen=True)
 class BranchEnds:
-    """Per residual branch of a block, the tensors in which its output is linear (weight and bias of its last map)."""
+    """Per residual branch of a block, the tensors in which its output is linear (weight and bias of its
+    last map)."""
 
     tensors: tuple[str, ...]
 
@@ -90,7 +98,8 @@ def branch_ends(program: Program, chain: Chain, block: Block) -> BranchEnds:
             if found is None:
                 raise MlgraphError(
                     f"a residual branch of {chain.name} ends at {branch.target} "
-                    f"({branch.meta.get('source', branch.name)}), which no parameter scales: use depth_mode='copy'."
+                    f"({branch.meta.get('source', branch.name)}), which no parameter scales: use "
+                    "depth_mode='copy'."
                 )
             tensors.extend(t for t in found if t not in tensors)
             node = streams[0]
@@ -100,8 +109,9 @@ def branch_ends(program: Program, chain: Chain, block: Block) -> BranchEnds:
             break
     if node.name != block.entry or not tensors:
         raise MlgraphError(
-            f"the blocks of {chain.name} normalise their residual stream or have none (at {node.target}), so no copy of a "
-            "block can be made an identity or scaled: use depth_mode='copy'."
+            f"the blocks of {chain.name} normalise their residual stream or have none (at {node.target}), "
+            "so no "
+            "copy of a block can be made an identity or scaled: use depth_mode='copy'."
         )
     return BranchEnds(tuple(tensors))
 

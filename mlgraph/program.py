@@ -111,16 +111,16 @@ class Lineage:
 class Program:
     """A captured model.
 
-    ``graph`` has four kinds of nodes: one placeholder per input leaf, one get_attr per tensor it
-    reads (the target is the canonical name), call_function nodes, and the output, whose single
-    argument is the flat tuple of result leaves. Nodes carry ``meta["val"]`` (fake tensors of the
-    example sizes), ``meta["module"]`` (qualified name of the module that ran the op, ``""`` for
-    the root) and ``meta["source"]`` (``"file:line: text"`` in the model's own code). Graph and tensors are
-    never changed in place: every operator returns a new program.
+    ``graph`` has four kinds of nodes: one placeholder per input leaf, one get_attr per tensor it reads (the
+    target is the canonical name), call_function nodes, and the output, whose single argument is the flat
+    tuple of result leaves. Nodes carry ``meta["val"]`` (fake tensors of the example sizes),
+    ``meta["module"]`` (qualified name of the module that ran the op, ``""`` for the root) and
+    ``meta["source"]`` (``"file:line: text"`` in the model's own code). Graph and tensors are never changed
+    in place: every operator returns a new program.
 
     Nodes that follow the training mode are written as in training: ``aten.dropout(x, p, True)``,
-    ``mlgraph.ops.drop_path(x, p, dims, True)``, attention with ``dropout_p`` > 0, and ``aten.batch_norm`` whose
-    training flag is True and that has running statistics.
+    ``mlgraph.ops.drop_path(x, p, dims, True)``, attention with ``dropout_p`` > 0, and ``aten.batch_norm``
+    whose training flag is True and that has running statistics.
     """
 
     graph: fx.Graph
@@ -134,12 +134,14 @@ class Program:
     @cached_property
     def axes(self) -> AxisTable:
         """The inferred axes (design: axis inference); prints as a table."""
-        return _analysis("axes")(self)
+        table: AxisTable = _analysis("axes")(self)
+        return table
 
     @cached_property
     def blocks(self) -> BlockTable:
         """The chains of repeated blocks; prints as a table."""
-        return _analysis("blocks")(self)
+        table: BlockTable = _analysis("blocks")(self)
+        return table
 
     def replace(self, **changes: Any) -> Program:
         """A program with some fields changed; analyses are made anew."""

@@ -1,7 +1,8 @@
 """Rewrites a graph to other axis sizes.
 
-Every integer that an op carries is recomputed from the dims it was inferred from, never by matching numbers; the result is
-propagated on fake tensors and every node's shape compared with the one its axes foretell.
+Every integer that an op carries is recomputed from the dims it was inferred from, never by matching
+numbers; the result is propagated on fake tensors and every node's shape compared with the one its axes
+foretell.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _WHOLE = 2**63 - 1
 
 @dataclass(frozen=True)
 class Gain:
-    """A factor on an activation before it is contracted: on dim ``position`` of ``operand`` where ``node`` reads it.
+    """A factor on an activation before it is contracted: on dim ``position`` of ``operand`` where ``node``
+    reads it.
 
     ``values`` has one factor for all indices, or one per index of the dim at its new size.
     """
@@ -63,7 +65,9 @@ def rewrite(
     propagate(graph, program.signature, shapes if not added else {**shapes, **added})
     _check(program, sizes, resizer.copies)
     if added:
-        tensors = Tensors({**tensors.values_, **added}, tensors.parameters, tensors.persistent, tensors.aliases)
+        tensors = Tensors(
+            {**tensors.values_, **added}, tensors.parameters, tensors.persistent, tensors.aliases
+        )
     return program.replace(graph=graph, tensors=tensors)
 
 
@@ -74,14 +78,16 @@ def _check(program: Program, sizes: Mapping[str, int], copies: Mapping[fx.Node, 
         if dims is None or old.op == "output":
             continue
         many = isinstance(value, (tuple, list))
-        for part, got in zip(dims if many else [dims], value if many else [value], strict=True):
+        values: list[Any] = list(value) if isinstance(value, (tuple, list)) else [value]
+        for part, got in zip(dims if many else [dims], values, strict=True):
             if not isinstance(got, torch.Tensor):
                 continue
             want = [resized(dim, sizes) for dim in part]
             if any(isinstance(g, int) and w > 0 and g != w for w, g in zip(want, got.shape, strict=True)):
                 changed = ", ".join(sorted(sizes)[:4])
                 raise MlgraphError(
-                    f"{old.target} at {old.meta.get('source', old.name)} gives shape {list(got.shape)} instead of {want} "
+                    f"{old.target} at {old.meta.get('source', old.name)} gives shape {list(got.shape)} "
+                    f"instead of {want} "
                     f"once {changed} change: freeze the axes it touches, or register a rule for it."
                 )
 
@@ -107,7 +113,8 @@ class _Resizer:
                     resize(self, node, new)
                 except ValueError as error:
                     raise AxisError(
-                        f"{node.target} at {node.meta.get('source', node.name)} cuts an axis that is to change inside "
+                        f"{node.target} at {node.meta.get('source', node.name)} cuts an axis that is to "
+                        "change inside "
                         f"one of its groups ({error}): freeze that axis or choose another grouping."
                     ) from error
 
@@ -135,7 +142,7 @@ class _Resizer:
         if isinstance(given, int):
             return new
         ratio = Fraction(new, old)
-        node = self.copies[given] if given in self.copies else given
+        node: Any = self.copies.get(given, given)
         if ratio.numerator != 1:
             node = self.graph.call_function(operator.mul, (node, ratio.numerator))
         if ratio.denominator != 1:
@@ -287,9 +294,9 @@ def _slice(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
 
 @_resizer("narrow")
 def _narrow(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
-    position, start, length = (Any, node.args[2], node.args[3])
-    position = node.args[1]
-    dim = r.of(node.args[0])[position]  # type: ignore[index]
+    start, length = node.args[2], node.args[3]
+    position: Any = node.args[1]
+    dim = r.of(node.args[0])[position]
     if r.new_size(dim) == size_of(dim):
         return
     if isinstance(start, fx.Node) or isinstance(length, fx.Node):

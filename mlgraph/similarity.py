@@ -13,8 +13,11 @@ _FEATURES = 4096
 
 
 def similar(program: Program, axis: Axis, factor: int) -> Grouping:
-    """Groups of ``factor`` indices whose slots are most alike by cosine, chosen greedily from the likest pair on."""
-    features = torch.cat([part for slot in axis.slots for part in _rows(program, axis, slot.tensor, slot.dim)], 1)
+    """Groups of ``factor`` indices whose slots are most alike by cosine, chosen greedily from the likest
+    pair on."""
+    features = torch.cat(
+        [part for slot in axis.slots for part in _rows(program, axis, slot.tensor, slot.dim)], 1
+    )
     if features.shape[1] > _FEATURES:
         generator = torch.Generator().manual_seed(0)
         projection = torch.randn(features.shape[1], _FEATURES, generator=generator, dtype=features.dtype)
@@ -61,6 +64,3 @@ def _greedy(likeness: torch.Tensor, factor: int) -> list[list[int]]:
             total += likeness[best]
         groups.append(group)
     return groups
-
-
-__all__ = ["similar"]

@@ -1,7 +1,7 @@
 """Twin neurons: indices of an axis that are copies of one another.
 
-De-coalescing makes them, and twins get equal gradients for ever; interpolation tells them apart (arXiv 2404.07999, the
-interpolation operator).
+De-coalescing makes them, and twins get equal gradients for ever; interpolation tells them apart (arXiv
+2404.07999, the interpolation operator).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from mlgraph.program import Program
 class Twins:
     """Copies along the axes of one name.
 
-    ``slots`` counts the slots looked at, ``identical`` and ``near`` those of them in which most indices have an exact twin, or one
-    within the tolerance. ``share`` and ``near_share`` are the mean fractions of indices that have one, over all slots.
+    ``slots`` counts the slots looked at, ``identical`` and ``near`` those of them in which most indices
+    have an exact twin, or one within the tolerance. ``share`` and ``near_share`` are the mean fractions of
+    indices that have one, over all slots.
     """
 
     axis: str
@@ -44,7 +45,9 @@ class SymmetryReport:
         return {"tolerance": self.tolerance, "axes": [asdict(row) for row in self.rows]}
 
     def __str__(self) -> str:
-        lines = [f"{'axis':<14}{'size':>7}{'slots':>7}{'identical':>11}{'near':>7}{'share':>8}{'near share':>12}"]
+        lines = [
+            f"{'axis':<14}{'size':>7}{'slots':>7}{'identical':>11}{'near':>7}{'share':>8}{'near share':>12}"
+        ]
         for r in self.rows:
             lines.append(
                 f"{r.axis:<14}{r.size:>7}{r.slots:>7}{r.identical:>11}{r.near:>7}{r.share:>8.1%}{r.near_share:>12.1%}"
@@ -55,8 +58,9 @@ class SymmetryReport:
 def symmetry(program: Program, tolerance: float = 1e-3) -> SymmetryReport:
     """Count twin neurons along every axis that may be coarsened.
 
-    Two indices of a slot are identical when all their weights are equal, near when their rows differ by less than
-    ``tolerance`` of their length. Slots in which the axis is a factor inside a concatenation are looked at part by part.
+    Two indices of a slot are identical when all their weights are equal, near when their rows differ by
+    less than ``tolerance`` of their length. Slots in which the axis is a factor inside a concatenation are
+    looked at part by part.
     """
     families: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for axis in program.axes:
@@ -87,9 +91,12 @@ def symmetry(program: Program, tolerance: float = 1e-3) -> SymmetryReport:
 
 
 def _rows(program: Program, axis: Axis, slot: Slot) -> torch.Tensor | None:
-    """The slot as ``[axis size, everything else]``; None where nothing else varies (a vector tells nothing)."""
+    """The slot as ``[axis size, everything else]``; None where nothing else varies (a vector tells
+    nothing)."""
     value = program.tensors[slot.tensor].detach()
-    piece, position = _locate(value, program.axes.tensor_dims[slot.tensor][slot.dim], slot.dim, axis.id, slot.occurrence)
+    piece, position = _locate(
+        value, program.axes.tensor_dims[slot.tensor][slot.dim], slot.dim, axis.id, slot.occurrence
+    )
     rows = piece.movedim(position, 0).reshape(axis.size, -1).to(torch.float64)
     return rows if rows.shape[1] > 1 else None
 
@@ -111,7 +118,9 @@ def _locate(value: torch.Tensor, dim: Any, at: int, axis: str, occurrence: int) 
             for part in term.parts:
                 held = len(list(leaves(part)))
                 if inner < held:
-                    return _locate(value.narrow(at + index, start, size_of(part)), part, at + index, axis, inner)
+                    return _locate(
+                        value.narrow(at + index, start, size_of(part)), part, at + index, axis, inner
+                    )
                 inner -= held
                 start += size_of(part)
         seen += count

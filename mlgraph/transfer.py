@@ -1,8 +1,9 @@
 """Restriction and prolongation of tensors along axes.
 
-A grouping says which coarse index every fine index belongs to. Its restriction R takes means of groups, its prolongation P copies
-(arXiv 2404.07999, matrices F, R and T, G). A slot that emits takes the mean going down and copies going up; one that contracts sums
-going down and copies divided by the group size going up. Gradients move by the adjoint maps, which swap the two roles.
+A grouping says which coarse index every fine index belongs to. Its restriction R takes means of groups, its
+prolongation P copies (arXiv 2404.07999, matrices F, R and T, G). A slot that emits takes the mean going
+down and copies going up; one that contracts sums going down and copies divided by the group size going up.
+Gradients move by the adjoint maps, which swap the two roles.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -26,8 +27,8 @@ Roles = Sequence[str]
 class Grouping:
     """The coarse index of every fine index; every coarse index from 0 on has at least one.
 
-    ``shares`` says how a contracting slot divides a coarse weight over its copies (they sum to 1 in every group); equal
-    shares are the default.
+    ``shares`` says how a contracting slot divides a coarse weight over its copies (they sum to 1 in every
+    group); equal shares are the default.
     """
 
     coarse_of: tuple[int, ...]
@@ -76,20 +77,26 @@ class Grouping:
         Raises:
             AxisError: it does not cover the axis exactly once.
         """
-        items = list(given)
+        items: list[Any] = list(given)
         if items and not isinstance(items[0], int):
             coarse_of = [-1] * size
             for coarse, group in enumerate(items):
-                for fine in group:  # type: ignore[union-attr]
+                for fine in group:
                     if not 0 <= fine < size or coarse_of[fine] != -1:
-                        raise AxisError(f"the grouping of axis {axis} lists index {fine} twice or out of its {size}.")
+                        raise AxisError(
+                            f"the grouping of axis {axis} lists index {fine} twice or out of its {size}."
+                        )
                     coarse_of[fine] = coarse
             items = coarse_of
         if len(items) != size or -1 in items:
-            raise AxisError(f"the grouping of axis {axis} covers {len(items)} of its {size} indices: list each once.")
-        if set(items) != set(range(max(items) + 1)):  # type: ignore[type-var, operator]
-            raise AxisError(f"the grouping of axis {axis} skips a coarse index: number groups from 0 without gaps.")
-        return Grouping(tuple(items))  # type: ignore[arg-type]
+            raise AxisError(
+                f"the grouping of axis {axis} covers {len(items)} of its {size} indices: list each once."
+            )
+        if set(items) != set(range(max(items) + 1)):
+            raise AxisError(
+                f"the grouping of axis {axis} skips a coarse index: number groups from 0 without gaps."
+            )
+        return Grouping(tuple(items))
 
 
 Groupings = Mapping[str, Grouping]
@@ -150,7 +157,9 @@ _LeafMap = Callable[[torch.Tensor, int, Grouping, str, Kind], torch.Tensor]
 
 def _touched(dim: DimExpr, groupings: Groupings) -> bool:
     return any(
-        (term.axis in groupings) if isinstance(term, Leaf) else any(_touched(part, groupings) for part in term.parts)
+        (term.axis in groupings)
+        if isinstance(term, Leaf)
+        else any(_touched(part, groupings) for part in term.parts)
         for term in dim
     )
 
@@ -185,7 +194,9 @@ def _along(
             cuts = [math.prod(_term_size(t, groupings, coarse) for t in part) for part in term.parts]
             pieces = []
             for piece, part in zip(tensor.split(cuts, at), term.parts, strict=True):
-                pieces.append(_along(piece, at, part, roles, groupings, leaf, kind, coarse) if part else piece)
+                pieces.append(
+                    _along(piece, at, part, roles, groupings, leaf, kind, coarse) if part else piece
+                )
             tensor = torch.cat(pieces, at)
         else:
             for _ in _leaves_of(term):
@@ -244,7 +255,8 @@ def _up(tensor: torch.Tensor, at: int, grouping: Grouping, role: str, kind: Kind
 
 
 def _segment_sum(tensor: torch.Tensor, at: int, grouping: Grouping) -> torch.Tensor:
-    """Sum every group by a balanced tree, so that equal members sum exactly where their number is a power of two."""
+    """Sum every group by a balanced tree, so that equal members sum exactly where their number is a power
+    of two."""
     factor = grouping.uniform
     if factor is None:
         widest = max(grouping.group_sizes)
@@ -287,12 +299,15 @@ def _pairs(terms: list[torch.Tensor]) -> list[torch.Tensor]:
 class LazyTensors(Mapping[str, torch.Tensor]):
     """Tensors computed when read, one at a time, and not kept.
 
-    ``like`` gives tensors of the same shapes and dtypes (on the meta device), so that asking for a shape computes nothing. A
-    recipe may have a method ``chunks``: the tensor as an iterable of rows, or None where it must be made whole.
+    ``like`` gives tensors of the same shapes and dtypes (on the meta device), so that asking for a shape
+    computes nothing. A recipe may have a method ``chunks``: the tensor as an iterable of rows, or None
+    where it must be made whole.
     """
 
     def __init__(
-        self, recipes: Mapping[str, Callable[[], torch.Tensor]], like: Mapping[str, torch.Tensor] | None = None
+        self,
+        recipes: Mapping[str, Callable[[], torch.Tensor]],
+        like: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         self._recipes = dict(recipes)
         self._like = like

@@ -21,8 +21,7 @@ from mlgraph.axes.permutation import (
 )
 from mlgraph.axes.table import Axis
 from mlgraph.errors import MlgraphError
-from mlgraph.passes.coalesce import apply_down
-from mlgraph.passes.decoalesce import apply_up, decoalesce
+from mlgraph.passes.decoalesce import apply_up
 from mlgraph.program import Program
 from mlgraph.storage import load, save
 from mlgraph.transfer import Grouping, TensorTransfer
@@ -33,7 +32,8 @@ CHECKS = ("soundness", "inverse", "growth", "gradients", "storage")
 
 @dataclass(frozen=True)
 class Check:
-    """One line of a report: what was checked, on which axis, the largest error, its bound and where it arose."""
+    """One line of a report: what was checked, on which axis, the largest error, its bound and where it
+    arose."""
 
     check: str
     axis: str
@@ -82,14 +82,17 @@ class Report:
 
 
 def verify(
-    program: Program, checks: Iterable[str] = CHECKS, seed: int = 0, progress: Callable[[str], None] | None = None
+    program: Program,
+    checks: Iterable[str] = CHECKS,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
 ) -> Report:
     """Check a program, in float64 and on random inputs of its example sizes.
 
-    ``soundness``: permuting an axis in all its slots changes nothing (1e-9), one line per family of axes, per
-    axis where a family fails. ``inverse``: coalescing what was de-coalesced gives the same bits. ``growth``: doubling
-    every axis keeps the function (1e-10). ``gradients``: twins get equal gradients (1e-9). ``storage``: saving
-    and loading changes no bit.
+    ``soundness``: permuting an axis in all its slots changes nothing (1e-9), one line per family of axes,
+    per axis where a family fails. ``inverse``: coalescing what was de-coalesced gives the same bits.
+    ``growth``: doubling every axis keeps the function (1e-10). ``gradients``: twins get equal gradients
+    (1e-9). ``storage``: saving and loading changes no bit.
 
     Raises:
         MlgraphError: a check is not known.
@@ -116,7 +119,9 @@ def verify(
 
 
 def _in_double(program: Program) -> Program:
-    values = {n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in program.tensors.items()}
+    values = {
+        n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in program.tensors.items()
+    }
     out = program.replace(tensors=program.tensors.replace(values))
     for analysis in ("axes", "blocks"):
         if analysis in program.__dict__:
@@ -141,7 +146,9 @@ def _soundness(program: Program, leaves: Sequence[Any], seed: int) -> list[Check
     return out
 
 
-def _growth(program: Program, leaves: Sequence[Any], wanted: Sequence[str], skipped: list[str]) -> list[Check]:
+def _growth(
+    program: Program, leaves: Sequence[Any], wanted: Sequence[str], skipped: list[str]
+) -> list[Check]:
     chosen = [axis for axis in program.axes if axis.coarsenable_by_default and axis.size > 1]
     if not chosen:
         skipped.append("inverse, growth and gradients: no axis is coarsened by default")
@@ -166,7 +173,9 @@ def _growth(program: Program, leaves: Sequence[Any], wanted: Sequence[str], skip
         for x, y, node in zip(before, after, nodes, strict=True):
             if isinstance(x, torch.Tensor):
                 error = relative_error(y, _copied(x, program.axes.node_dims.get(node.name), groupings))
-                worst, where = max((worst, where), (error, f"the output {node.name}"), key=lambda pair: pair[0])
+                worst, where = max(
+                    (worst, where), (error, f"the output {node.name}"), key=lambda pair: pair[0]
+                )
         out.append(Check("growth", "all", worst, 1e-10, where))
     if "gradients" in wanted:
         out.append(_gradients(program, grown, groupings, leaves))
@@ -183,7 +192,9 @@ def _copied(value: torch.Tensor, dims: Any, groupings: dict[str, Grouping]) -> t
     return TensorTransfer(tuple(resize(dim, fine) for dim in dims), roles, groupings).up(value)
 
 
-def _gradients(program: Program, grown: Program, groupings: dict[str, Grouping], leaves: Sequence[Any]) -> Check:
+def _gradients(
+    program: Program, grown: Program, groupings: dict[str, Grouping], leaves: Sequence[Any]
+) -> Check:
     tensors = {
         name: tensor.clone().requires_grad_(name in grown.tensors.parameters and tensor.is_floating_point())
         for name, tensor in grown.tensors.items()
@@ -202,7 +213,9 @@ def _gradients(program: Program, grown: Program, groupings: dict[str, Grouping],
         transfer = plan.transfers.get(name)
         if tensor.grad is None or transfer is None or not transfer.changes:
             continue
-        alike = TensorTransfer(transfer.dims, tuple(tuple("emits" for _ in r) for r in transfer.roles), groupings)
+        alike = TensorTransfer(
+            transfer.dims, tuple(tuple("emits" for _ in r) for r in transfer.roles), groupings
+        )
         error = relative_error(tensor.grad, alike.up(alike.down(tensor.grad)))
         scale = float(tensor.grad.abs().max())
         error = 0.0 if scale < 1e-12 else error
@@ -218,10 +231,9 @@ def _storage(program: Program) -> Check:
         for name, tensor in program.tensors.items():
             other = again.tensors[name]
             same = other.dtype == tensor.dtype and other.shape == tensor.shape
-            if not same or not torch.equal(torch.nan_to_num(tensor.detach()), torch.nan_to_num(other.detach())):
+            if not same or not torch.equal(
+                torch.nan_to_num(tensor.detach()), torch.nan_to_num(other.detach())
+            ):
                 return Check("storage", "all", 1.0, 0.0, name)
         same = [str(n.target) for n in program.graph.nodes] == [str(n.target) for n in again.graph.nodes]
     return Check("storage", "all", 0.0 if same else 1.0, 0.0, "" if same else "the graph")
-
-
-__all__ = ["CHECKS", "Check", "Report", "apply_down", "decoalesce", "verify"]

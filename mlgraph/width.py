@@ -1,4 +1,5 @@
-"""What changes when axes change size: which groupings, which factor on every slot, which gains on activations."""
+"""What changes when axes change size: which groupings, which factor on every slot, which gains on
+activations."""
 
 from __future__ import annotations
 
@@ -6,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import fx
 
 from mlgraph.axes.expressions import DimExpr, Leaf, resize
@@ -19,10 +19,12 @@ from mlgraph.transfer import Grouping, Groupings, TensorTransfer
 Tied = Literal["exact", "paper"]
 TIED: tuple[str, ...] = ("exact", "paper")
 
+# fmt: off
 _TRANSPARENT = {
-    "dropout", "to", "_to_copy", "view", "reshape", "transpose", "permute", "unsqueeze", "squeeze", "contiguous",
-    "slice", "select", "flatten", "unflatten", "clone", "expand", "alias",
-}  # fmt: skip
+    "dropout", "to", "_to_copy", "view", "reshape", "transpose", "permute", "unsqueeze", "squeeze",
+    "contiguous", "slice", "select", "flatten", "unflatten", "clone", "expand", "alias",
+}
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def plan_down(program: Program, groupings: Groupings, tied: str = "exact") -> Wi
 
 
 def plan_up(program: Program, groupings: Groupings, tied: str = "exact") -> WidthPlan:
-    """Plan growth without a parent: ``program`` is the coarse one, groupings map the wider indices to its own."""
+    """Plan growth without a parent: ``program`` is the coarse one, groupings map the wider indices to its
+    own."""
     return _plan(program, groupings, tied, down=False)
 
 
@@ -65,14 +68,18 @@ def _plan(program: Program, groupings: Groupings, tied: str, down: bool) -> Widt
     for found in table.sums:
         if found.axis not in groupings or groupings[found.axis].uniform == 1:
             continue
-        if found.carrier is not None and (not found.shared or (tied == "paper" and found.carrier in table.tables)):
+        if found.carrier is not None and (
+            not found.shared or (tied == "paper" and found.carrier in table.tables)
+        ):
             continue
         if not found.repairable:
             approximate.append(
                 f"{nodes[found.node].target} sums over {found.axis} inside an op without a rule of its own"
             )
             continue
-        parameters = _foldable(nodes[found.operands[0][0]], table, found) if found.carrier is not None else None
+        parameters = (
+            _foldable(nodes[found.operands[0][0]], table, found) if found.carrier is not None else None
+        )
         if parameters is not None:
             summing |= {(name, found.axis) for name in parameters}
             folded.extend(name for name in parameters if name not in folded)
@@ -83,7 +90,11 @@ def _plan(program: Program, groupings: Groupings, tied: str, down: bool) -> Widt
         roles = []
         for index, dim in enumerate(dims):
             given = table.roles[tensor, index]
-            roles.append(tuple(_role(r, (tensor, leaf) in summing) for r, leaf in zip(given, _axes_of(dim), strict=True)))
+            roles.append(
+                tuple(
+                    _role(r, (tensor, leaf) in summing) for r, leaf in zip(given, _axes_of(dim), strict=True)
+                )
+            )
         wide = tuple(resize(dim, fine) for dim in dims)
         transfers[tensor] = TensorTransfer(wide, tuple(roles), groupings)
     return WidthPlan(groupings, transfers, tuple(gains), tuple(folded), tuple(dict.fromkeys(approximate)))
@@ -97,7 +108,9 @@ def _role(role: str, summed: bool) -> str:
 def _axes_of(dim: DimExpr) -> list[str]:
     out: list[str] = []
     for term in dim:
-        out.extend([term.axis] if isinstance(term, Leaf) else [a for part in term.parts for a in _axes_of(part)])
+        out.extend(
+            [term.axis] if isinstance(term, Leaf) else [a for part in term.parts for a in _axes_of(part)]
+        )
     return out
 
 
@@ -135,7 +148,8 @@ def _spread(dim: DimExpr, axis: str, own: Sequence[float], sizes: Mapping[str, i
 def _foldable(node: fx.Node, table: AxisTable, found: Sum) -> list[str] | None:
     """Parameters into which a factor on this activation can be folded, if the activation has no other use.
 
-    These are the gain and bias of the norm that made it (or the gain and bias that were applied to it by ops).
+    These are the gain and bias of the norm that made it (or the gain and bias that were applied to it by
+    ops).
     """
     if len(node.users) != 1 or node.op != "call_function":
         return None
@@ -143,7 +157,9 @@ def _foldable(node: fx.Node, table: AxisTable, found: Sum) -> list[str] | None:
 
     def own(argument: Any) -> str | None:
         usable = isinstance(argument, fx.Node) and argument.op == "get_attr" and len(argument.users) == 1
-        if not usable or not any(found.axis in _axes_of(dim) for dim in table.tensor_dims[str(argument.target)]):
+        if not usable or not any(
+            found.axis in _axes_of(dim) for dim in table.tensor_dims[str(argument.target)]
+        ):
             return None
         return str(argument.target)
 
@@ -185,7 +201,8 @@ def choose(
 ) -> dict[str, Grouping]:
     """The grouping of every axis that is to change, by axis id.
 
-    ``factor`` applies to axes that are coarsened by default, ``requests`` to axes by id or name; ``freeze`` exempts.
+    ``factor`` applies to axes that are coarsened by default, ``requests`` to axes by id or name; ``freeze``
+    exempts.
 
     Raises:
         AxisError: a request names no axis, or a frozen one, or does not fit its size.
@@ -225,21 +242,32 @@ def coarse_grouping(program: Program, pairing: str) -> Callable[[Axis, Request],
             )
         if pairing == "similarity":
             return similar(program, axis, request)
-        return Grouping.adjacent(axis.size, request) if pairing == "adjacent" else Grouping.halves(axis.size, request)
+        return (
+            Grouping.adjacent(axis.size, request)
+            if pairing == "adjacent"
+            else Grouping.halves(axis.size, request)
+        )
 
     return group
 
 
 def fine_grouping(pairing: str) -> Callable[[Axis, Request], Grouping]:
-    """How an axis grows: every index gets ``factor`` copies, or as requested explicitly (coarse index per new index)."""
+    """How an axis grows: every index gets ``factor`` copies, or as requested explicitly (coarse index per
+    new index)."""
 
     def group(axis: Axis, request: Request) -> Grouping:
         if isinstance(request, int):
             if request < 1:
-                raise AxisError(f"axis {axis.id} cannot grow by a factor of {request}: choose one of at least 1.")
+                raise AxisError(
+                    f"axis {axis.id} cannot grow by a factor of {request}: choose one of at least 1."
+                )
             size = axis.size * request
-            return Grouping.adjacent(size, request) if pairing == "adjacent" else Grouping.halves(size, request)
-        made = Grouping.of(request, len(list(request)), axis.id) if not isinstance(request[0], int) else Grouping(tuple(request))  # type: ignore[arg-type]
+            return (
+                Grouping.adjacent(size, request) if pairing == "adjacent" else Grouping.halves(size, request)
+            )
+        listed: Any = list(request)
+        nested = bool(listed) and not isinstance(listed[0], int)
+        made = Grouping.of(listed, sum(map(len, listed)), axis.id) if nested else Grouping(tuple(listed))
         if made.coarse != axis.size or set(made.coarse_of) != set(range(axis.size)):
             raise AxisError(
                 f"the grouping of axis {axis.id} must copy each of its {axis.size} indices at least once: "
@@ -248,6 +276,3 @@ def fine_grouping(pairing: str) -> Callable[[Axis, Request], Grouping]:
         return made
 
     return group
-
-
-__all__ = ["Tied", "WidthPlan", "choose", "coarse_grouping", "fine_grouping", "plan_down", "plan_up", "torch"]

@@ -19,11 +19,13 @@ from mlgraph.width import plan_up
 
 @dataclass(frozen=True)
 class Aki(Pass):
-    """Advanced knowledge initialisation of bert2BERT (Chen et al., arXiv 2110.07143): new outputs come from the layer above.
+    """Advanced knowledge initialisation of bert2BERT (Chen et al., arXiv 2110.07143): new outputs come from
+    the layer above.
 
-    Widening as in FPI, but in a block's matrices and biases the rows (out-dimension) of new indices are those of the next
-    block's, which breaks the symmetry of copies and lets low layers start with what high layers know. The
-    last block, and everything outside the blocks, is widened as in FPI. ``depth`` stacks afterwards.
+    Widening as in FPI, but in a block's matrices and biases the rows (out-dimension) of new indices are
+    those of the next block's, which breaks the symmetry of copies and lets low layers start with what high
+    layers know. The last block, and everything outside the blocks, is widened as in FPI. ``depth`` stacks
+    afterwards.
     """
 
     width: float = 2.0
@@ -35,7 +37,9 @@ class Aki(Pass):
         from mlgraph.passes.stack import Stack
 
         if not len(program.blocks):
-            raise MlgraphError(f"{program.name} has no chain of repeated blocks, so none lies above another: use fpi.")
+            raise MlgraphError(
+                f"{program.name} has no chain of repeated blocks, so none lies above another: use fpi."
+            )
         mapped = first_then_circular if float(self.width).is_integer() else first_then_random
         groupings = grown_groupings(program, self.width, self.axes, self.seed, mapped, "aki")
         wide = apply_up(program, groupings, {}, "exact", "copy", str(self))
@@ -61,7 +65,11 @@ def _norm_tensors(program: Program) -> set[str]:
         if getattr(node.target, "_opname", "") in ("layer_norm", "rms_norm", "group_norm", "batch_norm"):
             out |= {str(n.target) for n in node.all_input_nodes if n.op == "get_attr"}
     for name, dims in program.axes.tensor_dims.items():
-        if len(dims) == 1 and any(name == t for t in program.tensors.parameters) and _only_scales(program, name):
+        if (
+            len(dims) == 1
+            and any(name == t for t in program.tensors.parameters)
+            and _only_scales(program, name)
+        ):
             out.add(name)
     return out
 
@@ -72,7 +80,8 @@ def _only_scales(program: Program, name: str) -> bool:
 
 
 def _new_outputs(dims: tuple[DimExpr, ...], roles: Any, groupings: dict[str, Grouping]) -> torch.Tensor:
-    """Where any emitting index is a copy, not the first of its kind: a mask that broadcasts over the tensor."""
+    """Where any emitting index is a copy, not the first of its kind: a mask that broadcasts over the
+    tensor."""
     total = torch.zeros([1] * len(dims), dtype=torch.bool)
     for position, (dim, own) in enumerate(zip(dims, roles, strict=True)):
         mask = _copies(dim, iter(own), groupings)
@@ -94,5 +103,3 @@ def _copies(dim: DimExpr, roles: Any, groupings: dict[str, Grouping]) -> torch.T
             own = torch.cat([_copies(part, roles, groupings) for part in term.parts])
         out = (out[:, None] | own).flatten()
     return out
-
-

@@ -11,7 +11,7 @@ import torch
 from mlgraph.chunks import down_chunks
 from mlgraph.layers import group_layers
 from mlgraph.passes.base import Pass
-from mlgraph.program import Lineage, Program, Tensors
+from mlgraph.program import Lineage, Program
 from mlgraph.restack import Restacked, restack
 from mlgraph.rewrite import rewrite
 from mlgraph.transfer import Grouping, LazyTensors
@@ -24,9 +24,10 @@ Axes = Mapping[str, Any]
 class Coalesce(Pass):
     """The coarse program: width and depth divided (arXiv 2404.07999, the coalescing operator: F and R).
 
-    ``width`` divides every axis that is coarsened by default, ``depth`` every chain of blocks. ``pairing`` is ``adjacent``
-    (2i, 2i+1), ``halves`` (i, i+n/2) or ``similarity`` (like weights); ``tied`` is ``exact`` or ``paper``; ``axes`` maps axis
-    or chain names to a factor or an explicit grouping; ``freeze`` names axes and chains that stay.
+    ``width`` divides every axis that is coarsened by default, ``depth`` every chain of blocks. ``pairing``
+    is ``adjacent`` (2i, 2i+1), ``halves`` (i, i+n/2) or ``similarity`` (like weights); ``tied`` is
+    ``exact`` or ``paper``; ``axes`` maps axis or chain names to a factor or an explicit grouping;
+    ``freeze`` names axes and chains that stay.
     """
 
     depth: int = 1
@@ -37,10 +38,20 @@ class Coalesce(Pass):
     freeze: tuple[str, ...] = ()
 
     def __call__(self, program: Program) -> Program:
-        chains = {chain.name for chain in program.blocks} if self.depth != 1 or self.axes or self.freeze else set()
-        layers = group_layers(
-            program, self.depth, self.pairing, {k: v for k, v in self.axes.items() if k in chains}, self.freeze
-        ) if chains or self.depth != 1 else {}
+        chains = (
+            {chain.name for chain in program.blocks} if self.depth != 1 or self.axes or self.freeze else set()
+        )
+        layers = (
+            group_layers(
+                program,
+                self.depth,
+                self.pairing,
+                {k: v for k, v in self.axes.items() if k in chains},
+                self.freeze,
+            )
+            if chains or self.depth != 1
+            else {}
+        )
         groupings = choose(
             program,
             self.width,
@@ -129,7 +140,7 @@ def group_members(
     chains = {chain.name: chain for chain in program.blocks} if layers else {}
     out = {}
     for name, source in stacked.sources.items():
-        if source.chain in layers and source.position is not None:
+        if source.chain is not None and source.chain in layers and source.position is not None:
             group = layers[source.chain].members[source.block]
             blocks = chains[source.chain].blocks
             out[name] = tuple(blocks[b].tensors[source.position] for b in group)
@@ -151,7 +162,9 @@ class _Recipe:
     def chunks(self) -> Iterator[torch.Tensor] | None:
         """The same as row chunks, where the program's tensors can be read so."""
         transfers = self.plan.transfers
-        parts = [down_chunks(self.program.tensors.values_, name, transfers.get(name)) for name in self.sources]
+        parts = [
+            down_chunks(self.program.tensors.values_, name, transfers.get(name)) for name in self.sources
+        ]
         if any(part is None for part in parts):
             return None
         return (_mean(list(terms)) for terms in zip(*parts, strict=True))  # type: ignore[arg-type]
@@ -187,6 +200,3 @@ def realise(
     if isinstance(program.tensors.values_, dict):
         return {name: make() for name, make in recipes.items()}
     return LazyTensors(recipes, like)
-
-
-__all__ = ["Coalesce", "Tensors", "apply_down", "coalesce"]

@@ -27,10 +27,10 @@ Axes = Mapping[str, Any]
 class Decoalesce(Pass):
     """The fine program of a coarse one (arXiv 2404.07999, the de-coalescing operator: T and G).
 
-    With no sizes given it goes back up to the parent's architecture, by lineage. With ``depth``, ``width`` or ``axes`` it
-    grows: every index of an axis gets that many copies, every block that many. ``depth_mode`` is ``copy``
-    (the paper), ``scaled`` (residual branches of copies divided by their number) or ``identity`` (those of extra
-    copies end in zeros, so that the function is kept).
+    With no sizes given it goes back up to the parent's architecture, by lineage. With ``depth``, ``width``
+    or ``axes`` it grows: every index of an axis gets that many copies, every block that many.
+    ``depth_mode`` is ``copy`` (the paper), ``scaled`` (residual branches of copies divided by their number)
+    or ``identity`` (those of extra copies end in zeros, so that the function is kept).
     """
 
     depth_mode: str = "copy"
@@ -48,10 +48,15 @@ class Decoalesce(Pass):
         return self._grow(program)
 
     def _grow(self, program: Program) -> Program:
-        chains = {chain.name: chain for chain in program.blocks} if self.depth not in (None, 1) or self.axes else {}
+        chains = (
+            {chain.name: chain for chain in program.blocks}
+            if self.depth not in (None, 1) or self.axes
+            else {}
+        )
         if self.depth not in (None, 1) and not chains:
             raise MlgraphError(
-                "depth cannot grow: the graph has no chain of repeated blocks; leave depth out, width still works."
+                "depth cannot grow: the graph has no chain of repeated blocks; leave depth out, width "
+                "still works."
             )
         layers = {}
         for name, chain in chains.items():
@@ -90,13 +95,16 @@ def _grown_layers(chain: Chain, request: Any, pairing: str) -> Grouping:
     count = len(chain)
     if isinstance(request, int):
         if request < 1:
-            raise MlgraphError(f"the layer axis {chain.name} cannot grow by {request}: choose a factor of at least 1.")
+            raise MlgraphError(
+                f"the layer axis {chain.name} cannot grow by {request}: choose a factor of at least 1."
+            )
         make = Grouping.halves if pairing == "halves" else Grouping.adjacent
         return make(count * request, request)
     made = Grouping(tuple(request))
     if set(made.coarse_of) != set(range(count)):
         raise MlgraphError(
-            f"the grouping of the layer axis {chain.name} must copy each of its {count} blocks at least once: "
+            f"the grouping of the layer axis {chain.name} must copy each of its {count} blocks at least "
+            "once: "
             "list the block that every new one copies."
         )
     return made
@@ -182,7 +190,8 @@ def _branch_factors(
             for tensor in ends:
                 if tensor not in block.tensors:
                     raise MlgraphError(
-                        f"{tensor}, which ends a residual branch of {name}, is shared with other blocks, so that no copy of a "
+                        f"{tensor}, which ends a residual branch of {name}, is shared with other blocks, "
+                        "so that no copy of a "
                         "block can be scaled: use depth_mode='copy'."
                     )
             for rank, member in enumerate(members):
@@ -196,7 +205,8 @@ def _by_lineage(program: Program, depth_mode: str, operation: str) -> Program:
     lineage = program.lineage
     if lineage is None or lineage.options.get("direction") == "up":
         raise MlgraphError(
-            f"{program.name} was not coarsened from another program, so there is none to go back to: say by how much to "
+            f"{program.name} was not coarsened from another program, so there is none to go back to: say "
+            "by how much to "
             "grow with depth= and width=."
         )
     parent = lineage.parent
@@ -214,7 +224,8 @@ def _by_lineage(program: Program, depth_mode: str, operation: str) -> Program:
         for name in parent.tensors
     }
     return parent.replace(
-        tensors=parent.tensors.replace(realise(program, recipes, parent.tensors)), origin=_with_history(program, operation)
+        tensors=parent.tensors.replace(realise(program, recipes, parent.tensors)),
+        origin=_with_history(program, operation),
     )
 
 

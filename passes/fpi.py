@@ -13,12 +13,13 @@ from mlgraph.program import Program
 
 @dataclass(frozen=True)
 class Fpi(Pass):
-    """Function-preserving initialisation of bert2BERT (Chen et al., arXiv 2110.07143, figure 3): width by copies, then depth.
+    """Function-preserving initialisation of bert2BERT (Chen et al., arXiv 2110.07143, figure 3): width by
+    copies, then depth.
 
-    In-dimension expansion divides by the number of copies, out-dimension expansion copies; heads are copied whole. Where
-    the new width is a multiple of the old, every index gets equally many copies, which norms keep exactly;
-    elsewhere extra copies are drawn at random and the norms' means are noted as approximate. ``depth``
-    stacks as StackBERT does.
+    In-dimension expansion divides by the number of copies, out-dimension expansion copies; heads are copied
+    whole. Where the new width is a multiple of the old, every index gets equally many copies, which norms
+    keep exactly; elsewhere extra copies are drawn at random and the norms' means are noted as approximate.
+    ``depth`` stacks as StackBERT does.
     """
 
     width: float = 2.0

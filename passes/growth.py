@@ -34,7 +34,8 @@ def new_size(axis: Axis, wanted: float | int, what: str) -> int:
     size = axis.size * wanted
     if size < axis.size or abs(size - round(size)) > 1e-9:
         raise AxisError(
-            f"axis {axis.id} has size {axis.size}, which {what} by {wanted} would make {size:g}: choose a factor of at "
+            f"axis {axis.id} has size {axis.size}, which {what} by {wanted} would make {size:g}: choose a "
+            "factor of at "
             "least 1 that gives a whole number."
         )
     return round(size)
@@ -43,7 +44,8 @@ def new_size(axis: Axis, wanted: float | int, what: str) -> int:
 def grown_groupings(
     program: Program, width: float, axes: Mapping[str, Any], seed: int, mapped: Mapped, what: str
 ) -> dict[str, Grouping]:
-    """A grouping per axis that is to grow: those coarsened by default by ``width``, those in ``axes`` by their factor.
+    """A grouping per axis that is to grow: those coarsened by default by ``width``, those in ``axes`` by
+    their factor.
 
     Axes of one name and size in different blocks share a mapping, so that blocks stay alike.
     """

@@ -39,7 +39,8 @@ class Insert(Pass):
             for axis in program.axes.select(name):
                 if axis.id in averaged:
                     raise AxisError(
-                        f"axis {axis.id} cannot take units without effect, because a norm averages over it: grow it by "
+                        f"axis {axis.id} cannot take units without effect, because a norm averages over "
+                        "it: grow it by "
                         "decoalesce, fpi or lemon."
                     )
                 chosen[axis.id] = factor
@@ -48,5 +49,9 @@ class Insert(Pass):
             axis: Grouping(g.coarse_of, tuple(1.0 if i < g.coarse else 0.0 for i in range(g.fine)))
             for axis, g in groupings.items()
         }
-        layers = {c.name: Grouping.adjacent(len(c) * self.depth, self.depth) for c in program.blocks if self.depth > 1}
+        layers = {
+            c.name: Grouping.adjacent(len(c) * self.depth, self.depth)
+            for c in program.blocks
+            if self.depth > 1
+        }
         return apply_up(program, silent, layers, "exact", "identity", str(self))

@@ -20,9 +20,9 @@ Alpha = float | Mapping[str, float]
 class Interpolate(Pass):
     """``(1 - alpha) * first + alpha * second`` (arXiv 2404.07999, the interpolation operator).
 
-    Breaks the symmetry of copied neurons. Integer and boolean buffers are the first program's. ``alpha`` is a number, or a
-    table from axis name to number: a tensor takes the first that names an axis it has, ``default`` names the rest
-    (1 where it is left out).
+    Breaks the symmetry of copied neurons. Integer and boolean buffers are the first program's. ``alpha`` is
+    a number, or a table from axis name to number: a tensor takes the first that names an axis it has,
+    ``default`` names the rest (1 where it is left out).
     """
 
     alpha: float | dict[str, float] = 0.5
@@ -44,7 +44,8 @@ def interpolate(first: Program, second: Program, alpha: Alpha = 0.5) -> Program:
     recipes = {name: _recipe(first, second, name, weigh(name)) for name in first.tensors}
     history = (*second.origin.get("history", ()), f"interpolate{{alpha={alpha}}}")
     return first.replace(
-        tensors=first.tensors.replace(realise(first, recipes, first.skeleton().tensors)), origin={**first.origin, "history": history}
+        tensors=first.tensors.replace(realise(first, recipes, first.skeleton().tensors)),
+        origin={**first.origin, "history": history},
     )
 
 
@@ -52,7 +53,11 @@ def _weights(program: Program, alpha: Alpha) -> Callable[[str], float]:
     if not isinstance(alpha, Mapping):
         return lambda name: float(alpha)
     table = program.axes
-    rows = [({s.tensor for axis in table.select(key) for s in axis.slots}, value) for key, value in alpha.items() if key != "default"]
+    rows = [
+        ({s.tensor for axis in table.select(key) for s in axis.slots}, value)
+        for key, value in alpha.items()
+        if key != "default"
+    ]
     rest = float(alpha.get("default", 1.0))
     return lambda name: next((float(value) for members, value in rows if name in members), rest)
 
@@ -71,23 +76,34 @@ def _recipe(first: Program, second: Program, name: str, alpha: float) -> Callabl
 def _refuse_difference(first: Program, second: Program) -> None:
     for name, tensor in first.tensors.items():
         if name not in second.tensors:
-            raise MlgraphError(f"the programs differ: the first has a tensor {name}, the second has none; interpolate needs one architecture.")
+            raise MlgraphError(
+                f"the programs differ: the first has a tensor {name}, the second has none; interpolate "
+                "needs one architecture."
+            )
         other = second.tensors[name]
         if tensor.shape != other.shape:
             raise MlgraphError(
-                f"the programs differ: {name} is {list(tensor.shape)} in the first and {list(other.shape)} in the second; "
+                f"the programs differ: {name} is {list(tensor.shape)} in the first and {list(other.shape)} "
+                "in the second; "
                 "interpolate needs one architecture."
             )
     extra = next((name for name in second.tensors if name not in first.tensors), None)
     if extra is not None:
-        raise MlgraphError(f"the programs differ: the second has a tensor {extra}, the first has none; interpolate needs one architecture.")
+        raise MlgraphError(
+            f"the programs differ: the second has a tensor {extra}, the first has none; interpolate needs "
+            "one architecture."
+        )
     ops = zip(_ops(first), _ops(second), strict=False)
     for position, (a, b) in enumerate(ops):
         if a != b:
-            raise MlgraphError(f"the programs differ at op {position}: {a} in the first, {b} in the second; interpolate needs one architecture.")
+            raise MlgraphError(
+                f"the programs differ at op {position}: {a} in the first, {b} in the second; interpolate "
+                "needs one architecture."
+            )
     if len(_ops(first)) != len(_ops(second)):
         raise MlgraphError(
-            f"the programs differ: {len(_ops(first))} ops in the first, {len(_ops(second))} in the second; interpolate needs one architecture."
+            f"the programs differ: {len(_ops(first))} ops in the first, {len(_ops(second))} in the second; "
+            "interpolate needs one architecture."
         )
 
 

@@ -17,10 +17,10 @@ from mlgraph.transfer import Grouping
 class Lemon(Pass):
     """Circular copies whose outgoing weights are split unevenly (Wang et al., arXiv 2310.07999, figure 3).
 
-    Fan-in is copied, fan-out of the copies of one neuron is weighed by random shares that sum to 1, so that copies get unlike
-    gradients from the first step on. ``depth`` adds blocks whose residual branches end in zeros. Axes inside blocks
-    may grow to widths that the old ones do not divide; over an axis that a norm averages, unequal groups are
-    approximate and noted.
+    Fan-in is copied, fan-out of the copies of one neuron is weighed by random shares that sum to 1, so that
+    copies get unlike gradients from the first step on. ``depth`` adds blocks whose residual branches end in
+    zeros. Axes inside blocks may grow to widths that the old ones do not divide; over an axis that a norm
+    averages, unequal groups are approximate and noted.
     """
 
     width: float = 2.0
@@ -31,7 +31,11 @@ class Lemon(Pass):
     def __call__(self, program: Program) -> Program:
         groupings = grown_groupings(program, self.width, self.axes, self.seed, first_then_circular, "lemon")
         uneven = {axis: _shared(g, random.Random(f"{self.seed} {axis}")) for axis, g in groupings.items()}
-        layers = {c.name: Grouping.adjacent(len(c) * self.depth, self.depth) for c in program.blocks if self.depth > 1}
+        layers = {
+            c.name: Grouping.adjacent(len(c) * self.depth, self.depth)
+            for c in program.blocks
+            if self.depth > 1
+        }
         return apply_up(program, uneven, layers, "exact", "identity", str(self))
 
 

@@ -13,11 +13,12 @@ from mlgraph.program import Program
 
 @dataclass(frozen=True)
 class Net2Net(Pass):
-    """Net2WiderNet (Chen, Goodfellow & Shlens, arXiv 1511.05641, the mapping g) on every axis that is coarsened by default.
+    """Net2WiderNet (Chen, Goodfellow & Shlens, arXiv 1511.05641, the mapping g) on every axis that is
+    coarsened by default.
 
-    New index j copies g(j): j itself up to the old size, a random index after it; what is contracted is divided by the
-    number of copies. Exact, except that means over an axis (norms) weigh unequal groups alike, which is noted.
-    ``width`` need not be whole, as long as the new sizes are.
+    New index j copies g(j): j itself up to the old size, a random index after it; what is contracted is
+    divided by the number of copies. Exact, except that means over an axis (norms) weigh unequal groups
+    alike, which is noted. ``width`` need not be whole, as long as the new sizes are.
     """
 
     width: float = 2.0

@@ -15,16 +15,20 @@ from mlgraph.transfer import Grouping
 class Stack(Pass):
     """Every chain ``factor`` times as deep: block i copies block i modulo the old depth.
 
-    Progressive stacking (Gong et al., ICML 2019) with factor 2; the depthwise stacking G_stack (Du et al., arXiv 2405.15319) with
-    growth factor g.
+    Progressive stacking (Gong et al., ICML 2019) with factor 2; the depthwise stacking G_stack (Du et al.,
+    arXiv 2405.15319) with growth factor g.
     """
 
     factor: int = 2
 
     def __call__(self, program: Program) -> Program:
         if self.factor < 1:
-            raise MlgraphError(f"stack cannot multiply depth by {self.factor}: choose a factor of at least 1.")
+            raise MlgraphError(
+                f"stack cannot multiply depth by {self.factor}: choose a factor of at least 1."
+            )
         layers = {c.name: Grouping.halves(len(c) * self.factor, self.factor) for c in program.blocks}
         if not layers:
-            raise MlgraphError(f"{program.name} has no chain of repeated blocks to stack: grow it in width instead.")
+            raise MlgraphError(
+                f"{program.name} has no chain of repeated blocks to stack: grow it in width instead."
+            )
         return apply_up(program, {}, layers, "exact", "copy", str(self))

@@ -32,7 +32,9 @@ def change(grown: Program) -> float:
     leaves = example_leaves(small())
     before = Evaluation(small(), small().tensors).run_flat(leaves)
     after = Evaluation(grown, grown.tensors).run_flat(leaves)
-    return max(relative_error(y, x) for x, y in zip(before, after, strict=True) if isinstance(x, torch.Tensor))
+    return max(
+        relative_error(y, x) for x, y in zip(before, after, strict=True) if isinstance(x, torch.Tensor)
+    )
 
 
 KEEPING: list[Pass] = [
@@ -124,10 +126,10 @@ def test_twins_are_counted_and_interpolation_tells_them_apart() -> None:
     coarse = mlgraph.coalesce(small(), width=2)
     copied = mlgraph.decoalesce(coarse)
     mixed = mlgraph.interpolate(small(), copied, alpha=0.5)
-    own, twin, mix = (
-        {row.axis: row for row in symmetry(p).rows} for p in (small(), copied, mixed)
-    )
-    assert twin["mlp"].share == 1.0 and twin["mlp"].identical == twin["mlp"].slots
+    own, twin, mix = ({row.axis: row for row in symmetry(p).rows} for p in (small(), copied, mixed))
+    assert twin["mlp"].share == 1.0
+    assert twin["mlp"].identical == twin["mlp"].slots
     assert twin["hidden"].share == 1.0
-    assert own["mlp"].share == 0.0 and mix["mlp"].share == 0.0
+    assert own["mlp"].share == 0.0
+    assert mix["mlp"].share == 0.0
     assert "mlp" in str(symmetry(copied))

@@ -48,7 +48,13 @@ class Ordered(torch.nn.Module):
 def test_a_sound_program_passes_every_check() -> None:
     report = mlgraph.verify(program())
     assert report.passed, str(report)
-    assert {check.check for check in report.checks} == {"soundness", "inverse", "growth", "gradients", "storage"}
+    assert {check.check for check in report.checks} == {
+        "soundness",
+        "inverse",
+        "growth",
+        "gradients",
+        "storage",
+    }
 
 
 def test_a_wrong_rule_is_found_with_its_axis_and_op(wrong_rule: str) -> None:
@@ -65,7 +71,8 @@ def test_the_right_rule_freezes_the_same_axis() -> None:
     captured = mlgraph.capture(Ordered(), (torch.randint(0, 13, (3, 7)),))
     assert mlgraph.verify(captured, checks=["soundness"]).passed
     frozen = [axis for axis in captured.axes if axis.size == 12]
-    assert frozen and all("order of its indices matters to cumsum" in str(axis.frozen) for axis in frozen)
+    assert frozen
+    assert all("order of its indices matters to cumsum" in str(axis.frozen) for axis in frozen)
 
 
 def test_an_unknown_check_is_refused() -> None:

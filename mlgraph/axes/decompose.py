@@ -37,7 +37,7 @@ def decompose(node: fx.Node) -> fx.GraphModule | None:
     try:
         from torch._decomp import core_aten_decompositions
 
-        table = core_aten_decompositions()
+        table: Any = core_aten_decompositions()
         body = make_fx(call, decomposition_table=table)(*(n.meta["val"] for n in tensors))
     except Exception:  # any failure of tracing means that the op has no usable body
         return None

@@ -71,6 +71,7 @@ def resolve(dim: Iterable[Factor]) -> list[Factor]:
 
 
 def size_of(dim: Iterable[Factor]) -> int:
+    """Number of indices of a dim."""
     return math.prod(factor.size for factor in dim)
 
 

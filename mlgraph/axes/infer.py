@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +11,24 @@ from torch import fx
 
 from mlgraph.axes import factors
 from mlgraph.axes.decompose import decompose
-from mlgraph.axes.factors import Dim, Factor, Misaligned, Reason
+from mlgraph.axes.factors import Dim, Misaligned, Reason
 from mlgraph.axes.rules import find_rule
 from mlgraph.axes.rules.table import Dims
 from mlgraph.program import Program
 
-_ACTIVATIONS = {"relu", "gelu", "silu", "tanh", "sigmoid", "mish", "elu", "leaky_relu", "hardswish", "relu6", "softplus"}
+_ACTIVATIONS = {
+    "relu",
+    "gelu",
+    "silu",
+    "tanh",
+    "sigmoid",
+    "mish",
+    "elu",
+    "leaky_relu",
+    "hardswish",
+    "relu6",
+    "softplus",
+}
 
 
 @dataclass(frozen=True)
@@ -32,8 +44,8 @@ class View:
 class Contraction:
     """A sum over ``dim`` at ``node``; ``carrier`` is the parameter summed against, if there is one.
 
-    ``operands`` lists (node, position of the dim), the carrier last. ``carried`` is the dim in the carrier's own private factors, whose
-    roles tell whether the carrier is used in this role only.
+    ``operands`` lists (node, position of the dim), the carrier last. ``carried`` is the dim in the
+    carrier's own private factors, whose roles tell whether the carrier is used in this role only.
     """
 
     node: fx.Node
@@ -112,7 +124,9 @@ class Inference:
     def contract(self, node: fx.Node, dim: Dim, operands: Sequence[tuple[Any, int]]) -> None:
         if factors.size_of(dim) == 1:
             return
-        carriers = [(self.views[a].gathered, -i, a, p) for i, (a, p) in enumerate(operands) if a in self.views]
+        carriers = [
+            (self.views[a].gathered, -i, a, p) for i, (a, p) in enumerate(operands) if a in self.views
+        ]
         carriers = [c for c in carriers if factors.size_of(self.views[c[2]].dims[c[3]]) > 1]
         carrier: str | None = None
         carried: Dim = ()
@@ -173,9 +187,13 @@ class Inference:
 
     def _call(self, node: fx.Node) -> None:
         inputs = [self.sources.get(n, frozenset()) for n in node.all_input_nodes]
-        self.sources[node] = None if None in inputs else frozenset().union(*(s for s in inputs if s is not None))
+        self.sources[node] = (
+            None if None in inputs else frozenset().union(*(s for s in inputs if s is not None))
+        )
         value = self.value(node)
-        if getattr(node.target, "__name__", "") == "getitem" and isinstance(self.value(node.args[0]), (tuple, list)):
+        if getattr(node.target, "__name__", "") == "getitem" and isinstance(
+            self.value(node.args[0]), (tuple, list)
+        ):
             self._getitem(node)
             return
         if not _holds_tensor(value):
@@ -204,7 +222,8 @@ class Inference:
                 factors.hint(dim, "activated")
 
     def _getitem(self, node: fx.Node) -> None:
-        source, index = node.args
+        source: Any = node.args[0]
+        index: Any = node.args[1]
         dims = self.values.get(source)
         if dims is not None and isinstance(self.value(node), torch.Tensor):
             self.values[node] = dims[index]
@@ -218,7 +237,9 @@ class Inference:
         view = self.views.get(source) if isinstance(source, fx.Node) else None
         if view is None:
             return
-        looked_up = any(isinstance(self.value(a), torch.Tensor) for a in node.all_input_nodes if a is not source)
+        looked_up = any(
+            isinstance(self.value(a), torch.Tensor) for a in node.all_input_nodes if a is not source
+        )
         own = structure(self, node, list(view.dims))
         if own is not None:
             self.views[node] = View(view.tensor, own, view.gathered or looked_up)
@@ -260,7 +281,8 @@ class Inference:
         value = self.value(node)
         if isinstance(value, (tuple, list)):
             return [
-                self.fresh(node, text, output=i) if isinstance(v, torch.Tensor) else [] for i, v in enumerate(value)
+                self.fresh(node, text, output=i) if isinstance(v, torch.Tensor) else []
+                for i, v in enumerate(value)
             ]
         return self.fresh(node, text)
 
@@ -307,16 +329,16 @@ def _fits(result: Any, value: Any) -> bool:
     """Whether inferred dims have the sizes of the value."""
     if isinstance(value, (tuple, list)):
         return len(result) == len(value) and all(
-            _fits(dims, item) for dims, item in zip(result, value, strict=True) if isinstance(item, torch.Tensor)
+            _fits(dims, item)
+            for dims, item in zip(result, value, strict=True)
+            if isinstance(item, torch.Tensor)
         )
     if len(result) != value.dim():
         return False
-    return all(not isinstance(size, int) or factors.size_of(dim) == size for dim, size in zip(result, value.shape, strict=True))
-
-
-def leaf_factors(dims: Iterable[Dim]) -> Iterator[Factor]:
-    for dim in dims:
-        yield from factors.leaves(dim)
+    return all(
+        not isinstance(size, int) or factors.size_of(dim) == size
+        for dim, size in zip(result, value.shape, strict=True)
+    )
 
 
 def infer_axes(program: Program) -> Any:
@@ -328,6 +350,3 @@ def infer_axes(program: Program) -> Any:
     from mlgraph.axes.table import build_table
 
     return build_table(program, Inference(program).run())
-
-
-Named = Mapping[str, Any]

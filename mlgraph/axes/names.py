@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os.path
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from mlgraph.axes.factors import Reason
 
 @dataclass(frozen=True)
 class Candidate:
-    """What naming goes by: the slots (tensor, dim, role) of an axis, tensor ranks, its freeze and usage hints."""
+    """What naming goes by: the slots (tensor, dim, role) of an axis, tensor ranks, its freeze and usage
+    hints."""
 
     key: int
     slots: tuple[tuple[str, int, str], ...]
@@ -62,7 +62,9 @@ def _family(candidate: Candidate) -> str:
     if len(blocks) > 1 or "embedded" in hints:
         return "hidden"
     contracted = roles & {"contracts", "both"}
-    if contracted and any(rank >= 3 and dim > 0 for (t, dim, _) in candidate.slots for rank in [candidate.ranks[t]]):
+    if contracted and any(
+        rank >= 3 and dim > 0 for (t, dim, _) in candidate.slots for rank in [candidate.ranks[t]]
+    ):
         return "expert_mlp" if all(candidate.ranks[t] == 3 for t, _, _ in candidate.slots) else "channels"
     if contracted:
         return "hidden" if blocks == {""} and "normalised" in hints else "mlp"
@@ -78,4 +80,9 @@ def _block(tensor: str) -> str:
 
 def _common_path(names: Sequence[str]) -> str:
     parents = [name.rpartition(".")[0].split(".") for name in names]
-    return ".".join(os.path.commonprefix(parents)) if parents else ""  # type: ignore[type-var]
+    shared: list[str] = []
+    for column in zip(*parents, strict=False):
+        if len(set(column)) > 1:
+            break
+        shared.append(column[0])
+    return ".".join(shared)

@@ -1,7 +1,7 @@
 """Rearranging tensors along axes, and the test of soundness that needs no oracle.
 
-Permuting an axis in all of its slots must not change the function (design: soundness). Evaluation is by interpreting the graph
-in float64 and evaluation mode, so that every value inside it can be compared.
+Permuting an axis in all of its slots must not change the function (design: soundness). Evaluation is by
+interpreting the graph in float64 and evaluation mode, so that every value inside it can be compared.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def permute(value: torch.Tensor, dims: Iterable[DimExpr], permutations: Permutat
 
 @dataclass(frozen=True)
 class Deviation:
-    """The largest relative change of a result, and the first node (with its op and source line) that shows one."""
+    """The largest relative change of a result, and the first node (with its op and source line) that shows
+    one."""
 
     error: float
     where: str = ""
@@ -108,7 +109,12 @@ def _first_deviation(
     before.run_flat(inputs), after.run_flat(inputs)
     for node, x in before.kept.items():
         dims, y = program.axes.node_dims.get(node.name), after.kept[node]
-        if node.op != "call_function" or not isinstance(x, torch.Tensor) or dims is None or len(dims) != x.dim():
+        if (
+            node.op != "call_function"
+            or not isinstance(x, torch.Tensor)
+            or dims is None
+            or len(dims) != x.dim()
+        ):
             continue
         if relative_error(y, permute(x, dims, permutations)) > tolerance:
             return f"{node.target} at {node.meta.get('source') or node.name}"
@@ -137,7 +143,8 @@ def _double(value: Any) -> Any:
 
 
 class Evaluation(fx.Interpreter):
-    """Runs a program's graph on given tensors in evaluation mode and float64; ``keep`` retains every value."""
+    """Runs a program's graph on given tensors in evaluation mode and float64; ``keep`` retains every
+    value."""
 
     def __init__(self, program: Program, tensors: Mapping[str, torch.Tensor], keep: bool = False) -> None:
         super().__init__(nn.Module(), garbage_collect_values=not keep, graph=program.graph)
@@ -189,7 +196,8 @@ def _grouped_product(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor,
 
 
 def example_leaves(program: Program, seed: int = 0) -> list[Any]:
-    """Random input leaves at the program's example sizes: indices within their tables, ones for other integers."""
+    """Random input leaves at the program's example sizes: indices within their tables, ones for other
+    integers."""
     generator = torch.Generator().manual_seed(seed)
     leaves = []
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
@@ -202,7 +210,9 @@ def example_leaves(program: Program, seed: int = 0) -> list[Any]:
             leaves.append(torch.ones(leaf.shape, dtype=torch.bool))
         else:
             bound = min(_bounds(node, program), default=None)
-            drawn = torch.randint(0, bound, leaf.shape, generator=generator) if bound else torch.ones(leaf.shape)
+            drawn = (
+                torch.randint(0, bound, leaf.shape, generator=generator) if bound else torch.ones(leaf.shape)
+            )
             leaves.append(drawn.to(leaf.dtype))
     return leaves
 
@@ -224,7 +234,10 @@ def _bounds(node: fx.Node, program: Program) -> Iterator[int]:
                 stack.append(user)
 
 
+# fmt: off
 _CARRIES = {
-    "view", "reshape", "slice", "to", "contiguous", "constant_pad_nd", "pad", "flatten", "transpose", "unsqueeze", "squeeze",
-    "clone", "expand", "masked_fill", "where", "cat", "roll", "copy", "slice_scatter", "select_scatter", "clamp",
-}  # fmt: skip
+    "view", "reshape", "slice", "to", "contiguous", "constant_pad_nd", "pad", "flatten", "transpose",
+    "unsqueeze", "squeeze", "clone", "expand", "masked_fill", "where", "cat", "roll", "copy",
+    "slice_scatter", "select_scatter", "clamp",
+}
+# fmt: on

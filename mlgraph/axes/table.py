@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import fx
 
 from mlgraph.axes import factors
 from mlgraph.axes.expressions import DimExpr, Join, Leaf, Term, leaves, render
 from mlgraph.axes.expressions import size_of as expression_size
-from mlgraph.axes.factors import Dim, Factor, Reason, find
+from mlgraph.axes.factors import Dim, Factor, Reason
 from mlgraph.axes.names import Candidate, name_axes
 from mlgraph.errors import AxisError
 from mlgraph.program import Program
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
 class Slot:
     """One occurrence of an axis: the dim of a tensor, and the role the axis has there.
 
-    ``role`` is ``"emits"``, ``"contracts"`` or ``"both"``; ``occurrence`` counts the leaves of the dim, from major
-    to minor.
+    ``role`` is ``"emits"``, ``"contracts"`` or ``"both"``; ``occurrence`` counts the leaves of the dim,
+    from major to minor.
     """
 
     tensor: str
@@ -42,9 +41,9 @@ class Slot:
 class Axis:
     """A dimension that tensors share.
 
-    ``id`` is unique in its program; ``name`` is shared by the like axes of all blocks. ``frozen`` is the reason why the
-    axis cannot be coarsened at all, ``kept`` the reason why it is not coarsened by default; ``where`` names
-    the node that gave rise to the reason.
+    ``id`` is unique in its program; ``name`` is shared by the like axes of all blocks. ``frozen`` is the
+    reason why the axis cannot be coarsened at all, ``kept`` the reason why it is not coarsened by default;
+    ``where`` names the node that gave rise to the reason.
     """
 
     id: str
@@ -64,8 +63,8 @@ class Axis:
 class Sum:
     """A contraction over an axis: at ``node``, over dim ``position`` of each operand.
 
-    ``carrier`` is the tensor whose slot is summed against (the last operand), ``None`` where activations meet;
-    ``shared`` says that the carrier also emits on the axis (a tied table), so that no factor on it is
+    ``carrier`` is the tensor whose slot is summed against (the last operand), ``None`` where activations
+    meet; ``shared`` says that the carrier also emits on the axis (a tied table), so that no factor on it is
     right for both uses.
     """
 
@@ -102,7 +101,9 @@ class AxisTable(Sequence[Axis]):
             found = self.select(key)
             if len(found) > 1:
                 ids = ", ".join(axis.id for axis in found[:4])
-                raise AxisError(f"{len(found)} axes are named '{key}' ({ids}, ...): name one of them by its id.")
+                raise AxisError(
+                    f"{len(found)} axes are named '{key}' ({ids}, ...): name one of them by its id."
+                )
             return found[0]
         return self.axes[key]
 
@@ -150,18 +151,27 @@ def build_table(program: Program, run: Inference) -> AxisTable:
     axes, borrowed = _adopt_unread(program, tensor_dims, axes)
     sums = tuple(_sums(run, ids))
     averages = tuple(
-        dict.fromkeys((ids[id(leaf)], node.name) for node, dim in run.averages for leaf in factors.leaves(dim) if id(leaf) in ids)
+        dict.fromkeys(
+            (ids[id(leaf)], node.name)
+            for node, dim in run.averages
+            for leaf in factors.leaves(dim)
+            if id(leaf) in ids
+        )
     )
     tables = frozenset(
         run.views[n.args[0]].tensor
         for n in program.graph.nodes
-        if n.op == "call_function" and getattr(n.target, "_opname", "") == "embedding" and n.args[0] in run.views
+        if n.op == "call_function"
+        and getattr(n.target, "_opname", "") == "embedding"
+        and n.args[0] in run.views
     )
     flat_roles = {key: tuple(_role(f) for f in found) for key, found in roles.items()}
     for tensor in borrowed:
         for index, dim in enumerate(tensor_dims[tensor]):
             flat_roles[tensor, index] = ("emits",) * len(list(leaves(dim)))
-    return AxisTable(tuple(axes), tensor_dims, node_dims, flat_roles, sums, averages, tables, run.unknown, borrowed)
+    return AxisTable(
+        tuple(axes), tensor_dims, node_dims, flat_roles, sums, averages, tables, run.unknown, borrowed
+    )
 
 
 def _adopt_unread(
@@ -169,8 +179,9 @@ def _adopt_unread(
 ) -> tuple[list[Axis], tuple[str, ...]]:
     """Give parameters that no op reads the axes of their neighbours.
 
-    The graph says nothing of them (a mask token, when no mask is given), yet they belong to the model's class. A dim
-    takes the axis that all read tensors nearest by module path have on their dims of that size, if it is one.
+    The graph says nothing of them (a mask token, when no mask is given), yet they belong to the model's
+    class. A dim takes the axis that all read tensors nearest by module path have on their dims of that
+    size, if it is one.
     """
     unread = [n for n in program.tensors if n in program.tensors.parameters and n not in tensor_dims]
     slots: defaultdict[str, list[Slot]] = defaultdict(list)
@@ -194,7 +205,13 @@ def _neighbours_dim(name: str, size: int, tensor_dims: dict[str, tuple[DimExpr, 
     parts = name.split(".")[:-1]
     for depth in range(len(parts), -1, -1):
         prefix = ".".join(parts[:depth]) + "." if depth else ""
-        found = {dim for t, dims in tensor_dims.items() if t.startswith(prefix) for dim in dims if expression_size(dim) == size}
+        found = {
+            dim
+            for t, dims in tensor_dims.items()
+            if t.startswith(prefix)
+            for dim in dims
+            if expression_size(dim) == size
+        }
         if found:
             return found.pop() if len(found) == 1 else None
     return None
@@ -270,8 +287,8 @@ def _occurrences(run: Inference) -> dict[int, tuple[Factor, list[tuple[str, int,
 def _freeze_outputs(program: Program, run: Inference, roles: dict[tuple[str, int], list[Factor]]) -> None:
     """Freeze what the outputs count: classes and vocabulary, whose only use is to be returned.
 
-    An axis that a parameter contracts, or that was activated and is as wide as what it was made from (a pooler), is a
-    feature and may be exposed.
+    An axis that a parameter contracts, or that was activated and is as wide as what it was made from (a
+    pooler), is a feature and may be exposed.
     """
     contracted: set[int] = set()
     square: set[int] = set()
@@ -301,7 +318,13 @@ def _axes(
         slots[key] = tuple(Slot(t, d, _role(roles[t, d][c]), c) for t, d, c in places)
         ranks = {t: len(run.main[t]) for t, _, _ in places}
         candidates.append(
-            Candidate(key, tuple((s.tensor, s.dim, s.role) for s in slots[key]), ranks, leaf.frozen, frozenset(leaf.hints))
+            Candidate(
+                key,
+                tuple((s.tensor, s.dim, s.role) for s in slots[key]),
+                ranks,
+                leaf.frozen,
+                frozenset(leaf.hints),
+            )
         )
     named = name_axes(candidates)
     minor = _minors(run, occurrences, roles)
@@ -363,7 +386,8 @@ def _minors(
     occurrences: dict[int, tuple[Factor, list[tuple[str, int, int]]]],
     roles: dict[tuple[str, int], list[Factor]],
 ) -> dict[int, int]:
-    """Axes that stand behind another coarsenable one in some dim: only the major one of a dim is coarsened."""
+    """Axes that stand behind another coarsenable one in some dim: only the major one of a dim is
+    coarsened."""
     out: dict[int, int] = {}
 
     def free(leaf: Factor) -> bool:
@@ -412,20 +436,21 @@ def _sums(run: Inference, ids: dict[int, str]) -> Iterator[Sum]:
                 key = ids.get(id(leaf), "")
                 roles[key] |= set(carried[position].roles) if same else merged
         for axis in dict.fromkeys(ids[id(leaf)] for leaf in factors.leaves(found.dim) if id(leaf) in ids):
-            yield Sum(axis, found.node.name, operands, found.carrier, "emits" in roles[axis], found.repairable)
+            yield Sum(
+                axis, found.node.name, operands, found.carrier, "emits" in roles[axis], found.repairable
+            )
 
 
 def render_table(table: AxisTable) -> str:
     """One line per family of axes: name, size, how many axes and slots, and what is done with it."""
     families: dict[tuple[str, int, str], list[Axis]] = defaultdict(list)
     for axis in table.axes:
-        status = f"frozen: {axis.frozen}" if axis.frozen else f"kept: {axis.kept}" if axis.kept else "coarsenable"
+        status = (
+            f"frozen: {axis.frozen}" if axis.frozen else f"kept: {axis.kept}" if axis.kept else "coarsenable"
+        )
         families[axis.name, axis.size, status].append(axis)
     lines = [f"{'axis':<14}{'size':>7}{'axes':>6}{'slots':>7}  status"]
     for (name, size, status), members in families.items():
         slots = sum(len(axis.slots) for axis in members)
         lines.append(f"{name:<14}{size:>7}{len(members):>6}{slots:>7}  {status}")
     return "\n".join(lines)
-
-
-__all__ = ["Axis", "AxisTable", "Slot", "Sum", "build_table", "find", "fx", "leaves", "torch"]

@@ -22,8 +22,8 @@ def holds_double(program: Program) -> bool:
 def widen(program: Program) -> Program:
     """The program in float64 throughout: tensors, inputs, and every float32 that the graph names.
 
-    Models cast to float32 around norms and softmaxes to be safe in bfloat16; in float64 such a cast would lose what
-    exactness is measured by.
+    Models cast to float32 around norms and softmaxes to be safe in bfloat16; in float64 such a cast would
+    lose what exactness is measured by.
     """
     values = {n: t.detach().double() if t.dtype in _NARROW else t for n, t in program.tensors.items()}
     inputs = tuple(

@@ -78,12 +78,17 @@ CASES = {
     "matmul-4-4": Case(aten.matmul.default, lambda a, b, c, d: ((2, d, a, b), (2, d, b, c)), _same(0, 1), 5),
     "addmm": Case(aten.addmm.default, lambda a, b, c, d: ((c,), (a, b), (b, c)), _same(0, 1, 2), 3),
     "addmm-full": Case(aten.addmm.default, lambda a, b, c, d: ((a, c), (a, b), (b, c)), _same(0, 1, 2), 3),
-    "baddbmm": Case(aten.baddbmm.default, lambda a, b, c, d: ((d, a, c), (d, a, b), (d, b, c)), _same(0, 1, 2), 4),
+    "baddbmm": Case(
+        aten.baddbmm.default, lambda a, b, c, d: ((d, a, c), (d, a, b), (d, b, c)), _same(0, 1, 2), 4
+    ),
     "bilinear": Case(
         aten.bilinear.default, lambda a, b, c, d: ((d, a), (d, b), (c, a, b), (c,)), _same(0, 1, 2, 3), 4
     ),
     "einsum": Case(
-        aten.einsum.default, lambda a, b, c, d: ((a, b, c), (b, c, d)), lambda n, *s: ("xij,ijo->xo", [n[0], n[1]]), 4
+        aten.einsum.default,
+        lambda a, b, c, d: ((a, b, c), (b, c, d)),
+        lambda n, *s: ("xij,ijo->xo", [n[0], n[1]]),
+        4,
     ),
     "einsum-implicit": Case(
         aten.einsum.default, lambda a, b, c, d: ((a, b), (b, c)), lambda n, *s: ("ij,jk", [n[0], n[1]]), 3
@@ -102,7 +107,9 @@ CASES = {
         lambda n, a, b, c, d: (n[0], n[1], n[2], [1], [0], [1], 3),
         4,
     ),
-    "conv-transpose": Case(aten.conv_transpose1d.default, lambda a, b, c, d: ((a, b, 5), (b, c, 3)), _same(0, 1), 3),
+    "conv-transpose": Case(
+        aten.conv_transpose1d.default, lambda a, b, c, d: ((a, b, 5), (b, c, 3)), _same(0, 1), 3
+    ),
     "attention": Case(
         aten.scaled_dot_product_attention.default,
         lambda a, b, c, d: ((a, b, 5, c), (a, b, 7, c), (a, b, 7, d)),
@@ -121,9 +128,14 @@ CASES = {
     "gelu": Case(aten.gelu.default, lambda a, b, c, d: ((a, b),), _same(0), 2),
     "softmax": Case(aten.softmax.int, lambda a, b, c, d: ((a, b),), lambda n, *s: (n[0], -1), 2),
     "layer_norm": Case(
-        aten.layer_norm.default, lambda a, b, c, d: ((a, b), (b,), (b,)), lambda n, a, b, c, d: (n[0], [b], n[1], n[2]), 2
+        aten.layer_norm.default,
+        lambda a, b, c, d: ((a, b), (b,), (b,)),
+        lambda n, a, b, c, d: (n[0], [b], n[1], n[2]),
+        2,
     ),
-    "rms_norm": Case(aten.rms_norm.default, lambda a, b, c, d: ((a, b), (b,)), lambda n, a, b, c, d: (n[0], [b], n[1]), 2),
+    "rms_norm": Case(
+        aten.rms_norm.default, lambda a, b, c, d: ((a, b), (b,)), lambda n, a, b, c, d: (n[0], [b], n[1]), 2
+    ),
     "group_norm": Case(
         aten.group_norm.default,
         lambda a, b, c, d: ((a, 3 * b, c), (3 * b,), (3 * b,)),
@@ -133,7 +145,9 @@ CASES = {
     "mean": Case(aten.mean.dim, lambda a, b, c, d: ((a, b, c),), lambda n, *s: (n[0], [1], True), 3),
     "sum": Case(aten.sum.dim_IntList, lambda a, b, c, d: ((a, b, c),), lambda n, *s: (n[0], [0, 2]), 3),
     "amax": Case(aten.amax.default, lambda a, b, c, d: ((a, b),), lambda n, *s: (n[0], [1]), 2),
-    "norm": Case(aten.linalg_vector_norm.default, lambda a, b, c, d: ((a, b),), lambda n, *s: (n[0], 2, [1]), 2),
+    "norm": Case(
+        aten.linalg_vector_norm.default, lambda a, b, c, d: ((a, b),), lambda n, *s: (n[0], 2, [1]), 2
+    ),
     "var": Case(aten.var.correction, lambda a, b, c, d: ((a + 1, b + 1),), lambda n, *s: (n[0], [1]), 2),
     "cumsum": Case(aten.cumsum.default, lambda a, b, c, d: ((a, b),), lambda n, *s: (n[0], 1), 1),
     "flip": Case(aten.flip.default, lambda a, b, c, d: ((a, b),), lambda n, *s: (n[0], [0]), 1),
@@ -141,18 +155,26 @@ CASES = {
     "tril": Case(aten.tril.default, lambda a, b, c, d: ((a, b, b),), lambda n, *s: (n[0],), 1),
     "topk": Case(aten.topk.default, lambda a, b, c, d: ((a, b),), lambda n, *s: (n[0], 2), 1, result=0),
     "sort": Case(aten.sort.default, lambda a, b, c, d: ((a, b),), lambda n, *s: (n[0], 1), 1, result=0),
-    "view-split": Case(aten.view.default, lambda a, b, c, d: ((a, b * c),), lambda n, a, b, c, d: (n[0], [a, b, c]), 3),
-    "view-merge": Case(aten.view.default, lambda a, b, c, d: ((a, b, c),), lambda n, a, b, c, d: (n[0], [a, b * c]), 3),
+    "view-split": Case(
+        aten.view.default, lambda a, b, c, d: ((a, b * c),), lambda n, a, b, c, d: (n[0], [a, b, c]), 3
+    ),
+    "view-merge": Case(
+        aten.view.default, lambda a, b, c, d: ((a, b, c),), lambda n, a, b, c, d: (n[0], [a, b * c]), 3
+    ),
     "flatten": Case(aten.flatten.using_ints, lambda a, b, c, d: ((a, b, c),), lambda n, *s: (n[0], 1), 3),
     "unflatten": Case(
         aten.unflatten.int, lambda a, b, c, d: ((a, b * c),), lambda n, a, b, c, d: (n[0], 1, [b, c]), 3
     ),
     "transpose": Case(aten.transpose.int, lambda a, b, c, d: ((a, b, c),), lambda n, *s: (n[0], 0, -1), 3),
-    "permute": Case(aten.permute.default, lambda a, b, c, d: ((a, b, c),), lambda n, *s: (n[0], [2, 0, 1]), 3),
+    "permute": Case(
+        aten.permute.default, lambda a, b, c, d: ((a, b, c),), lambda n, *s: (n[0], [2, 0, 1]), 3
+    ),
     "movedim": Case(aten.movedim.int, lambda a, b, c, d: ((a, b, c),), lambda n, *s: (n[0], 0, 2), 3),
     "unsqueeze": Case(aten.unsqueeze.default, lambda a, b, c, d: ((a, b),), lambda n, *s: (n[0], 1), 2),
     "squeeze": Case(aten.squeeze.dim, lambda a, b, c, d: ((a, 1, b),), lambda n, *s: (n[0], 1), 2),
-    "expand": Case(aten.expand.default, lambda a, b, c, d: ((a, 1),), lambda n, a, b, c, d: (n[0], [c, a, b]), 1),
+    "expand": Case(
+        aten.expand.default, lambda a, b, c, d: ((a, 1),), lambda n, a, b, c, d: (n[0], [c, a, b]), 1
+    ),
     "repeat": Case(aten.repeat.default, lambda a, b, c, d: ((a, b),), lambda n, *s: (n[0], [2, 1, 3]), 2),
     "repeat_interleave": Case(
         aten.repeat_interleave.self_int, lambda a, b, c, d: ((a, b),), lambda n, *s: (n[0], 3, 1), 2
@@ -164,7 +186,9 @@ CASES = {
         3,
         result=1,
     ),
-    "chunk": Case(aten.chunk.default, lambda a, b, c, d: ((a, 2 * b),), lambda n, *s: (n[0], 2, 1), 3, result=0),
+    "chunk": Case(
+        aten.chunk.default, lambda a, b, c, d: ((a, 2 * b),), lambda n, *s: (n[0], 2, 1), 3, result=0
+    ),
     "slice": Case(
         aten.slice.Tensor, lambda a, b, c, d: ((a, b + c),), lambda n, a, b, c, d: (n[0], 1, b, b + c), 3
     ),
@@ -174,11 +198,17 @@ CASES = {
     "select": Case(aten.select.int, lambda a, b, c, d: ((3, a, b),), lambda n, *s: (n[0], 0, 1), 2),
     "unbind": Case(aten.unbind.int, lambda a, b, c, d: ((3, a, b),), lambda n, *s: (n[0],), 2, result=2),
     "cat": Case(aten.cat.default, lambda a, b, c, d: ((a, b), (a, c)), lambda n, *s: ([n[0], n[1]], 1), 3),
-    "stack": Case(aten.stack.default, lambda a, b, c, d: ((a, b), (a, b)), lambda n, *s: ([n[0], n[1]], 1), 2),
+    "stack": Case(
+        aten.stack.default, lambda a, b, c, d: ((a, b), (a, b)), lambda n, *s: ([n[0], n[1]], 1), 2
+    ),
     "glu": Case(aten.glu.default, lambda a, b, c, d: ((a, 2 * b),), lambda n, *s: (n[0], 1), 2),
     "pad": Case(aten.constant_pad_nd.default, lambda a, b, c, d: ((a, b),), lambda n, *s: (n[0], [1, 2]), 2),
-    "avg_pool": Case(aten.avg_pool2d.default, lambda a, b, c, d: ((a, b, 4, 4),), lambda n, *s: (n[0], [2, 2]), 2),
-    "pixel_shuffle": Case(aten.pixel_shuffle.default, lambda a, b, c, d: ((a, 4 * b, 3, 3),), lambda n, *s: (n[0], 2), 4),
+    "avg_pool": Case(
+        aten.avg_pool2d.default, lambda a, b, c, d: ((a, b, 4, 4),), lambda n, *s: (n[0], [2, 2]), 2
+    ),
+    "pixel_shuffle": Case(
+        aten.pixel_shuffle.default, lambda a, b, c, d: ((a, 4 * b, 3, 3),), lambda n, *s: (n[0], 2), 4
+    ),
     "im2col": Case(
         aten.im2col.default,
         lambda a, b, c, d: ((a, b, 4, 4),),

@@ -10,9 +10,8 @@ from typing import Any
 from torch import fx
 
 from mlgraph.axes.factors import Dim, Misaligned, fresh, hint, regroup, size_of
-from mlgraph.axes.rules.table import Context, Dims, Infer, Result, rule, set_rule
+from mlgraph.axes.rules.table import Context, Dims, Infer, Result, _overloads, rule, set_rule
 from mlgraph.axes.rules.table import Rule as _Rule
-from mlgraph.axes.rules.table import _overloads
 
 Terms = tuple[tuple[str, ...], ...]
 
@@ -25,7 +24,9 @@ def parse(spec: str) -> tuple[Terms, tuple[str, ...]]:
     return terms, tuple(re.findall(r"\.\.\.|\w+", right))
 
 
-def contract(ctx: Context, node: fx.Node, operands: Sequence[Any], terms: Terms, out: tuple[str, ...]) -> Dims:
+def contract(
+    ctx: Context, node: fx.Node, operands: Sequence[Any], terms: Terms, out: tuple[str, ...]
+) -> Dims:
     """Unify the letters of an einsum over its operands; sum over those that the result lacks."""
     dims = [ctx.dims(operand) for operand in operands]
     bound: dict[str, list[tuple[int, int]]] = {}

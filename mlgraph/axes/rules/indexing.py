@@ -6,9 +6,8 @@ from typing import Any
 
 from torch import fx
 
-from mlgraph.axes.factors import Dim, fresh, hint, size_of
+from mlgraph.axes.factors import Dim, Reason, fresh, hint, size_of
 from mlgraph.axes.factors import freeze as _freeze
-from mlgraph.axes.factors import Reason
 from mlgraph.axes.rules.pointwise import broadcast
 from mlgraph.axes.rules.table import Context, Dims, Result, rule, structure
 
@@ -40,7 +39,11 @@ def _index(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     masks = False
     for index in given:
         value = ctx.value(index) if index is not None else None
-        width = value.dim() if value is not None and value.dtype.is_floating_point is False and _is_bool(value) else 1
+        width = (
+            value.dim()
+            if value is not None and value.dtype.is_floating_point is False and _is_bool(value)
+            else 1
+        )
         masks = masks or width > 1 or (value is not None and _is_bool(value))
         if index is not None:
             span.extend(range(cursor, cursor + width))

@@ -7,13 +7,13 @@ from typing import Any
 from torch import fx
 
 from mlgraph.axes.factors import Misaligned, regroup, size_of
-from mlgraph.axes.rules.table import Context, Result, rule
+from mlgraph.axes.rules.table import Context, Dims, Result, rule
 
 
 @rule("layer_norm rms_norm native_layer_norm _fused_rms_norm")
 def _layer_norm(ctx: Context, node: fx.Node) -> Result:
     dims = ctx.dims(node.args[0])
-    normalised = dims[len(dims) - len(list(node.args[1])):]  # type: ignore[arg-type]
+    normalised = dims[len(dims) - len(list(node.args[1])) :]  # type: ignore[arg-type]
     for parameter in [*node.args[2:4], node.kwargs.get("weight"), node.kwargs.get("bias")]:
         if isinstance(parameter, fx.Node):
             for a, b in zip(normalised, ctx.dims(parameter), strict=True):
@@ -66,19 +66,25 @@ def _batch_norm(ctx: Context, node: fx.Node) -> Result:
     ctx.emit(node.args[0])
     value = ctx.value(node)
     if isinstance(value, (tuple, list)):
-        return [dims, *([[dims[1]] if v.dim() == 1 and v.shape[0] == size_of(dims[1]) else
-                         ctx.fresh(node, "statistics", output=i + 1)] for i, v in enumerate(value[1:]))]  # type: ignore[list-item]
+        results: list[Dims] = [dims]
+        for index, statistic in enumerate(value[1:], start=1):
+            alike = statistic.dim() == 1 and statistic.shape[0] == size_of(dims[1])
+            results.append([dims[1]] if alike else ctx.fresh(node, "statistics of a batch", output=index))
+        return results
     return dims
 
 
 _POOLED = {"1d": 1, "2d": 2, "3d": 3}
 
 
-@rule("max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
-      "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d max_pool2d_with_indices "
-      "_adaptive_avg_pool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d "
-      "upsample_bicubic2d upsample_linear1d upsample_trilinear3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa "
-      "_upsample_nearest_exact2d grid_sampler grid_sampler_2d lp_pool2d")
+@rule(
+    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
+    "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d max_pool2d_with_indices "
+    "_adaptive_avg_pool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d "
+    "upsample_bicubic2d upsample_linear1d upsample_trilinear3d _upsample_bilinear2d_aa "
+    "_upsample_bicubic2d_aa "
+    "_upsample_nearest_exact2d grid_sampler grid_sampler_2d lp_pool2d"
+)
 def _pool(ctx: Context, node: fx.Node) -> Result:
     """Leading dims are kept; windows or resampling run over the trailing, spatial ones."""
     dims = ctx.dims(node.args[0])
@@ -91,7 +97,7 @@ def _pool(ctx: Context, node: fx.Node) -> Result:
 
     def result(output: int | None) -> Any:
         out = ctx.fresh(node, "windows slide over it", output=output)
-        return [*dims[:lead], *out[len(out) - spatial:]]
+        return [*dims[:lead], *out[len(out) - spatial :]]
 
     value = ctx.value(node)
     if isinstance(value, (tuple, list)):

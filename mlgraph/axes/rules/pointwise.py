@@ -47,15 +47,18 @@ set_rule("pointwise", Rule(infer=_pointwise))
 # Tagged pointwise only in part of the supported versions of torch.
 for _names in (
     "where masked_fill clamp clamp_min clamp_max lerp addcmul addcdiv prelu rrelu glu_jvp",
-    "mish hardswish hardsigmoid hardtanh relu6 selu celu softplus softshrink hardshrink threshold log_sigmoid",
+    "mish hardswish hardsigmoid hardtanh relu6 selu celu softplus softshrink hardshrink threshold "
+    "log_sigmoid",
     "mse_loss.x smooth_l1_loss.x feature_dropout isclose nan_to_num",
     "zeros_like ones_like full_like empty_like fill copy",
 ):
     rule(_names)(_pointwise)
 
 
-@structure("neg to _to_copy type_as contiguous clone alias detach lift_fresh_copy lift_fresh positive "
-           "dropout feature_dropout alpha_dropout native_dropout view_as_real_copy float double half bfloat16")
+@structure(
+    "neg to _to_copy type_as contiguous clone alias detach lift_fresh_copy lift_fresh positive "
+    "dropout feature_dropout alpha_dropout native_dropout view_as_real_copy float double half bfloat16"
+)
 def _same(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     return list(dims)
 
@@ -84,7 +87,10 @@ def _random_factory(ctx: Context, node: fx.Node) -> Result:
     return dims
 
 
-@rule("zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor empty_strided new_empty_strided")
+@rule(
+    "zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor empty_strided "
+    "new_empty_strided"
+)
 def _uniform(ctx: Context, node: fx.Node) -> Result:
     return ctx.fresh(node)
 
@@ -97,7 +103,9 @@ def _counted(ctx: Context, node: fx.Node) -> Result:
 def _reduced(node: fx.Node, rank: int, position: int = 1) -> tuple[list[int], bool]:
     """The dims that a reduction removes, and whether it keeps them at size 1."""
     dim: Any = node.args[position] if len(node.args) > position else node.kwargs.get("dim")
-    keep: Any = node.args[position + 1] if len(node.args) > position + 1 else node.kwargs.get("keepdim", False)
+    keep: Any = (
+        node.args[position + 1] if len(node.args) > position + 1 else node.kwargs.get("keepdim", False)
+    )
     schema = node.target._schema  # type: ignore[union-attr]
     if not any(a.name == "dim" for a in schema.arguments) or dim is None or dim == []:
         return list(range(rank)), bool(keep) if isinstance(keep, bool) else False
@@ -185,7 +193,9 @@ def _ordered(ctx: Context, node: fx.Node) -> Result:
     dims = ctx.dims(node.args[0])
     name = node.target._opname  # type: ignore[union-attr]
     position = 2 if name in ("roll", "renorm") else 1
-    given: Any = node.args[position] if len(node.args) > position else node.kwargs.get("dim", node.kwargs.get("dims"))
+    given: Any = (
+        node.args[position] if len(node.args) > position else node.kwargs.get("dim", node.kwargs.get("dims"))
+    )
     if isinstance(given, bool) or (given is None and name in ("sort", "argsort")):
         given = node.kwargs.get("dim", -1)
     if name in ("sort", "argsort") and len(node.args) > 1 and isinstance(node.args[1], bool):
@@ -216,11 +226,14 @@ def _cross_entropy(ctx: Context, node: fx.Node) -> Result:
         ctx.unify(a, b, node)
     value = ctx.value(node)
     if isinstance(value, (tuple, list)):
-        return [[] for _ in value]
+        nothing: list[Dims] = [[] for _ in value]
+        return nothing
     return rest if value.dim() else []
 
 
-@rule("mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits kl_div")
+@rule(
+    "mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits kl_div"
+)
 def _elementwise_loss(ctx: Context, node: fx.Node) -> Result:
     operands = _tensors(ctx, node.args)
     dims = broadcast(ctx, node, operands)
@@ -239,7 +252,9 @@ def _similarity(ctx: Context, node: fx.Node) -> Result:
     return ctx.fresh(node, "a distance is taken over it")
 
 
-@rule("bucketize searchsorted histc bincount unique_consecutive unique_dim _unique2 nonzero nonzero_static isin")
+@rule(
+    "bucketize searchsorted histc bincount unique_consecutive unique_dim _unique2 nonzero nonzero_static isin"
+)
 def _lookup(ctx: Context, node: fx.Node) -> Result:
     name = node.target._opname  # type: ignore[union-attr]
     for operand in _tensors(ctx, node.args):

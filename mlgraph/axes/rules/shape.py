@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import fx
 
-from mlgraph.axes.factors import Dim, Misaligned, concatenate, fresh, hint, regroup, size_of, split, unify
+from mlgraph.axes.factors import Dim, Misaligned, concatenate, fresh, hint, regroup, size_of, split
 from mlgraph.axes.rules.table import Context, Dims, Result, rule, structure
 
 _MISALIGNED = "its indices do not align with a reshape"
@@ -89,10 +88,8 @@ def _permute(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 @structure("movedim moveaxis")
 def _movedim(ctx: Context, node: fx.Node, dims: Dims) -> Result:
-    source, target = (
-        [x % len(dims) for x in ([a] if isinstance(a, int) else a)]  # type: ignore[union-attr, operator]
-        for a in node.args[1:3]
-    )
+    given: list[Any] = list(node.args[1:3])
+    source, target = ([x % len(dims) for x in ([a] if isinstance(a, int) else a)] for a in given)
     order = [i for i in range(len(dims)) if i not in source]
     for to, origin in sorted(zip(target, source, strict=True)):
         order.insert(to, origin)
@@ -222,7 +219,7 @@ def _slice(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     position %= len(dims)
     dim = dims[position]
     size = size_of(dim)
-    start, end, step = slice_bounds(ctx, node, size)
+    start, _, step = slice_bounds(ctx, node, size)
     length = _shape(ctx, node)[position]
     out = list(dims)
     if length == size:
@@ -322,7 +319,9 @@ def _pad(ctx: Context, node: fx.Node, dims: Dims) -> Result:
             continue
         borders = [fresh(before), fresh(after)]
         _freeze_all(ctx, borders, "it is padding", node)
-        out[position] = concatenate([d for d, n in ((borders[0], before), (dim, 1), (borders[1], after)) if n])
+        out[position] = concatenate(
+            [d for d, n in ((borders[0], before), (dim, 1), (borders[1], after)) if n]
+        )
     return out
 
 
@@ -412,6 +411,3 @@ def _diagonal(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 @rule("tensordot kron chain_matmul linalg_matmul")
 def _unsupported(ctx: Context, node: fx.Node) -> Result:
     return None
-
-
-__all__ = ["cut", "slice_bounds", "torch", "unify"]

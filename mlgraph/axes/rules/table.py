@@ -100,6 +100,7 @@ def structure(names: str) -> Callable[[Structure], Structure]:
 
 
 def set_rule(op: Any, new: Rule) -> None:
+    """Put a rule in the table under an op, any callable, or a name for a class of ops."""
     _RULES[op] = new
 
 
