@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import linecache
 import os
 from collections.abc import Callable
@@ -64,6 +65,8 @@ def export(model: nn.Module, call: Call, dynamic_shapes: Any, training: bool = T
             program, used = _with_sizes(model, call, dynamic_shapes)
             return Exported(program, used, (*notes, *_fixed_sizes(program, used, dynamic_shapes)))
         except Exception as error:
+            if "not a known type" in str(error) and _register_outputs(model, call, training):
+                continue
             culprit = _training_culprit(model, error) if training else None
             if culprit is None:
                 raise CaptureError(_sentence(error)) from error
@@ -77,7 +80,9 @@ def export(model: nn.Module, call: Call, dynamic_shapes: Any, training: bool = T
 
 def _with_sizes(model: nn.Module, call: Call, dynamic_shapes: Any) -> tuple[ExportedProgram, Call]:
     def attempt(shapes: Any, on: Call = call) -> ExportedProgram:
-        return torch.export.export(model, on.args, on.kwargs, dynamic_shapes=shapes, strict=False)
+        # what torch prints of a graph that fails says nothing to a user
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            return torch.export.export(model, on.args, on.kwargs, dynamic_shapes=shapes, strict=False)
 
     if dynamic_shapes != "auto":
         return attempt(dynamic_shapes), call
@@ -190,10 +195,35 @@ def _training_culprit(model: nn.Module, error: BaseException) -> tuple[str, nn.M
     """The innermost module still in training mode in whose own code the error arose."""
     names = {id(module): name for name, module in model.named_modules()}
     for frame, _ in reversed(_frames(error)):
-        module = frame.f_locals.get("self")
+        first = frame.f_code.co_varnames[:1]
+        module = frame.f_locals.get(first[0]) if first else None
         if isinstance(module, nn.Module) and id(module) in names and module.training:
             return names[id(module)], module
     return None
+
+
+def _register_outputs(model: nn.Module, call: Call, training: bool) -> bool:
+    """Let dataclasses in the model's results be pytrees; whether there was one that was not."""
+    if not has_values(model):
+        return False
+    with torch.no_grad():
+        model.eval()
+        result = model(*call.args, **call.kwargs)
+        model.train(training)
+    found = False
+    pending = [result]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            pending.extend(value.values())
+        elif isinstance(value, list | tuple):
+            pending.extend(value)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            if type(value) not in pytree.SUPPORTED_NODES:
+                torch.export.register_dataclass(type(value))
+                found = True
+            pending.extend(getattr(value, field.name) for field in dataclasses.fields(value))
+    return found
 
 
 def has_values(model: nn.Module) -> bool:

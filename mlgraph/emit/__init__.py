@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mlgraph.emit.checkpointing import checkpoint_blocks
 from mlgraph.emit.module import EmittedModule, emit
 
-__all__ = ["EmittedModule", "emit"]
+__all__ = ["EmittedModule", "checkpoint_blocks", "emit"]

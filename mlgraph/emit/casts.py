@@ -45,6 +45,12 @@ _STRICT = {
     aten.conv2d.padding,
     aten.conv_transpose1d.default,
     aten.conv_transpose2d.input,
+    aten.index_add.default,
+    aten.index_put.default,
+    aten.index_copy.default,
+    aten.scatter.src,
+    aten.scatter_add.default,
+    aten.masked_scatter.default,
 }
 # Ops that take a dtype to compute in.
 _WITH_DTYPE = {aten.softmax.int: 2, aten.log_softmax.int: 2}
@@ -54,20 +60,22 @@ _WITH_DTYPE = {aten.softmax.int: 2, aten.log_softmax.int: 2}
 class Casts:
     """``restored``: a cast node to the node whose dtype it gives back (``None``: the model's dtype).
 
-    ``fills`` are factory nodes that make values of the model's dtype; ``dtype`` is that dtype as captured.
+    ``raising`` are casts to float32; ``fills`` are factory nodes that make values of the model's dtype;
+    ``dtype`` is that dtype as captured.
     """
 
     dtype: torch.dtype
     restored: Mapping[fx.Node, fx.Node | None] = field(default_factory=dict)
+    raising: frozenset[fx.Node] = frozenset()
     fills: frozenset[fx.Node] = frozenset()
 
 
 def model_dtype(program: Program) -> torch.dtype:
-    """The floating-point dtype that most of a program's parameters have."""
+    """The floating-point dtype that most of a program's parameters have in the graph."""
     count: dict[torch.dtype, int] = {}
-    for name in program.tensors.parameters:
-        tensor = program.tensors[name]
-        if tensor.is_floating_point():
+    for node in program.graph.nodes:
+        tensor = node.meta["val"] if node.op == "get_attr" else None
+        if tensor is not None and node.target in program.tensors.parameters and tensor.is_floating_point():
             count[tensor.dtype] = count.get(tensor.dtype, 0) + tensor.numel()
     return max(count, key=count.__getitem__) if count else torch.get_default_dtype()
 
@@ -77,12 +85,12 @@ def follow_casts(program: Program) -> Casts:
     dtype = model_dtype(program)
     relative: set[fx.Node] = set()
     while True:
-        restored, culprits = _simulate(program.graph, dtype, relative)
+        restored, raising, culprits = _simulate(program.graph, dtype, relative)
         if culprits <= relative:
             break
         relative |= culprits
     fills = frozenset(node for node in program.graph.nodes if node.target in _FILLS and _dtype(node) is dtype)
-    return Casts(dtype, restored, fills)
+    return Casts(dtype, restored, frozenset(raising), fills)
 
 
 @dataclass(frozen=True)
@@ -94,11 +102,12 @@ class _Raised:
 
 def _simulate(
     graph: fx.Graph, dtype: torch.dtype, relative: set[fx.Node]
-) -> tuple[dict[fx.Node, fx.Node | None], set[fx.Node]]:
+) -> tuple[dict[fx.Node, fx.Node | None], set[fx.Node], set[fx.Node]]:
     """One pass; ``culprits`` are raising casts whose results meet the model's dtype where that fails."""
     raised: dict[fx.Node, _Raised] = {}
     activation: set[fx.Node] = set()
     restored: dict[fx.Node, fx.Node | None] = {}
+    raising: set[fx.Node] = set()
     culprits: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "placeholder" or (node.op == "call_function" and activation & {*node.all_input_nodes}):
@@ -118,6 +127,7 @@ def _simulate(
             elif target is torch.float32 and (target is dtype or dtype.itemsize < 4):
                 known = _is_floating(source) and source in activation and source.op == "call_function"
                 raised[node] = was or _Raised(node, source if known else None)
+                raising.add(node)
             continue
         position = _WITH_DTYPE.get(node.target)
         if position is not None and source is not None:
@@ -130,11 +140,18 @@ def _simulate(
             continue
         floats = [n for n in node.all_input_nodes if _is_floating(n)]
         high = [raised[n] for n in floats if n in raised]
-        if high and node.target in _STRICT and len(high) < len(floats):
+        if high and _is_strict(node) and len(high) < len(floats):
             culprits.update(mark.cast for mark in high if mark.cast.target in _CASTS)
         elif high:
             raised[node] = next((mark for mark in high if mark.origin is not None), high[0])
-    return restored, culprits
+    return restored, raising, culprits
+
+
+def _is_strict(node: fx.Node) -> bool:
+    # custom ops are taken to be strict: few promote
+    target = node.target
+    custom = isinstance(target, torch._ops.OpOverload) and target.namespace != "aten"
+    return custom or target in _STRICT
 
 
 def _dtype(node: fx.Node) -> torch.dtype | None:

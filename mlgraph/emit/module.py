@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from torch.utils import _pytree as pytree
 from mlgraph.emit.casts import Casts, follow_casts
 from mlgraph.emit.codegen import BodyWriter
 from mlgraph.emit.outline import Body, outline
+from mlgraph.emit.precision import with_dtype
 from mlgraph.emit.runtime import Outlined, outlined
 from mlgraph.emit.state import Places, bodies, module_tree
 from mlgraph.emit.widen import holds_double, widen
 from mlgraph.errors import MlgraphError
+from mlgraph.packing import PackedProgram, pack
 from mlgraph.program import Input, Program, Tensors
 
 
@@ -44,6 +47,25 @@ class EmittedModule(Outlined):
             values[name] = getattr(holder, leaf)
         return program.replace(tensors=program.tensors.replace(values))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> EmittedModule:
+        fresh = type(self).__new__(type(self))
+        memo[id(self)] = fresh
+        for key, value in self.__dict__.items():
+            if key not in ("_program", "_compiled_call_impl"):
+                fresh.__dict__[key] = copy.deepcopy(value, memo)
+        program = self.program
+        values = copy.deepcopy(dict(program.tensors.items()), memo)
+        fresh._program = program.replace(tensors=program.tensors.replace(values))
+        return fresh
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, arguments, state = super().__reduce__()
+        return make, arguments, {**state, "_program": pack(self.program)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        packed: PackedProgram = state["_program"]
+        super().__setstate__({**state, "_program": packed.unpack()})  # type: ignore[no-untyped-call]
+
     def refuse(self, argument: str, why: str) -> None:
         """Raise for an argument that the captured graph cannot take."""
         raise MlgraphError(f"argument {argument} {why}")
@@ -57,14 +79,18 @@ def emit(
 ) -> EmittedModule:
     """An executable module that runs ``program`` and shares its parameters and buffers.
 
-    With ``device`` or ``dtype`` tensors are converted as ``module.to`` converts them, and those that change
-    are shared with the module's own :attr:`EmittedModule.program` instead. ``compile`` compiles the
+    With another ``device`` or ``dtype`` tensors are converted as ``module.to`` converts them, and those that
+    change are shared with the module's own :attr:`EmittedModule.program` instead. ``compile`` compiles the
     module on its first call. A float64 module computes in float64 throughout, casts to float32 included.
     Dropout, attention dropout, stochastic depth and batch norm follow ``train()`` and ``eval()``; a new
     module is in training mode, as any new ``nn.Module``.
     """
-    if device is not None or dtype is not None:
-        program = program.replace(tensors=_converted(program.tensors, device, dtype))
+    if dtype is not None and dtype is not torch.float64:
+        program = with_dtype(program, dtype)
+    elif dtype is not None:
+        program = program.replace(tensors=_doubled(program.tensors))
+    if device is not None:
+        program = program.replace(tensors=_moved(program.tensors, device))
     if holds_double(program):
         program = widen(program)
     casts = follow_casts(program)
@@ -88,20 +114,26 @@ def emit(
     return module
 
 
-def _converted(tensors: Tensors, device: torch.device | str | None, dtype: torch.dtype | None) -> Tensors:
+def _moved(tensors: Tensors, device: torch.device | str) -> Tensors:
+    target = torch.empty(0, device=device).device
+    return _each(tensors, lambda tensor: tensor if tensor.device == target else tensor.detach().to(target))
+
+
+def _doubled(tensors: Tensors) -> Tensors:
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        narrow = tensor.is_floating_point() and tensor.dtype is not torch.float64
+        return tensor.detach().double() if narrow else tensor
+
+    return _each(tensors, change)
+
+
+def _each(tensors: Tensors, change: Callable[[torch.Tensor], torch.Tensor]) -> Tensors:
+    """Every tensor changed; a parameter that becomes another tensor is a parameter again."""
     values: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
-        moved = tensor.detach().to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-        if (
-            moved.data_ptr() == tensor.data_ptr()
-            and moved.dtype == tensor.dtype
-            and moved.device == tensor.device
-        ):
-            values[name] = tensor
-        elif name in tensors.parameters:
-            values[name] = nn.Parameter(moved, requires_grad=tensor.requires_grad)
-        else:
-            values[name] = moved
+        values[name] = changed = change(tensor)
+        if changed is not tensor and isinstance(tensor, nn.Parameter):
+            values[name] = nn.Parameter(changed, requires_grad=tensor.requires_grad)
     return tensors.replace(values)
 
 
@@ -253,7 +285,8 @@ def _structure(spec: pytree.TreeSpec, leaves: Any, writer: BodyWriter, constants
     if spec.type is dict:
         return "{" + ", ".join(f"{key!r}: {part}" for key, part in zip(keys, parts, strict=True)) + "}"
     name = f"{spec.type.__name__}"
-    if dataclasses.is_dataclass(spec.type) and isinstance(keys, list) and len(keys) == len(parts):
+    named = isinstance(keys, list) and all(isinstance(key, str) for key in keys) and len(keys) == len(parts)
+    if dataclasses.is_dataclass(spec.type) and named:
         constants[name] = spec.type
         return f"{name}({', '.join(f'{key}={part}' for key, part in zip(keys, parts, strict=True))})"
     name = f"unflatten_{len(constants)}"

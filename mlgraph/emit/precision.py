@@ -1,0 +1,70 @@
+"""Programs in another floating-point dtype."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import fx, nn
+
+from mlgraph.emit.casts import Casts, follow_casts
+from mlgraph.program import Program
+from mlgraph.propagate import propagate
+
+aten = torch.ops.aten
+
+
+def with_dtype(program: Program, dtype: torch.dtype) -> Program:
+    """The program with parameters, buffers and floating-point inputs in ``dtype``.
+
+    Casts that restore the model's dtype now restore ``dtype``; casts that raise to float32 stay, and so do
+    buffers that nothing reads but such casts (tables of rotary frequencies keep their precision).
+    """
+    casts = follow_casts(program)
+    if casts.dtype is dtype:
+        return program
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        copies[node] = new = graph.node_copy(node, copies.__getitem__)
+        new.meta = dict(node.meta)
+        if node in casts.restored:
+            new.args = (new.args[0], dtype)
+            new.kwargs = {}
+        elif node in casts.fills:
+            new.kwargs = {**new.kwargs, "dtype": dtype}
+    precise = _precise(program, casts)
+    values: dict[str, torch.Tensor] = {}
+    for name, tensor in program.tensors.items():
+        if tensor.dtype is not casts.dtype or name in precise:
+            values[name] = tensor
+        elif name in program.tensors.parameters:
+            values[name] = nn.Parameter(tensor.detach().to(dtype), requires_grad=_trains(tensor))
+        else:
+            values[name] = tensor.detach().to(dtype)
+    inputs = tuple(
+        dataclasses.replace(leaf, dtype=dtype) if leaf.dtype is casts.dtype else leaf
+        for leaf in program.signature.inputs
+    )
+    signature = dataclasses.replace(program.signature, inputs=inputs)
+    tensors = program.tensors.replace(values)
+    propagate(graph, signature, tensors)
+    converted = program.replace(graph=graph, tensors=tensors, signature=signature)
+    for analysis in ("axes", "blocks"):
+        if analysis in program.__dict__:
+            converted.__dict__[analysis] = program.__dict__[analysis]
+    return converted
+
+
+def _trains(tensor: torch.Tensor) -> bool:
+    return tensor.requires_grad if isinstance(tensor, nn.Parameter) else True
+
+
+def _precise(program: Program, casts: Casts) -> set[str]:
+    found: set[str] = set()
+    for node in program.graph.nodes:
+        if node.op != "get_attr" or str(node.target) in program.tensors.persistent or not node.users:
+            continue
+        if all(user in casts.raising for user in node.users):
+            found.add(str(node.target))
+    return found
