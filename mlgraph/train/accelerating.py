@@ -17,25 +17,20 @@ from mlgraph.train.settings import Settings
 
 def make_accelerator(settings: Settings, out_dir: Path | None) -> Any:
     """An ``accelerate.Accelerator`` as the settings and the launcher's environment ask for."""
-    from accelerate import Accelerator, DistributedDataParallelKwargs, FullyShardedDataParallelPlugin
+    from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     # Accelerate keeps one configuration per process; a run brings its own.
     AcceleratorState._reset_state()
-    sharding = None
-    if settings.fsdp:
-        sharding = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="accelerate.*")
             return Accelerator(
                 mixed_precision=settings.mixed_precision,
                 dynamo_backend="inductor" if settings.compile else None,
-                fsdp_plugin=sharding,
                 log_with=list(settings.trackers) or None,
                 project_dir=None if out_dir is None else str(out_dir),
-                # A loss need not use every parameter: a pooler's stay without gradient.
-                kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+                kwargs_handlers=[DistributedDataParallelKwargs()],
             )
     except (ValueError, ImportError) as error:
         raise TrainError(f"accelerate refuses these settings: {error}") from error

@@ -34,8 +34,12 @@ class Binder:
         self._inputs, self._spec, self._spare = signature.inputs, signature.in_spec, spare
         args, kwargs = pytree.tree_unflatten(list(range(len(signature.inputs))), signature.in_spec)
         self._positional = len(args)
+        self._order = list(kwargs)
+        self._constants = {name: tree for name, tree in kwargs.items() if self._is_constant(tree)}
+        for name, tree in self._constants.items():
+            self._constants[name] = pytree.tree_map(lambda index: self._inputs[index].value, tree)
         order = [name for name in program.origin.get("parameters", ()) if name in kwargs]
-        self.names: list[str] = order or list(kwargs)
+        self.names: list[str] = [name for name in order or kwargs if name not in self._constants]
         self._fitting: set[tuple[Any, ...]] = set()
 
     def call(self, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -62,12 +66,20 @@ class Binder:
                 raise TrainError(f"A batch has no {name!r}, which the model takes: {hint}.")
         if not self._spare:
             for name in batch:
-                if name not in self.names and name not in positional:
+                if name not in (*positional, *self._order):
                     raise TrainError(
                         f"The model takes no {name!r}, which a batch holds: remove it, or give a loss that "
                         "uses it."
                     )
-        return tuple(batch[name] for name in positional), {name: batch[name] for name in self.names}
+        known = {name: batch[name] for name in [*self.names, *self._constants] if name in batch}
+        return tuple(batch[name] for name in positional), self._complete(known)
+
+    def _complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Keyword arguments in the order of the capture, those that are no tensors as they were then."""
+        return {name: given[name] if name in given else self._constants[name] for name in self._order}
+
+    def _is_constant(self, tree: Any) -> bool:
+        return all(not self._inputs[index].is_tensor for index in pytree.tree_leaves(tree))
 
     def check(self, batch: Any, what: str) -> tuple[Any, ...]:
         """Raise ``TrainError`` where ``batch`` does not fit; return a key that is equal for equal shapes."""

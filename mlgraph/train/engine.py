@@ -225,6 +225,7 @@ class _Engine:
                 self._optimizer,
                 self.loss,
                 settings.clip,
+                settings.fsdp,
             )
             before.restore()
             self._optimizer = {}
@@ -294,15 +295,11 @@ class _Engine:
         self.clock.start()
 
     def _eval_batches(self, data: Iterable[Any]) -> Iterable[tuple[Any, float]]:
+        """This process's share and weights; all have equally many, since sharded ones compute together."""
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        given = 0
-        for index, batch in enumerate(islice(data, self.settings.eval_batches)):
-            if index % processes == rank:
-                given += 1
-                yield batch, 1.0
-        if not given:
-            # Every process takes part in the sums; one without a share repeats a batch at no weight.
-            yield peek(data, "evaluation data")[0], 0.0
+        batches = islice(data, self.settings.eval_batches)
+        while held := list(islice(batches, processes)):
+            yield held[min(rank, len(held) - 1)], float(rank < len(held))
 
     def _change(self) -> None:
         """Carry out the level-changing phases up to the next training."""

@@ -73,7 +73,7 @@ def _extent(leaves: list[tuple[tuple[int, ...], torch.dtype | None]]) -> tuple[i
 def _count(graph: fx.Graph, program: Program) -> tuple[int, int]:
     """Operations of the forward pass, and of the backward pass from the loss."""
     wanted = _differentiated(graph, program)
-    below = _feeding_loss(graph)
+    below = feeding_loss(graph)
     forward = backward = 0
     for node in graph.nodes:
         count = _RULES.get(node.target)
@@ -109,7 +109,7 @@ def _is_floating(value: Any) -> bool:
     return any(tensor.dtype.is_floating_point or tensor.dtype.is_complex for tensor in tensors)
 
 
-def _feeding_loss(graph: fx.Graph) -> set[fx.Node]:
+def feeding_loss(graph: fx.Graph) -> set[fx.Node]:
     """Nodes that the loss depends on: the first scalar output, or all outputs where there is none."""
     output = next(iter(reversed(graph.nodes)))
     results = [node for node in output.all_input_nodes if isinstance(node.meta.get("val"), torch.Tensor)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class Worker:
         state: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
         loss: Loss | None = None,
         clip: float | None = None,
+        sharded: bool = False,
     ) -> None:
         from mlgraph import emit
 
@@ -48,8 +49,16 @@ class Worker:
         self.binder = Binder(program, spare=loss is not None)
         module = emit(program)
         module.train()
-        bare = optimizer(parameter_groups(module.named_parameters(), new, weight_decay))
-        self._module, self._optimizer = accelerator.prepare(module, bare)
+        self._sharded = sharded and accelerator.num_processes > 1
+        if self._sharded:
+            self._module = shard(module, accelerator)
+            groups = parameter_groups(module.named_parameters(), new, weight_decay)
+            self._optimizer = accelerator.prepare(optimizer(groups))
+        else:
+            if accelerator.ddp_handler is not None:
+                accelerator.ddp_handler.find_unused_parameters = leaves_parameters_out(program, loss)
+            bare = optimizer(parameter_groups(module.named_parameters(), new, weight_decay))
+            self._module, self._optimizer = accelerator.prepare(module, bare)
         self._parameters = list(self._module.parameters())
         self._bare_optimizer: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
         if state:
@@ -76,12 +85,22 @@ class Worker:
     def _gathering(self, last: bool) -> contextlib.AbstractContextManager[None]:
         if last:
             return contextlib.nullcontext()
+        if self._sharded:
+            return self._without_sync()
         return self._accelerator.no_sync(self._module)  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def _without_sync(self) -> Iterator[None]:
+        module: Any = self._module
+        module.set_requires_gradient_sync(False)
+        yield
+        module.set_requires_gradient_sync(True)
 
     def _forward(self, batch: Any) -> tuple[torch.Tensor, Any, Any]:
         batch = to_device(batch, self._accelerator.device)
         args, kwargs = self.binder.call(batch)
-        outputs = self._module(*args, **kwargs)
+        with self._accelerator.autocast():
+            outputs = self._module(*args, **kwargs)
         return self._loss(outputs, batch), outputs, batch
 
     def evaluate(
@@ -132,6 +151,36 @@ class Worker:
 
     def _named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self._unwrapped().named_parameters())
+
+
+def shard(module: nn.Module, accelerator: Any) -> nn.Module:
+    """The module with FSDP2 on it, in place: every block and the rest are sharded over all processes.
+
+    This is torch's own ``fully_shard``, which accelerate reaches on accelerators alone.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    from mlgraph.emit.module import Block
+
+    module.to(accelerator.device)
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for part in list(module.modules()):
+        if isinstance(part, Block):
+            fully_shard(part, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    if accelerator.state.dynamo_plugin.backend.value != "NO":
+        module.compile()
+    return module
+
+
+def leaves_parameters_out(program: Program, loss: Loss | None) -> bool:
+    """Whether a parameter may get no gradient: it feeds no loss, or the user's loss need not read all outputs."""
+    from mlgraph.train.flops import feeding_loss
+
+    read = {str(node.target) for node in feeding_loss(program.graph) if node.op == "get_attr"}
+    output = next(iter(reversed(program.graph.nodes)))
+    return not program.tensors.parameters <= read or (loss is not None and len(output.all_input_nodes) > 1)
 
 
 def _gathered(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def _losses(out: Path, launcher: list[str], sharding: str, mode: str, accumulate: int) -> dict[str, Any]:
+    arguments = ["-m", "tests.train.distributed", str(out), sharding, mode, str(accumulate)]
+    command = [sys.executable, *launcher, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(out.read_text())
+    return found
+
+
+def _torchrun() -> list[str]:
+    return ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={_free_port()}"]
+
+
+def _accelerate() -> list[str]:
+    port = ["--main_process_port", str(_free_port())]
+    return ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1", *port]
+
+
+@pytest.mark.parametrize("mode", ["carry", "reset", "asymmetric"])
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_two_processes_train_as_one(tmp_path: Path, sharding: str, mode: str) -> None:
+    one = _losses(tmp_path / "one.json", [], "ddp", mode, 2)
+    two = _losses(tmp_path / "two.json", _torchrun(), sharding, mode, 1)
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
+    assert two["weights"] == pytest.approx(one["weights"], rel=1e-4)
+    assert len(one["losses"]) == 6 + 3 + 3
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_accelerate_launch_does_too(tmp_path: Path, sharding: str) -> None:
+    one = _losses(tmp_path / "one.json", [], "ddp", "carry", 2)
+    two = _losses(tmp_path / "two.json", _accelerate(), sharding, "carry", 1)
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
