@@ -20,19 +20,21 @@ def main() -> int:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--suite", choices=[*table.SUITES])
     parser.add_argument("--tag")
+    parser.add_argument("--columns", help="comma-separated; default: all")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--accept", action="store_true", help="make what passes now the baseline")
     parser.add_argument("--json", metavar="FILE", help="write the rows as JSON too")
     options = parser.parse_args()
 
     chosen = entries(suite=options.suite, tag=options.tag)
-    whole = not (options.names or options.suite or options.tag)
+    whole = not (options.names or options.suite or options.tag or options.columns)
+    columns = tuple(options.columns.split(",")) if options.columns else COLUMNS
     names = options.names or [entry.name for entry in chosen]
     start = time.perf_counter()
     rows: list[Row] = []
-    for row in table.run(names, options.workers):
+    for row in table.run(names, options.workers, columns):
         rows.append(row)
-        cells = " ".join(f"{row.outcomes.get(column, ''):8}" for column in COLUMNS)
+        cells = " ".join(f"{row.outcomes.get(column, ''):8}" for column in columns)
         print(f"{row.name:28} {cells} {row.seconds:6.1f}", flush=True)
         for column, reason in row.reasons.items():
             print(f"    {column}: {reason}", flush=True)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from tests.coverage.checks import COLUMNS, NONE, YES, Row
@@ -40,25 +41,27 @@ result was wrong or an error escaped; `-` that the column does not apply.
 """
 
 
-def _check(name: str) -> Row:
+def _check(name: str, columns: tuple[str, ...]) -> Row:
     import torch
 
     from tests.coverage.checks import check
     from tests.zoo import get
 
     torch.set_num_threads(1)
-    return check(get(name))
+    return check(get(name), columns)
 
 
-def run(names: Sequence[str], workers: int | None = None) -> Iterable[Row]:
+def run(
+    names: Sequence[str], workers: int | None = None, columns: tuple[str, ...] = COLUMNS
+) -> Iterable[Row]:
     """Rows in the order of ``names``, checked by several processes of one thread each."""
     workers = workers or os.cpu_count() or 1
     if workers == 1:
-        yield from map(_check, names)
+        yield from map(partial(_check, columns=columns), names)
         return
     # A fresh process now and then keeps caches of traced graphs from piling up.
     with multiprocessing.get_context("spawn").Pool(workers, maxtasksperchild=25) as pool:
-        yield from pool.imap(_check, names)
+        yield from pool.imap(partial(_check, columns=columns), names)
 
 
 def render(rows: Sequence[Row]) -> str:
