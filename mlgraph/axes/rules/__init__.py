@@ -1,6 +1,6 @@
 """One rule per op: how an op relates the dims of its operands to those of its result."""
 
-from mlgraph.axes.rules import contraction, indexing, normalization, pointwise, shape
+from mlgraph.axes.rules import contraction, indexing, normalization, pointwise, recurrent, shape
 from mlgraph.axes.rules.table import Context, Rule, find_rule, register_rule
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "indexing",
     "normalization",
     "pointwise",
+    "recurrent",
     "register_rule",
     "shape",
 ]

@@ -1,0 +1,56 @@
+"""Rules of recurrent layers: gates are a concatenation of the hidden state's dim."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from mlgraph.axes.factors import Dim, concatenate, size_of, split
+from mlgraph.axes.rules.table import Context, Result, rule
+
+_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+
+@rule("lstm.input gru.input rnn_tanh.input rnn_relu.input")
+def _recurrent(ctx: Context, node: fx.Node) -> Result:
+    source, state, given = node.args[:3]
+    weights: list[Any] = list(given)  # type: ignore[arg-type]
+    biased, layers, _, _, bidirectional, batch_first = node.args[3:9]
+    name: str = node.target._opname  # type: ignore[union-attr]
+    states: list[Any] = list(state) if isinstance(state, (tuple, list)) else [state]
+    directions = 2 if bidirectional else 1
+    per_cell = 4 if biased else 2
+    if len(weights) != per_cell * int(layers) * directions:  # type: ignore[arg-type]
+        return None
+    dims = ctx.dims(source)
+    batch, time = (dims[0], dims[1]) if batch_first else (dims[1], dims[0])
+    ctx.freeze(time, "a recurrence runs over it", node)
+    hidden = ctx.dims(states[0])[2]
+    for other in states:
+        stacked = ctx.dims(other)
+        ctx.freeze(stacked[0], "it numbers recurrent layers", node)
+        ctx.unify(stacked[2], hidden, node)
+        if size_of(stacked[1]) > 1:
+            ctx.unify(stacked[1], batch, node)
+        ctx.emit(other)
+    read: Dim = dims[2]
+    reader: Any = source
+    cells = iter(range(0, len(weights), per_cell))
+    for _ in range(int(layers)):  # type: ignore[arg-type]
+        for _ in range(directions):
+            start = next(cells)
+            inward, recurrent = weights[start], weights[start + 1]
+            ctx.unify(ctx.dims(inward)[1], read, node)
+            ctx.contract(node, read, [(reader, 2), (inward, 1)])
+            ctx.unify(ctx.dims(recurrent)[1], hidden, node)
+            ctx.contract(node, hidden, [(states[0], 2), (recurrent, 1)])
+            for parameter in weights[start : start + per_cell]:
+                for gate in split(ctx.dims(parameter)[0], [size_of(hidden)] * _GATES[name]):
+                    ctx.unify(gate, hidden, node)
+                ctx.emit(parameter, [0])
+        read = hidden if directions == 1 else concatenate([hidden, hidden])
+        reader = states[0]
+    numbered = ctx.fresh(node, "it numbers recurrent layers", output=1)[0]
+    last = [numbered, batch, hidden]
+    return [[*dims[:2], read], *(list(last) for _ in states)]
