@@ -185,12 +185,14 @@ class Dataflow:
             depth[node] = depth[common] + 1
         return parent
 
-    def cut_paths(self, source: fx.Node) -> list[list[fx.Node]]:
+    def cut_paths(self, source: fx.Node) -> list[tuple[fx.Node, ...]]:
         """The dominator tree of ``source`` as downward paths.
 
         Consecutive nodes a, b of a path are single-tensor cuts: everything between them that b
         depends on is entered through a alone. A path goes on with the child into which the other
         children flow (the residual sum rather than the branch it sums); each other child starts a path.
+        The tree is divided a second time going on with the child that most depends on: where long skips
+        join late, that is where the layers are.
         """
         parent = self.dominators(source)
         children: dict[fx.Node, list[fx.Node]] = defaultdict(list)
@@ -210,17 +212,18 @@ class Dataflow:
                     while depth[arg] > depth[node]:
                         arg = parent[arg]
                     flows.add(arg)
-        paths: list[list[fx.Node]] = []
-        heads: list[list[fx.Node]] = [[source]]
-        while heads:
-            path = heads.pop()
-            while below := children[path[-1]]:
-                last = [child for child in below if child not in flows] or below
-                chosen = max(last, key=lambda child: size[child])
-                heads += [[path[-1], child] for child in below if child is not chosen]
-                path.append(chosen)
-            paths.append(path)
-        return paths
+        last = {node: [c for c in below if c not in flows] or below for node, below in children.items()}
+        paths: dict[tuple[fx.Node, ...], None] = {}
+        for choices in (last, children):
+            heads: list[list[fx.Node]] = [[source]]
+            while heads:
+                path = heads.pop()
+                while below := children.get(path[-1]):
+                    chosen = max(choices[path[-1]], key=lambda child: size[child])
+                    heads += [[path[-1], child] for child in below if child is not chosen]
+                    path.append(chosen)
+                paths[tuple(path)] = None
+        return list(paths)
 
     def between(self, entry: fx.Node, exit: fx.Node, within: Mapping[fx.Node, Any]) -> list[fx.Node]:
         """Nodes on activation paths from ``entry`` (excluded) to ``exit`` (included), inside ``within``."""

@@ -75,8 +75,11 @@ class Partition:
                 start = position
         return found
 
-    def reads_parameters(self, block: int) -> bool:
-        """Whether a parameter enters the block, its own or shared."""
+    def reads_weights(self, block: int) -> bool:
+        """Whether a weight enters the block, its own or shared: a parameter of two dims or more.
+
+        Norms in a row are no layers.
+        """
         parameters = self.flow.program.tensors.parameters
         args = (arg for node in self.cores[block] for arg in self.flow.data[node] if arg not in self.within)
         seen: set[fx.Node] = set()
@@ -86,7 +89,7 @@ class Partition:
             if node in seen:
                 continue
             seen.add(node)
-            if node.op == "get_attr" and node.target in parameters:
+            if node.op == "get_attr" and node.target in parameters and node.meta["val"].dim() > 1:
                 return True
             stack += [arg for arg in self.flow.data[node] if arg not in self.within]
         return False

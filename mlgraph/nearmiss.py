@@ -42,12 +42,13 @@ def near_misses(flow: Dataflow, chains: Sequence[Chain]) -> Iterator[str]:
 def _families(flow: Dataflow) -> dict[str, Family]:
     """Parameters under every numbered path component, outermost or inner."""
     families: dict[str, Family] = {}
-    for name in flow.program.tensors.parameters:
-        parts = name.split(".")
+    tensors = flow.program.tensors
+    for name in tensors:
+        parts = name.split(".") if name in tensors.parameters else []
         for at, part in enumerate(parts[:-1]):
             if at and part.isdigit():
                 prefix, rest = ".".join(parts[:at]) + ".", ".".join(parts[at + 1 :])
-                shape = tuple(flow.program.tensors[name].shape)
+                shape = tuple(tensors[name].shape)
                 families.setdefault(prefix, {}).setdefault(int(part), {})[rest] = shape
     return dict(sorted(families.items()))
 

@@ -68,7 +68,7 @@ def find_runs(flow: Dataflow) -> list[Run]:
             # What lies inside a repeated block is no chain of its own.
             if len(cuts) < 3 or explained.issuperset(cuts[1:]):
                 continue
-            path = CutPath(tuple(cuts), within, tuple(atoms.between(a, b, within) for a, b in pairwise(cuts)))
+            path = CutPath(cuts, within, tuple(atoms.between(a, b, within) for a, b in pairwise(cuts)))
             for run in _runs(path):
                 found.append(run)
                 explained.update(*(atom.nodes for atom in path.atoms[run.start : run.stop]))
@@ -165,7 +165,7 @@ def divisions(flow: Dataflow, run: Run, claimed: set[fx.Node]) -> Iterator[tuple
             if counted:
                 overlaps = [(max(a, c), min(b, d)) for a, b in like for c, d in counted]
                 like = [(first, last) for first, last in overlaps if last - first >= 2]
-            like = [(first, last) for first, last in like if partition.reads_parameters(first)]
+            like = [(first, last) for first, last in like if partition.reads_weights(first)]
             covered = sum(len(core) for first, last in like for core in partition.cores[first:last])
             if best is None or covered > best[0]:
                 best = (covered, partition, like)

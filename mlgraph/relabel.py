@@ -89,7 +89,7 @@ class Labels:
 
 
 def _another(name: str, first: str, block: int) -> str:
-    """A new name in the manner of ``name``: the component in which it differs from ``first`` gets a number."""
+    """A new name in the manner of ``name``: a number is added where it differs from ``first``."""
     parts = name.split(".")
     differing = [
         at for at, pair in enumerate(zip(parts, first.split("."), strict=False)) if pair[0] != pair[1]
@@ -183,6 +183,14 @@ def relabel(program: Program, labels: Labels, sources: Mapping[str, Source]) -> 
                 aliases[renamed] = target
                 if alias in old.persistent:
                     persistent.add(renamed)
+    for index, (chain, layout) in enumerate(zip(labels.chains, labels.layouts, strict=True)):
+        for canonical in chain.shared:
+            for block, of in enumerate(layout):
+                renamed = labels.block_path(index, block, canonical)
+                if chain.block_of(canonical) == of and renamed not in sources and renamed not in aliases:
+                    aliases[renamed] = first[canonical]
+                    if canonical in old.persistent:
+                        persistent.add(renamed)
     values = {
         name: old[source.name] if first[source.name] == name else _copy(old[source.name])
         for name, source in sources.items()
