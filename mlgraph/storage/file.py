@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from typing import BinaryIO
 
 from mlgraph.errors import FileError, MlgraphError
@@ -31,8 +32,8 @@ from mlgraph.storage.lazy import LazyTensors, TensorFile
 from mlgraph.storage.programs import decode_program, encode_program, shapes_of
 from mlgraph.storage.strictjson import dump, parse
 from mlgraph.storage.trusted import foreign_kind, load_trusted
-from mlgraph.storage.values import Malformed
-from mlgraph.storage.write import write_tensor
+from mlgraph.storage.values import Malformed, shorten
+from mlgraph.storage.write import Rows, write_tensor
 
 VERSION = "1"
 _MAGIC = b'{"__metadata__":{"mlgraph":"'
@@ -44,10 +45,10 @@ _CHECKSUMS_AT = _DIGEST.stop + len(b'","crc32":"')
 def save(program: Program, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
     """Write a program to one file, atomically.
 
-    Tensors are taken from ``program.tensors`` one at a time, so that a program whose tensors are lazy may
-    be larger than memory; tensors on the meta device are kept as shapes. ``progress(done, total)`` counts
-    bytes. Raises ``FileError`` where the file cannot be written or a part of the program has no form in a
-    file.
+    Tensors are taken from ``program.tensors`` one at a time (in parts where its values have a method
+    ``chunks(name)``), so that a program whose tensors are lazy may be larger than memory; tensors on the
+    meta device are kept as shapes. ``progress(done, total)`` counts bytes. Raises ``FileError`` where the
+    file cannot be written or a part of the program has no form in a file.
     """
     shapes = shapes_of(program.tensors.values_)
     try:
@@ -81,9 +82,10 @@ def _write_tensors(
             progress(done, total)
 
     values = program.tensors.values_
+    read: Callable[[str], Rows] = getattr(values, "chunks", values.__getitem__)
     try:
         return [
-            write_tensor(file, extent, values[extent.name], count=count, checksum=True)
+            write_tensor(file, extent, read(extent.name), count=count, checksum=True)
             for extent in header.extents
         ]
     except Malformed as error:
@@ -138,7 +140,9 @@ def _check_header(raw: bytes) -> None:
         raise Malformed("it holds tensors but no program; open its directory as a Hugging Face source")
     if not raw.startswith(_START, 8):
         version = raw[8 + len(_MAGIC) :][:20].partition(b'"')[0].decode("ascii", "replace")
-        raise Malformed(f"it has format version {version}, and this version of mlgraph reads {VERSION}")
+        raise Malformed(
+            f"it has format version {shorten(version)}, and this version of mlgraph reads {VERSION}"
+        )
     zeroed = bytearray(raw)
     zeroed[_DIGEST] = b"0" * 64
     if hashlib.sha256(zeroed).hexdigest().encode() != raw[_DIGEST]:

@@ -188,14 +188,25 @@ class LazyTensors(Mapping[str, torch.Tensor]):
         return {name: self._shapes_only.get(name, made.get(name)) for name in self._names}  # type: ignore[misc]
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows ``start`` to ``stop`` (along the first dim) of a tensor, read into fresh memory.
+        """Rows ``start`` to ``stop`` (along the first dim) of a tensor, for one that is large by itself.
 
-        For tensors that are large by themselves; changes made in place to the mapped tensor are not seen.
+        Read into fresh memory, but for a tensor that is in use or kept, of which it is a part.
         """
+        if self._keep or name in self._parts or name in self._shapes_only:
+            return self[name][start:stop]
         file, extent = self._places[name]
         row = extent.dtype.itemsize * math.prod(extent.shape[1:])
         stop = min(stop, extent.shape[0])
         return file.read(extent, start * row, stop * row).reshape(stop - start, *extent.shape[1:])
+
+    def chunks(self, name: str, size: int = 32 << 20) -> torch.Tensor | Iterator[torch.Tensor]:
+        """A tensor as row chunks of about ``size`` bytes where it is larger than that, else whole."""
+        extent = self._places[name][1] if name in self._places else None
+        if extent is None or len(extent.shape) < 2 or extent.nbytes <= size:
+            return self[name]
+        count = extent.shape[0]
+        step = max(1, size * count // extent.nbytes)
+        return (self.rows(name, start, start + step) for start in range(0, count, step))
 
 
 def _exceeds_one(part: memoryview) -> bool:

@@ -193,11 +193,13 @@ def _decode_input(row: Any) -> Input:
 
 
 def _decode_ranges(data: Any) -> dict[str, tuple[int, int | None]]:
-    ranges = {}
+    ranges: dict[str, tuple[int, int | None]] = {}
     for row in array(data):
         key, low, high = array(row, 3)
+        if name(key) in ranges:
+            raise Malformed(f"the range of {shorten(key)} is given twice")
         top = None if high is None else integer(high, 0, _MAX_SIZE)
-        ranges[name(key)] = (integer(low, 0, _MAX_SIZE), top)
+        ranges[key] = (integer(low, 0, _MAX_SIZE), top)
     return ranges
 
 
@@ -242,10 +244,12 @@ def _decode_lineage(data: Any, earlier: list[Program]) -> Lineage:
 
 
 def _decode_groups(data: Any) -> dict[str, tuple[int, ...]]:
-    groups = {}
+    groups: dict[str, tuple[int, ...]] = {}
     for row in array(data):
         key, coarse = array(row, 2)
-        groups[text(key)] = tuple(integer(n, 0, _MAX_SIZE) for n in array(coarse))
+        if text(key) in groups:
+            raise Malformed(f"the grouping of {shorten(key)} is given twice")
+        groups[key] = tuple(integer(n, 0, _MAX_SIZE) for n in array(coarse))
     return groups
 
 

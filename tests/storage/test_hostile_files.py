@@ -145,6 +145,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "too few results": (lambda p: _set(p.saved, "out_spec", to={"tuple": [None]}), "results"),
     "unknown structure": (lambda p: _set(p.saved, "out_spec", to={"object": [None, None]}), "unknown tag"),
     "bad factory": (lambda p: _set(p.saved, "out_spec", to={"default": ["os", []]}), "factory"),
+    "range twice": (lambda p: p.saved["ranges"].append(["batch", 1, 7]), "twice"),
+    "grouping twice": (lambda p: p.saved["lineage"]["groupings"].append(["hidden", [0]]), "twice"),
     "range is text": (lambda p: _set(p.saved, "ranges", 0, 1, to="s0"), "out of range"),
     # tensors
     "tensor listed twice": (lambda p: p.saved["tensors"].append(p.saved["tensors"][0]), "twice"),
@@ -237,7 +239,7 @@ def test_every_flipped_bit_is_noticed(good: Path, tmp_path: Path) -> None:
 def test_another_version_is_named(good: Path, tmp_path: Path) -> None:
     path = tmp_path / "future.pt"
     path.write_bytes(good.read_bytes().replace(b'"mlgraph":"1"', b'"mlgraph":"7"', 1))
-    assert "format version 7, and this version of mlgraph reads 1" in refusal(path)
+    assert "format version '7', and this version of mlgraph reads 1" in refusal(path)
 
 
 def test_weights_without_a_program_are_named(tmp_path: Path) -> None:

@@ -131,6 +131,22 @@ def test_chunks_of_rows_make_a_tensor(tmp_path: Path) -> None:
     assert torch.equal(found.rows("w", 2, 100), whole[2:])
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_large_tensors_come_in_chunks(tmp_path: Path, keep: bool) -> None:
+    values = {
+        "large": torch.arange(700.0).reshape(70, 10),
+        "small": torch.ones(3, 3),
+        "flat": torch.ones(999),
+    }
+    write_safetensors(tmp_path, shapes_of(values), values)
+    found = open_safetensors(tmp_path, keep=keep)
+    for name in values:
+        parts = found.chunks(name, size=400)
+        assert isinstance(parts, torch.Tensor) == (name != "large")
+        whole = parts if isinstance(parts, torch.Tensor) else torch.cat(list(parts))
+        assert torch.equal(whole, values[name])
+
+
 def test_progress_counts_every_byte(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     values = {"a": torch.zeros(1000), "b": torch.zeros(3_000_000)}
@@ -188,6 +204,7 @@ def test_memory_is_given_back_and_changes_stay_private(tmp_path: Path) -> None:
     found = open_safetensors(tmp_path)
     first = found["w"]
     first += 1
+    assert found.rows("w", 0, 2).eq(1).all()
     assert found["w"].eq(1).all(), "two tensors in use at once are one"
     del first
     gc.collect()
@@ -196,6 +213,7 @@ def test_memory_is_given_back_and_changes_stay_private(tmp_path: Path) -> None:
     kept["w"].add_(1)
     gc.collect()
     assert kept["w"].eq(1).all()
+    assert kept.rows("w", 1, 3).eq(1).all()
     assert open_safetensors(tmp_path)["w"].eq(0).all()
 
 
