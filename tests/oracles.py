@@ -102,7 +102,8 @@ def evaluate(
     dtype: torch.dtype = torch.float64,
 ) -> list[Any]:
     """The flat result leaves of a program on flat input leaves, by interpreting its graph."""
-    values = {name: double(value) for name, value in (tensors or program.tensors).items()}
+    # Copies: a graph in training form counts batches in place.
+    values = {name: double(value).clone() for name, value in (tensors or program.tensors).items()}
     with torch.no_grad():
         return list(_Evaluate(program, values, dtype).run(*double(list(inputs))))
 

@@ -249,7 +249,7 @@ gpt(
         "hidden_size": s.width(24),
         "num_hidden_layers": s.depth(4),
         "state_size": 3,
-        "time_step_rank": 5,
+        "time_step_rank": s.width(6),
     },
 )
 gpt(

@@ -38,7 +38,7 @@ def _(s: Scale) -> Call:
 class SelectiveScan(nn.Module):
     """A diagonal state-space mixer with input-dependent steps, unrolled over a fixed length."""
 
-    def __init__(self, hidden: int, inner: int, state: int = 3, rank: int = 5) -> None:
+    def __init__(self, hidden: int, inner: int, rank: int, state: int = 3) -> None:
         super().__init__()
         self.sizes = rank, state, state
         self.up = nn.Linear(hidden, 2 * inner, bias=False)
@@ -66,7 +66,7 @@ class SelectiveScan(nn.Module):
 
 @entry("state-space", "selective state space")
 def _(s: Scale) -> Call:
-    return trunk(s, lambda hidden, heads, mlp: (SelectiveScan(hidden, mlp),))
+    return trunk(s, lambda hidden, heads, mlp: (SelectiveScan(hidden, mlp, s.width(6)),))
 
 
 class GatedConvolution(nn.Module):
