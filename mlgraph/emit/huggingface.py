@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
+from mlgraph.emit.checks import check_outputs, main_dtype
 from mlgraph.emit.fit import Fit, Fitter, NotExpressible, without_weights
 from mlgraph.errors import FileError, MlgraphError
 from mlgraph.files import Progress, atomic_directory, file_errors, write_text
@@ -79,7 +79,7 @@ def express(program: Program) -> Fit:
         )
     name = str(origin["class"])
     base = json.loads(json.dumps(dict(origin["config"]), default=str))
-    base["dtype"] = str(_main_dtype(program)).removeprefix("torch.")
+    base["dtype"] = str(main_dtype(program)).removeprefix("torch.")
 
     def shapes(settings: dict[str, Any]) -> dict[str, tuple[int, ...]]:
         model = on_meta(name, configuration(settings, name))
@@ -150,7 +150,7 @@ def save_huggingface(
         shapes = {
             name: (shape, dtype if own.is_floating_point else own) for name, (shape, own) in shapes.items()
         }
-    settings = {**fit.settings, "dtype": str(dtype or _main_dtype(light)).removeprefix("torch.")}
+    settings = {**fit.settings, "dtype": str(dtype or main_dtype(light)).removeprefix("torch.")}
     notes: list[str] = []
     with atomic_directory(directory) as folder:
         _copy_companions(source_dir or program.origin.get("path"), folder)
@@ -227,15 +227,6 @@ def _stored(program: Program) -> list[str]:
     return [name for name in program.tensors if name in program.tensors.persistent]
 
 
-def _main_dtype(program: Program) -> torch.dtype:
-    sizes: dict[torch.dtype, int] = {}
-    for name in program.tensors.parameters:
-        tensor = program.tensors[name]
-        if tensor.is_floating_point():
-            sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
-    return max(sizes, key=lambda dtype: sizes[dtype], default=torch.float32)
-
-
 def _size(program: Program) -> int:
     return sum(program.tensors[name].nbytes for name in _stored(program))
 
@@ -303,8 +294,6 @@ def _copy_companions(source: Any, folder: Path) -> None:
 
 def _check(program: Program, folder: Path, exact: bool) -> None:
     """Load what was written and compare outputs."""
-    from mlgraph.emit.module import emit
-
     model, report = _load(str(program.origin["class"]), folder)
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
     wrong = [key for kind in kinds for key in report[kind]]
@@ -313,30 +302,8 @@ def _check(program: Program, folder: Path, exact: bool) -> None:
             f"from_pretrained does not load {sorted(map(str, wrong))[0]} as it was written; "
             "save a program instead."
         )
-    args, kwargs = random_call(program)
-    module = emit(program).eval()
-    with torch.no_grad():
-        ours, theirs = pytree.tree_leaves(module(*args, **kwargs)), pytree.tree_leaves(model(*args, **kwargs))
-    bound = 1e-5 if exact and _main_dtype(program) in (torch.float32, torch.float64) else 5e-2
-    for a, b in zip(ours, theirs, strict=True):
-        if isinstance(a, torch.Tensor) and a.is_floating_point():
-            error = _relative(a, b)
-            if not error <= bound:
-                raise NotExpressible(
-                    f"The saved {type(model).__name__} gives outputs that differ by {error:.1e} from the "
-                    "program's; save a program instead."
-                )
-
-
-def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    if a.shape != b.shape:
-        return float("inf")
-    a, b = a.double(), b.double()
-    finite = torch.isfinite(a)
-    if not torch.equal(finite, torch.isfinite(b)):
-        return float("inf")
-    scale = a[finite].abs().max().clamp_min(1e-12) if finite.any() else torch.tensor(1.0)
-    return float(((a - b)[finite].abs().max() / scale) if finite.any() else 0.0)
+    bound = 1e-5 if exact and main_dtype(program) in (torch.float32, torch.float64) else 5e-2
+    check_outputs(program, model, bound)
 
 
 def _load(name: str, folder: Path) -> tuple[nn.Module, Mapping[str, Any]]:
@@ -347,39 +314,3 @@ def _load(name: str, folder: Path) -> tuple[nn.Module, Mapping[str, Any]]:
     with _quiet_transformers():
         model, report = cls.from_pretrained(folder, output_loading_info=True, local_files_only=True)
     return model.eval(), report
-
-
-def random_call(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Random arguments of a program's example sizes: indices that its tables have, masks of ones."""
-    generator = torch.Generator().manual_seed(0)
-    nodes = [node for node in program.graph.nodes if node.op == "placeholder"]
-    leaves: list[Any] = []
-    for node, leaf in zip(nodes, program.signature.inputs, strict=True):
-        if not leaf.is_tensor:
-            leaves.append(leaf.value)
-        elif leaf.dtype is not None and leaf.dtype.is_floating_point:
-            leaves.append(torch.randn(leaf.shape, generator=generator).to(leaf.dtype))
-        else:
-            rows = _rows(program, node)
-            high = rows if rows else 2
-            drawn = torch.randint(0 if rows else 1, max(high, 1), leaf.shape, generator=generator)
-            leaves.append(drawn.to(leaf.dtype))
-    args, kwargs = pytree.tree_unflatten(leaves, program.signature.in_spec)
-    return args, kwargs
-
-
-def _rows(program: Program, node: torch.fx.Node) -> int | None:
-    """Rows of the smallest table that an input indexes."""
-    found = []
-    for user in node.users:
-        if user.target == torch.ops.aten.embedding.default and user.args[1] is node:
-            found.append(int(user.args[0].meta["val"].shape[0]))  # type: ignore[union-attr]
-        elif user.target in (
-            torch.ops.aten.view.default,
-            torch.ops.aten.reshape.default,
-            torch.ops.aten.to.dtype,
-        ):
-            rows = _rows(program, user)
-            if rows:
-                found.append(rows)
-    return min(found) if found else None
