@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
+from torch._C import DispatchKey
+from torch._guards import detect_fake_mode
 from torch._ops import OpOverload
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlgraph.storage.values import Malformed
@@ -40,19 +43,52 @@ def bounded(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
     """
     if not isinstance(target, OpOverload):
         return _plain(target, args, kwargs)
-    name = target._schema.name.split("::")[-1]
-    names = [argument.name for argument in target._schema.arguments]
-    values = {**dict(zip(names, args, strict=False)), **kwargs}
-    if _parts(target, name, values) > MAX_PARTS:
+    known = _facts(target)
+    values = {**dict(zip(known.arguments, args, strict=False)), **kwargs}
+    if _parts(known, values) > MAX_PARTS:
         raise Malformed("it would make too many tensors")
     if any(isinstance(values.get(count), int) and values[count] > MAX_STEPS for count in _COUNTS):
         raise Malformed("it would repeat itself too often")
-    for tensor in values.values():
-        if isinstance(tensor, FakeTensor):
-            # An op without a rule for shapes would be run on real tensors of the sizes that the file claims.
-            tensor.fake_mode.allow_fallback_kernels = False
+    mode = detect_fake_mode(list(values.values()))
+    if mode is not None:
+        # An op without a rule for shapes would be run on real tensors of the sizes that the file claims.
+        mode.allow_fallback_kernels = False
+    if not known.composite or _largest(values.values()) <= MAX_STEPS:
+        return target(*args, **kwargs)
     with _Steps():
         return target(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    name: str
+    arguments: tuple[str, ...]
+    makes_lists: bool
+    composite: bool
+
+
+@cache
+def _facts(target: OpOverload[..., Any]) -> _Facts:
+    schema = target._schema
+    return _Facts(
+        schema.name.split("::")[-1],
+        tuple(argument.name for argument in schema.arguments),
+        any("List[Tensor]" in str(result.type) for result in schema.returns),
+        bool(target.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)),
+    )
+
+
+def _largest(values: Iterable[Any]) -> int:
+    """The largest integer among arguments, their items and their sizes."""
+    largest = 0
+    for value in values:
+        items = value.shape if isinstance(value, torch.Tensor) else value
+        for item in items if isinstance(items, list | tuple) else (items,):
+            if isinstance(item, int) and item > largest:
+                largest = item
+            elif isinstance(item, torch.Tensor):
+                largest = max(largest, _largest([item]))
+    return largest
 
 
 def _plain(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -69,16 +105,19 @@ def _plain(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
     return result
 
 
-def _parts(target: OpOverload[..., Any], name: str, values: Mapping[str, Any]) -> int:
+def _parts(known: _Facts, values: Mapping[str, Any]) -> int:
     """How many tensors an op makes of arguments by name, or a bound on it."""
-    tensors = [value for value in values.values() if isinstance(value, torch.Tensor)]
-    if name in _RECURRENT:
-        # Their shapes are worked out by running every time step.
-        return 4 * max((max(tensor.shape[:2], default=0) for tensor in tensors[:1]), default=0)
-    if not any("List[Tensor]" in str(result.type) for result in target._schema.returns) or not tensors:
+    recurrent = known.name in _RECURRENT
+    if not recurrent and not known.makes_lists:
         return 0
+    tensors = [value for value in values.values() if isinstance(value, torch.Tensor)]
+    if not tensors:
+        return 0
+    if recurrent:
+        # Their shapes are worked out by running every time step.
+        return 4 * max(tensors[0].shape[:2], default=0)
     shape = tensors[0].shape
-    if name in _CUTS and shape:
+    if known.name in _CUTS and shape:
         step = values.get("split_size", 1)
         parts = -(-shape[values.get("dim", 0)] // max(step, 1)) if isinstance(step, int) else len(step)
         return int(min(parts, values.get("chunks", parts)))
