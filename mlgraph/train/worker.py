@@ -147,6 +147,11 @@ class Worker:
         self._accelerator.free_memory()
 
     def _unwrapped(self) -> nn.Module:
+        if self._sharded:
+            # After a forward pass without a backward the root's parameters are still whole.
+            sharded: Any = self._module
+            sharded.reshard()
+            return self._module
         return self._accelerator.unwrap_model(self._module, keep_torch_compile=False)  # type: ignore[no-any-return]
 
     def _named_parameters(self) -> list[tuple[str, nn.Parameter]]:
@@ -175,7 +180,7 @@ def shard(module: nn.Module, accelerator: Any) -> nn.Module:
 
 
 def leaves_parameters_out(program: Program, loss: Loss | None) -> bool:
-    """Whether a parameter may get no gradient: it feeds no loss, or the user's loss need not read all outputs."""
+    """Whether a parameter may get no gradient: it feeds no loss, or the user's need not read all outputs."""
     from mlgraph.train.flops import feeding_loss
 
     read = {str(node.target) for node in feeding_loss(program.graph) if node.op == "get_attr"}
