@@ -19,6 +19,7 @@ from mlgraph.interpret import run
 from mlgraph.normalize.effects import written
 from mlgraph.normalize.importer import import_graph
 from mlgraph.normalize.pipeline import normalize
+from mlgraph.normalize.symbolic import size_of
 from mlgraph.program import Input, Program, Signature, Tensors
 from mlgraph.propagate import is_fake, propagate
 from mlgraph.sources.inputs import example_inputs, needs_inputs
@@ -85,6 +86,8 @@ def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ca
             if id(leaf) in seen:
                 return leaf.detach().clone()
             seen.add(id(leaf))
+            # strides of an example say nothing about those of other inputs
+            return leaf.contiguous()
         return leaf
 
     args, kwargs = pytree.tree_map(distinct, (args, kwargs))
@@ -239,6 +242,7 @@ class _SizeNames:
         self.labels: dict[str, str] = {}
 
     def name(self, leaf: str, tensor: torch.Tensor, dim: int, size: Any) -> str | None:
+        size = size_of(size)
         if isinstance(size, int):
             return None
         symbol = str(size)

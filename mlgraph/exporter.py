@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import linecache
 import os
@@ -18,6 +19,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from mlgraph.errors import CaptureError
+from mlgraph.normalize.symbolic import size_of
 from mlgraph.propagate import is_fake
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
@@ -89,9 +91,9 @@ def _with_sizes(model: nn.Module, call: Call, dynamic_shapes: Any) -> tuple[Expo
     wide = _widened(call)
     if wide is not None:
         with contextlib.suppress(Exception):
-            return attempt(_shapes(wide, _all_dims), wide), wide
+            return attempt(_shapes(model, wide, _all_dims), wide), wide
     try:
-        return attempt(_shapes(call, _all_dims)), call
+        return attempt(_shapes(model, call, _all_dims)), call
     except Exception as error:
         try:
             best = attempt(None)
@@ -105,7 +107,7 @@ def _with_sizes(model: nn.Module, call: Call, dynamic_shapes: Any) -> tuple[Expo
         for dims in (_all_dims, _first_dim):
             trial = {**choice, index: dims}
             try:
-                best = attempt(_chosen(call, trial))
+                best = attempt(_chosen(model, call, trial))
             except Exception:
                 continue
             choice = trial
@@ -121,18 +123,18 @@ def _first_dim(tensor: torch.Tensor) -> Any:
     return tuple(Dim.AUTO if dim == 0 else None for dim in range(tensor.dim()))
 
 
-def _shapes(call: Call, dims: Callable[[torch.Tensor], Any]) -> Any:
-    return _chosen(call, dict.fromkeys(range(len(call.leaves())), dims))
+def _shapes(model: nn.Module, call: Call, dims: Callable[[torch.Tensor], Any]) -> Any:
+    return _chosen(model, call, dict.fromkeys(range(len(call.leaves())), dims))
 
 
-def _chosen(call: Call, dims: dict[int, Any]) -> Any:
+def _chosen(model: nn.Module, call: Call, dims: dict[int, Any]) -> Any:
     leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
     shapes = [
         dims[index](leaf) if isinstance(leaf, torch.Tensor) and index in dims else None
         for index, leaf in enumerate(leaves)
     ]
     args, kwargs = pytree.tree_unflatten(shapes, spec)
-    return (*args, *kwargs.values()) if args else kwargs
+    return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
 
 
 def _widened(call: Call) -> Call | None:
@@ -153,7 +155,7 @@ def _fixed_sizes(program: ExportedProgram, call: Call, dynamic_shapes: Any) -> l
         fake = fakes.get(name)
         if not isinstance(leaf, torch.Tensor) or fake is None:
             continue
-        fixed = [(dim, size) for dim, size in enumerate(fake.shape) if isinstance(size, int)]
+        fixed = [(dim, s) for dim, s in enumerate(map(size_of, fake.shape)) if isinstance(s, int)]
         if fixed:
             sizes = ", ".join(f"dim {dim} at {size}" for dim, size in fixed)
             notes.append(f"input {name} is fixed in {sizes}")

@@ -41,7 +41,8 @@ _OPERATORS = {
 }
 # Called as methods of their first argument, with the same further arguments.
 _METHODS = {
-    aten.view.default: "view",
+    # A view may need a copy on another device, where attention lays its result out differently.
+    aten.view.default: "reshape",
     aten.reshape.default: "reshape",
     aten.expand.default: "expand",
     aten.contiguous.default: "contiguous",
@@ -145,7 +146,9 @@ class BodyWriter:
         made = {}
         for position, step in enumerate(self.body.steps):
             for node in step.outputs if isinstance(step, Body) else (step,):
-                made[node] = position
+                # what a write returns is the buffer
+                if not (mutates(node) and self.root[node].op == "get_attr"):
+                    made[node] = position
             for source in self._reads(step):
                 if source in made:
                     made[source] = position

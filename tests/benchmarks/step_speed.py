@@ -1,0 +1,132 @@
+"""Emitted training step against the native eager one, side by side in one process.
+
+Run as ``python -m tests.benchmarks.step_speed [--device cuda --dtype bf16 --compile]``. Steps of the two are
+interleaved, so that what else the machine does falls on both; each pair gives one ratio, and the median
+of the ratios is the result. The target is at most 1.00.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import gc
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+import mlgraph
+
+VOCABULARY = 8192
+
+
+def gpt2(width: int, layers: int) -> nn.Module:
+    config = transformers.GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=width,
+        n_layer=layers,
+        n_head=width // 64,
+        n_positions=1024,
+        use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def bert(width: int, layers: int) -> nn.Module:
+    config = transformers.BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        intermediate_size=4 * width,
+        max_position_embeddings=1024,
+    )
+    return transformers.BertForMaskedLM(config)
+
+
+MODELS: dict[str, Callable[[int, int], nn.Module]] = {"gpt2": gpt2, "bert": bert}
+
+
+def steps(model: nn.Module, batch: dict[str, torch.Tensor], options: argparse.Namespace) -> Iterator[float]:
+    """Seconds of one training step after another."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    low = options.dtype == "bf16"
+    while True:
+        _synchronize(options.device)
+        start = time.perf_counter()
+        context: Any = torch.autocast(options.device, torch.bfloat16) if low else contextlib.nullcontext()
+        with context:
+            loss = model(**batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        _synchronize(options.device)
+        yield time.perf_counter() - start
+
+
+def _synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Medians, spreads and the ratio for one model."""
+    torch.manual_seed(0)
+    native = MODELS[name](options.width, options.layers).train()
+    ids = torch.randint(0, VOCABULARY, (options.batch, options.sequence))
+    batch = {"input_ids": ids, "labels": ids.clone()}
+    example = {key: value[:2, :16] for key, value in batch.items()}
+    emitted: nn.Module = mlgraph.emit(mlgraph.capture(copy.deepcopy(native), (), example)).train()
+    batch = {key: value.to(options.device) for key, value in batch.items()}
+    native, emitted = native.to(options.device), emitted.to(options.device)
+    if options.compile:
+        native, emitted = torch.compile(native), torch.compile(emitted, fullgraph=True)  # type: ignore[assignment]
+    timed = [steps(native, batch, options), steps(emitted, batch, options)]
+    for _ in range(options.warmup):
+        for run in timed:
+            next(run)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    gc.collect()
+    gc.disable()
+    for index in range(options.steps):
+        # who goes first alternates, so that neither always finds the cache warm
+        for which in (0, 1) if index % 2 else (1, 0):
+            seconds[which].append(next(timed[which]))
+    gc.enable()
+    ratios = [b / a for a, b in zip(*seconds, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return {
+        "model": name,
+        "native ms": 1000 * statistics.median(seconds[0]),
+        "emitted ms": 1000 * statistics.median(seconds[1]),
+        "ratio": statistics.median(ratios),
+        "ratio quartiles": (low, high),
+        "ratio of fastest": min(seconds[1]) / min(seconds[0]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=list(MODELS))
+    for option, default in (("width", 256), ("layers", 6), ("batch", 8), ("sequence", 128)):
+        parser.add_argument(f"--{option}", type=int, default=default)
+    parser.add_argument("--steps", type=int, default=31)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--dtype", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--compile", action="store_true")
+    options = parser.parse_args()
+    for name in options.models:
+        print(json.dumps(compare(name, options)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
