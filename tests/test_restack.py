@@ -53,8 +53,9 @@ def op_name_of(target: Any) -> str:
 
 def evaluate(program: Program, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     names = [leaf.name for leaf in program.signature.inputs]
-    given = {**dict(zip(program.origin["parameters"], args, strict=False)), **kwargs}
-    leaves = list(pytree.tree_leaves(given))
+    order = program.origin["parameters"]
+    given = {**dict(zip(order, args, strict=False)), **kwargs}
+    leaves = pytree.tree_leaves([given[name] for name in order if name in given])
     assert len(leaves) == len(names)
     with torch.no_grad():
         results = Evaluation(program).run(*leaves)
