@@ -13,7 +13,7 @@ from torch import nn
 
 from mlgraph.program import Program
 from mlgraph.train.batches import Binder
-from mlgraph.train.levels import Level, change_level
+from mlgraph.train.levels import Level, SetAside, change_level
 from mlgraph.train.optim import OptimizerState, read_state, write_state
 from mlgraph.train.phases import Phase, Train, check_phases, levels_of
 
@@ -43,16 +43,20 @@ def run_with_trainer(
         elif number == 0 or isinstance(phases[number - 1], Train):
             end = next((n for n in range(number, len(phases)) if isinstance(phases[n], Train)), len(phases))
             _to_cpu(level.program)
-            before = state
-            change = change_level(
-                level,
-                phases[number:end],
-                number,
-                optimizer_state,
-                lambda name, of, keeps, held=before: lambda: held,
-            )
+            change = change_level(level, phases[number:end], number, optimizer_state, _holding(state))
             level, state = change.level, change.state(state)
     return level.program, logs
+
+
+def _holding(state: OptimizerState) -> SetAside:
+    """Programs stay in memory; ``state`` belongs to the first that is set aside."""
+    held = [state]
+
+    def set_aside(name: str, program: Program, keeps: bool) -> Callable[[], OptimizerState]:
+        own = held.pop() if held and keeps else {}
+        return lambda: own
+
+    return set_aside
 
 
 def _train(trainer: Any, phase: Train, state: OptimizerState) -> OptimizerState:

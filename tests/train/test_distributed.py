@@ -22,7 +22,12 @@ def _free_port() -> int:
 def _losses(out: Path, launcher: list[str], sharding: str, mode: str, accumulate: int) -> dict[str, Any]:
     arguments = ["-m", "tests.train.distributed", str(out), sharding, mode, str(accumulate)]
     command = [sys.executable, *launcher, *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(out.read_text())

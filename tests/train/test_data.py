@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from mlgraph.train import TrainError
+from mlgraph.train.images import FolderImages, IdxImages, idx_pair, read_idx
+from mlgraph.train.text import (
+    MaskedBlocks,
+    TokenBlocks,
+    fingerprint,
+    load_tokenizer,
+    read_documents,
+    special_token,
+    tokenize,
+    train_bpe,
+)
+
+TEXTS = [f"line {n}: the quick brown fox jumps over {n} lazy dogs\n" * 3 for n in range(60)]
+
+
+def _write(folder: Path, kind: str) -> Path:
+    if kind == "jsonl":
+        path = folder / "data.jsonl"
+        path.write_text("".join(json.dumps({"text": text, "id": 1}) + "\n" for text in TEXTS))
+        return path
+    if kind == "parquet":
+        parquet, arrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+        parquet.write_table(arrow.table({"text": TEXTS}), folder / "data.parquet")
+        return folder / "data.parquet"
+    if kind == "saved":
+        datasets = pytest.importorskip("datasets")
+        datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(str(folder / "saved"))
+        return folder / "saved"
+    if kind == "folder":
+        (folder / "texts").mkdir()
+        for number, text in enumerate(TEXTS):
+            (folder / "texts" / f"{number:03d}.txt").write_text(text)
+        return folder / "texts"
+    path = folder / "data.txt"
+    path.write_text("".join(TEXTS))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["text", "folder", "jsonl", "parquet", "saved"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_kind_of_source_gives_its_text(tmp_path: Path, kind: str) -> None:
+    path = _write(tmp_path, kind)
+    assert "".join(read_documents([path], "text")) == "".join(TEXTS)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_wrong_column_is_named(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(TrainError, match="'body'.*text"):
+        list(read_documents([_write(tmp_path, kind)], "body"))
+
+
+def test_missing_empty_and_broken_sources_are_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="no file .*none.txt"):
+        list(read_documents([tmp_path / "none.txt"], "text"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainError, match="empty"):
+        list(read_documents([tmp_path / "empty"], "text"))
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text"')
+    with pytest.raises(TrainError, match="bad.jsonl, line 2"):
+        list(read_documents([tmp_path / "bad.jsonl"], "text"))
+
+
+def test_tokens_are_cached_and_decode_to_the_text(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer("bpe:320", TEXTS, tmp_path / "tok")
+    tokens = tokenize(TEXTS, tokenizer, tmp_path / "ids")
+    assert tokenizer.decode(tokens.tolist(), skip_special_tokens=True) == "".join(TEXTS)
+    assert (tokens == special_token(tokenizer, "<|end|>")).sum() == len(TEXTS)
+    again = tokenize(iter(()), load_tokenizer("bpe:320", iter(()), tmp_path / "tok"), tmp_path / "ids")
+    assert np.array_equal(tokens, again)
+
+
+def test_the_cache_key_follows_the_files(tmp_path: Path) -> None:
+    path = _write(tmp_path, "text")
+    before = fingerprint([path], "a")
+    assert fingerprint([path], "a") == before != fingerprint([path], "b")
+    path.write_text("other")
+    assert fingerprint([path], "a") != before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("bpe:12", "at least 300"), ("none.json", "no tokenizer none.json")]
+)
+def test_wrong_tokenizers_are_named(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(TrainError, match=message):
+        load_tokenizer(name, TEXTS, tmp_path / "tok")
+
+
+def test_blocks_tile_the_tokens() -> None:
+    blocks = TokenBlocks(np.arange(23, dtype=np.uint16), 5)
+    assert len(blocks) == 4
+    assert torch.cat([blocks[n]["input_ids"] for n in range(4)]).tolist() == list(range(20))
+    assert torch.equal(blocks[1]["labels"], blocks[1]["input_ids"])
+    with pytest.raises(TrainError, match="fewer than one block"):
+        TokenBlocks(np.arange(3), 5)
+
+
+def test_masking_follows_bert() -> None:
+    blocks = MaskedBlocks(np.arange(100, 60100) % 500, 60000, mask=7, size=500)
+    sample = blocks[0]
+    chosen = sample["labels"] != -100
+    assert chosen.float().mean() == pytest.approx(0.15, abs=0.01)
+    assert torch.equal(sample["labels"][chosen], blocks.ids(0)[chosen])
+    assert torch.equal(sample["input_ids"][~chosen], blocks.ids(0)[~chosen])
+    masked = sample["input_ids"][chosen] == 7
+    kept = sample["input_ids"][chosen] == blocks.ids(0)[chosen]
+    assert masked.float().mean() == pytest.approx(0.8, abs=0.02)
+    assert kept.float().mean() == pytest.approx(0.1, abs=0.02)
+
+
+def _idx(values: np.ndarray[Any, Any]) -> bytes:
+    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
+
+
+def _pair(folder: Path, count: int = 6) -> Path:
+    pixels = np.arange(count * 20, dtype=np.uint8).reshape(count, 5, 4)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(_idx(pixels)))
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(
+        gzip.compress(_idx(np.arange(count, dtype=np.uint8) % 3))
+    )
+    return folder / "train-images-idx3-ubyte.gz"
+
+
+def test_idx_files_give_images_and_labels(tmp_path: Path) -> None:
+    data = IdxImages(*idx_pair(_pair(tmp_path)), size=8, channels=3, flip=False)
+    image, label = data[4]
+    assert (len(data), tuple(image.shape), int(label)) == (6, (3, 8, 8), 1)
+    assert -1 <= image.min() <= image.max() <= 1
+    same = IdxImages(*idx_pair(_pair(tmp_path)), size=5, channels=1, flip=False)
+    assert read_idx(_pair(tmp_path)).shape == (6, 5, 4)
+    assert next(iter(DataLoader(same, batch_size=2)))[0].shape == (2, 1, 5, 5)
+
+
+def test_broken_idx_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"not idx")
+    (tmp_path / "y").write_bytes(_idx(np.zeros((3, 3), np.uint8))[:-1])
+    with pytest.raises(TrainError, match="no idx file"):
+        read_idx(tmp_path / "x")
+    with pytest.raises(TrainError, match="cut off"):
+        read_idx(tmp_path / "y")
+    with pytest.raises(TrainError, match="not named as idx images"):
+        idx_pair(tmp_path / "x")
+
+
+def test_image_folders_have_a_class_per_folder(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for name, colour in (("cat", (255, 0, 0)), ("dog", (0, 0, 255))):
+        (tmp_path / name).mkdir()
+        image.new("RGB", (10, 6), colour).save(tmp_path / name / "a.png")
+    data = FolderImages(tmp_path, 4, 3, flip=True)
+    assert data.classes == ["cat", "dog"]
+    red, label = data[0]
+    assert torch.allclose(red[0], torch.ones(4, 4))
+    assert int(label) == 0
+    with pytest.raises(TrainError, match="no images in folders by class"):
+        FolderImages(tmp_path / "cat", 4, 3, flip=False)
+
+
+def test_a_trained_tokenizer_knows_its_special_tokens() -> None:
+    tokenizer = train_bpe(TEXTS, 300)
+    assert special_token(tokenizer, "[MASK]", "<|mask|>") == 2
+    assert special_token(tokenizer, "[NONE]") is None
