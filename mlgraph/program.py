@@ -143,6 +143,13 @@ class Program:
         table: BlockTable = _analysis("blocks")(self)
         return table
 
+    def __repr__(self) -> str:
+        """One line; the graph itself is in :attr:`graph`."""
+        calls = sum(node.op == "call_function" for node in self.graph.nodes)
+        past = " → ".join(str(step) for step in self.origin.get("history", ()))
+        described = f"{self.name}: {self.num_parameters():,} parameters, {calls} ops"
+        return f"<Program {described}{f', by {past}' if past else ''}>"
+
     def replace(self, **changes: Any) -> Program:
         """A program with some fields changed; analyses are made anew."""
         return dataclasses.replace(self, **changes)

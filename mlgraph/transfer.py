@@ -248,7 +248,9 @@ def _up(tensor: torch.Tensor, at: int, grouping: Grouping, role: str, kind: Kind
         tensor = _scale(tensor.clone(), at, grouping, kind)
     factor = grouping.uniform
     if factor is not None and grouping.coarse_of == Grouping.adjacent(grouping.fine, factor).coarse_of:
-        return tensor.repeat_interleave(factor, at)
+        at %= tensor.dim()
+        shape = [*tensor.shape[: at + 1], factor, *tensor.shape[at + 1 :]]
+        return tensor.unsqueeze(at + 1).expand(shape).flatten(at, at + 1)
     if factor is not None and grouping.coarse_of == Grouping.halves(grouping.fine, factor).coarse_of:
         return torch.cat([tensor] * factor, at)
     return tensor.index_select(at, torch.tensor(grouping.coarse_of, device=tensor.device))

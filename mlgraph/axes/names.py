@@ -46,7 +46,7 @@ def _family(candidate: Candidate) -> str:
     if "convolution kernel" in frozen:
         return "kernel"
     if "lookup table" in frozen:
-        return "vocab" if "both" in roles or len(candidate.slots) > 1 or "returned" in hints else "positions"
+        return "vocab" if "tokens" in hints else "positions"
     if "indexes classes" in frozen or "returned by the model" in frozen:
         return "classes"
     if "dim of the input" in frozen:

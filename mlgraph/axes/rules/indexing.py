@@ -18,7 +18,18 @@ _INDEXED = "it is indexed by data"
 def _embedding(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     ctx.freeze(dims[0], "it indexes a lookup table", node)
     hint(dims[1], "embedded")
+    if _given(node.args[1]):
+        hint(dims[0], "tokens")
     return [*ctx.dims(node.args[1]), *dims[1:]]
+
+
+def _given(index: Any) -> bool:
+    """Whether indices are an input of the model, at most rearranged."""
+    while isinstance(index, fx.Node) and index.op == "call_function" and index.args:
+        if getattr(index.target, "_opname", "") not in ("view", "reshape", "to", "contiguous", "slice", "flatten"):
+            return False
+        index = index.args[0]
+    return isinstance(index, fx.Node) and index.op == "placeholder"
 
 
 @structure("embedding_bag")
