@@ -7,6 +7,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -82,6 +83,7 @@ def decode_target(name: Any) -> Callable[..., Any]:
     return _overload(*match.groups())
 
 
+@cache
 def _overload(namespace: str, packet_name: str, overload_name: str) -> OpOverload[..., Any]:
     full = f"{namespace}.{packet_name}.{overload_name}"
     _register(namespace, full)
