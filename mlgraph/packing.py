@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from mlgraph.program import Lineage, Program
 from mlgraph.propagate import propagate
@@ -54,9 +55,12 @@ class PackedProgram:
             made.append(node)
         lineage = None
         if self.lineage is not None:
-            fields, parent = self.lineage
-            lineage = Lineage(parent=parent.unpack(), **fields)
-        program = Program(graph=graph, lineage=lineage, **self.fields)
+            kept, parent = self.lineage
+            lineage = Lineage(parent=parent.unpack(), **kept)
+        signature = self.fields["signature"]
+        specs = {name: unpack_spec(getattr(signature, name)) for name in ("in_spec", "out_spec")}
+        fields = {**self.fields, "signature": dataclasses.replace(signature, **specs)}
+        program = Program(graph=graph, lineage=lineage, **fields)
         propagate(graph, program.signature, program.tensors)
         return program
 
@@ -81,12 +85,30 @@ def pack(program: Program) -> PackedProgram:
         if field.name not in ("graph", "lineage")
     }
     fields["tensors"] = program.tensors.replace(dict(program.tensors.items()))
+    signature = fields["signature"]
+    specs = {name: pack_spec(getattr(signature, name)) for name in ("in_spec", "out_spec")}
+    fields["signature"] = dataclasses.replace(signature, **specs)
     lineage = None
     if program.lineage is not None:
         kept = {f.name: getattr(program.lineage, f.name) for f in dataclasses.fields(program.lineage)}
         parent = kept.pop("parent")
         lineage = (kept, pack(parent))
     return PackedProgram(tuple(nodes), fields, lineage)
+
+
+def pack_spec(spec: pytree.TreeSpec) -> Any:
+    """A pytree's structure as plain tuples."""
+    if spec.is_leaf():
+        return None
+    return spec.type, spec.context, tuple(pack_spec(child) for child in spec.children())
+
+
+def unpack_spec(packed: Any) -> pytree.TreeSpec:
+    """The structure that :func:`pack_spec` packed."""
+    if packed is None:
+        return pytree.tree_structure(0)
+    kind, context, children = packed
+    return pytree.TreeSpec(kind, context, [unpack_spec(child) for child in children])
 
 
 def _map(value: Any, change: Any) -> Any:

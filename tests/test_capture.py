@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from mlgraph import CaptureError, capture, emit
 from mlgraph.interpret import run
 from mlgraph.program import Program
 from mlgraph.propagate import PropagationError, propagate
-from tests.captured import captured, worst
+from tests.captured import captured, tensors_of, worst
 
 aten = torch.ops.aten
 
@@ -123,6 +124,9 @@ def test_structured_arguments_and_results(kind: str, more: int, double: bool | N
     else:
         torch.testing.assert_close(found[0], expected[0])
     assert list(module.state_dict()) == ["linear.weight", "linear.bias"]
+    again = pickle.loads(pickle.dumps(module))(*args, **kwargs)
+    for have, want in zip(tensors_of(again), tensors_of(found), strict=True):
+        assert torch.equal(have, want)
 
 
 class Buffers(nn.Module):
@@ -164,7 +168,6 @@ class LayerDrop(nn.Module):
 def test_a_module_whose_training_cannot_be_traced_runs_as_in_evaluation() -> None:
     model = nn.Sequential(LayerDrop(), nn.Dropout(0.1)).train()
     program = capture(model, (torch.randn(3, 4),))
-    assert len(program.notes) == 1
     assert "0 (LayerDrop) runs as in evaluation" in program.notes[0]
     assert "torch.rand([]) < 0.5" in program.notes[0]
     # the children's dropout stays

@@ -114,8 +114,12 @@ class BodyWriter:
 
     def bind_inputs(self) -> list[str]:
         """Names for the body's inputs, in order."""
+        # Named alike in every block, so that equal blocks have equal sources.
+        main = next((node for node in self.body.inputs if self.body.path and _is_activation(node)), None)
         for node in self.body.inputs:
-            if node.op == "placeholder":
+            if node is main:
+                label = "x"
+            elif node.op == "placeholder":
                 label = node.name
             else:
                 label = str(node.target).rpartition(".")[2] if node.op == "get_attr" else _stem(node)
@@ -383,6 +387,11 @@ def _without_autocast(node: fx.Node) -> bool:
         return False
     target: Any = node.target
     return isinstance(target, torch._ops.OpOverload) and target._schema.name[6:] in _AUTOCAST_OPS
+
+
+def _is_activation(node: fx.Node) -> bool:
+    value = _val(node)
+    return node.op == "call_function" and isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def _val(node: Any) -> Any:

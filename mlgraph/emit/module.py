@@ -19,7 +19,7 @@ from mlgraph.emit.runtime import Outlined, outlined
 from mlgraph.emit.state import Places, bodies, module_tree
 from mlgraph.emit.widen import holds_double, widen
 from mlgraph.errors import MlgraphError
-from mlgraph.packing import PackedProgram, pack
+from mlgraph.packing import PackedProgram, pack, pack_spec, unpack_spec
 from mlgraph.program import Input, Program, Tensors
 
 
@@ -260,6 +260,9 @@ class _Binder:
     spec: pytree.TreeSpec
     inputs: tuple[Input, ...]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _bind_packed, (pack_spec(self.spec), self.inputs)
+
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
         keys = self.spec.children()[1].context
         ordered = {key: kwargs[key] for key in keys if key in kwargs} | kwargs
@@ -270,6 +273,10 @@ class _Binder:
                 "pass the same ones"
             )
         return leaves
+
+
+def _bind_packed(packed: Any, inputs: tuple[Input, ...]) -> _Binder:
+    return _Binder(unpack_spec(packed), inputs)
 
 
 def _structure(spec: pytree.TreeSpec, leaves: Any, writer: BodyWriter, constants: dict[str, Any]) -> str:
@@ -301,5 +308,12 @@ _LEAF = pytree.tree_structure(0)
 class _Unflatten:
     spec: pytree.TreeSpec
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unflatten_packed, (pack_spec(self.spec),)
+
     def __call__(self, leaves: list[Any]) -> Any:
         return pytree.tree_unflatten(leaves, self.spec)
+
+
+def _unflatten_packed(packed: Any) -> _Unflatten:
+    return _Unflatten(unpack_spec(packed))
