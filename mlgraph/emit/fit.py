@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mlgraph.axes import expressions
 from mlgraph.emit import probe
 from mlgraph.emit.align import Alignment, align
 from mlgraph.emit.fold import FoldError, fold
@@ -126,7 +128,7 @@ class Fitter:
     def _settle(self, match: Match, prober: Prober) -> tuple[Match, Alignment | None]:
         """Change settings that move no shape, one after the other, while that brings the graphs closer."""
         alignment = self._align(match.settings)
-        while alignment is not None and alignment.cost and alignment.sizes:
+        while alignment is None or (alignment.cost and alignment.sizes):
             better = next(self._improvements(match, alignment, prober), None)
             if better is None:
                 break
@@ -134,42 +136,71 @@ class Fitter:
         return match, alignment
 
     def _improvements(
-        self, match: Match, alignment: Alignment, prober: Prober
+        self, match: Match, alignment: Alignment | None, prober: Prober
     ) -> Iterator[tuple[Match, Alignment]]:
-        for move in self._silent_moves(match, alignment, prober):
+        if alignment is not None:
+            pairs = Counter(pair for pair in alignment.sizes if min(pair) > 0)
+        else:
+            # it does not even run: something has to follow what was changed
+            values = ((probe.leaves(c.new), probe.leaves(c.old)) for c in match.changes)
+            each = (zip((v for _, v in new), (v for _, v in old), strict=False) for new, old in values)
+            pairs = Counter((a, b) for pair in each for a, b in pair if _both_counts(a, b) and a != b)
+        for move in self._silent_moves(match, pairs, prober):
             if self.captures >= _CAPTURES:
                 return
             candidate = _with(match, move, prober.base)
             reached = self._align(candidate.settings)
-            if reached is not None and reached.cost < alignment.cost:
+            if reached is not None and (alignment is None or reached.cost < alignment.cost):
                 yield candidate, reached
 
     def _silent_moves(
-        self, match: Match, alignment: Alignment, prober: Prober
+        self, match: Match, pairs: Counter[tuple[int, int]], prober: Prober
     ) -> Iterator[dict[probe.Path, Any]]:
+        """Changes by which a size becomes the first of a pair where it is the second, likeliest first."""
         present = {change.path: change.new for change in match.changes}
         numbers = {path: v for path, v in probe.leaves(match.settings) if isinstance(v, int) and v > 1}
-        tried: set[str] = set()
-        differing = Counter(pair for pair in alignment.sizes if min(pair) > 0)
-        for (ours, theirs), _ in differing.most_common():
+        ranked: list[tuple[int, int, dict[probe.Path, Any]]] = []
+        order = itertools.count()
+
+        def add(doubt: int, move: dict[probe.Path, Any]) -> None:
+            # a value that no axis has, to become one that some axis has, is most likely the one to change
+            doubt += any(numbers.get(path) in prober.known for path in move)
+            doubt += any(isinstance(new, int) and new not in prober.known for new in move.values())
+            ranked.append((doubt, next(order), move))
+
+        for (ours, theirs), _ in pairs.most_common():
             equal = [path for path, value in numbers.items() if value == theirs]
-            moves: list[dict[probe.Path, Any]] = [{path: ours} for path in equal]
+            for path in equal:
+                add(0, {path: ours})
             if len(equal) > 1:
-                moves.append(dict.fromkeys(equal, ours))
+                add(1, dict.fromkeys(equal, ours))
             for path, items in probe.sequences(match.settings):
                 if theirs in items and all(isinstance(i, int) and i * ours % theirs == 0 for i in items):
-                    moves.append({path: [i * ours // theirs for i in items]})
-            moves += [
-                {path: value * ours // theirs}
+                    add(1, {path: [i * ours // theirs for i in items]})
+            scaled = {
+                path: value * ours // theirs
                 for path, value in numbers.items()
                 if value != theirs and value * ours % theirs == 0 and value * ours >= theirs
+            }
+            for path, new in scaled.items():
+                add(3, {path: new})
+            # heads of queries and of keys, say, whose changes cancel out in a fused projection
+            likely = {
+                path: new for path, new in scaled.items() if path not in present and new in prober.known
+            }
+            alike = [
+                {p: n for p, n in scaled.items() if numbers[p] == v} for v in {numbers[p] for p in scaled}
             ]
-            for move in moves:
-                key = repr(sorted(move.items(), key=str))
-                gap = prober.gap({**present, **move}) if key not in tried else None
-                tried.add(key)
-                if gap is not None and gap.score == (0, 0):
-                    yield move
+            for group in (likely, *alike):
+                if len(group) > 1:
+                    add(2 if group is likely else 3, group)
+        tried: set[str] = set()
+        for _, _, move in sorted(ranked, key=lambda item: item[:2]):
+            key = repr(sorted(move.items(), key=str))
+            gap = prober.gap({**present, **move}) if key not in tried else None
+            tried.add(key)
+            if gap is not None and gap.score == (0, 0):
+                yield move
 
     def _align(self, settings: Settings) -> Alignment | None:
         key = json.dumps(settings, sort_keys=True, default=repr)
@@ -208,6 +239,10 @@ def example_call(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, kwargs
 
 
+def _both_counts(a: Any, b: Any) -> bool:
+    return isinstance(a, int) and isinstance(b, int) and a > 0 and b > 0
+
+
 def _with(match: Match, move: Mapping[probe.Path, Any], base: Settings) -> Match:
     values = {change.path: change.new for change in match.changes} | dict(move)
     changes = tuple(Change(path, probe.lookup(base, path), new) for path, new in values.items())
@@ -215,8 +250,12 @@ def _with(match: Match, move: Mapping[probe.Path, Any], base: Settings) -> Match
 
 
 def _sizes(program: Program) -> frozenset[int]:
-    """Sizes that axes and chains of the program have, as far as that is known without inferring anew."""
+    """Sizes that axes, neighbouring axes of a dim together, and chains of the program have."""
     sizes = {axis.size for axis in program.axes}
+    for dims in program.axes.tensor_dims.values():
+        for dim in dims:
+            own = [leaf.size for leaf in expressions.leaves(dim)]
+            sizes |= {math.prod(own[i:j]) for i in range(len(own)) for j in range(i + 1, len(own) + 1)}
     for chain in program.blocks:
         sizes |= {len(chain), len(chain) * chain.period}
     return frozenset(sizes)

@@ -58,6 +58,7 @@ def hollow(name: str, config: Any) -> nn.Module:
     checkpoint gives them; those inside are zeros, for the checkpoint to fill.
     """
     model = on_meta(name, config)
+    model.tie_weights()  # type: ignore[operator]
     _restore_buffers(model)
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
     made: dict[int, nn.Parameter] = {}
