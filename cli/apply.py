@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Json, Loss, Out, Source, Trust
+from mlgraph.cli.options import Dtype, Json, Loss, Out, ShardSize, Source, Trust
 
 
 def command(
@@ -19,6 +19,8 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")
     ] = False,
+    dtype: Dtype = None,
+    shard_size: ShardSize = "5GB",
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -41,7 +43,10 @@ def command(
     with status(f"applying {passes}"):
         result = passes(program)
     before, after = summarize(program), summarize(result)
-    written = None if dry_run else write_program(result, out or default_output(source, "applied", program))
+    written = None
+    if not dry_run:
+        path = out or default_output(source, "applied")
+        written = write_program(result, path, dtype=dtype, shard_size=shard_size)
     told = (*new_notes(program, result), *(written.notes if written else ()))
     if json:
         show_json(

@@ -37,7 +37,7 @@ def command(
     from mlgraph.storage import save
 
     program = open_program(source, trust=trust, loss=loss, inputs=tuple(inputs or ()))
-    path = out or default_output(source, "", program).with_suffix(".pt")
+    path = out or default_output(source, "").with_suffix(".pt")
     save(program, path)
     figures = summarize(program)
     if json:

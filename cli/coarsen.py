@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlgraph.cli.options import Axes, Freeze, Json, Loss, Out, Source, Tied, Trust, parse_axes
+from mlgraph.cli.options import (
+    Axes,
+    Dtype,
+    Freeze,
+    Json,
+    Loss,
+    Out,
+    ShardSize,
+    Source,
+    Tied,
+    Trust,
+    parse_axes,
+)
 
 if TYPE_CHECKING:
     from mlgraph.passes.base import Pass
@@ -29,6 +42,8 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")
     ] = False,
+    dtype: Dtype = None,
+    shard_size: ShardSize = "5GB",
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -53,7 +68,24 @@ def command(
     program = open_program(source, trust=trust, loss=loss)
     with status("coarsening"):
         coarse = run_pass(operator, program, weights=not dry_run or pairing == "similarity")
-    report(source, operator, program, coarse, None if dry_run else (out, _label(operator)), json)
+    report(
+        source,
+        operator,
+        program,
+        coarse,
+        None if dry_run else Write(out, _label(operator), dtype, shard_size),
+        json,
+    )
+
+
+@dataclass(frozen=True)
+class Write:
+    """Where a result goes, or the end of its default name, and the options of writing."""
+
+    out: Path | None
+    label: str
+    dtype: str | None = None
+    shard_size: str = "5GB"
 
 
 def _label(operator: Any) -> str:
@@ -72,9 +104,9 @@ def run_pass(operator: Pass, program: Program, weights: bool = True) -> Program:
 
 
 def report(
-    source: str, operator: Pass, before: Program, after: Program, write: tuple[Any, str] | None, json: bool
+    source: str, operator: Pass, before: Program, after: Program, write: Write | None, json: bool
 ) -> None:
-    """Write the result and tell what was done; ``write`` is (path or None, label); None writes nothing."""
+    """Write the result, unless ``write`` is None, and tell what was done."""
     from mlgraph.cli.changes import changes, kept
     from mlgraph.cli.files import default_output, write_program
     from mlgraph.cli.render import comparison as render
@@ -83,8 +115,8 @@ def report(
 
     written = None
     if write is not None:
-        path, label = write
-        written = write_program(after, path or default_output(source, label, before))
+        path = write.out or default_output(source, write.label)
+        written = write_program(after, path, dtype=write.dtype, shard_size=write.shard_size)
     figures = summarize(before), summarize(after)
     changed, alone = changes(before, after), kept(before, after, getattr(operator, "freeze", ()))
     notes = (*new_notes(before, after), *(written.notes if written else ()))

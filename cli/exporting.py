@@ -26,7 +26,14 @@ def export(program: Program, out: Path) -> str:
 
 
 def _safetensors(program: Program, out: Path) -> str:
-    """Every name of the state dict; safetensors has no ties, so a tied tensor is written under each name."""
+    """Every name of the state dict; safetensors has no ties, so a tied tensor is written under each name.
+
+    What came from timm is written for ``create_model``, with the call that loads it beside.
+    """
+    if program.origin.get("kind") == "timm":
+        from mlgraph.emit.timm import save_timm
+
+        return f"timm model, loaded by {save_timm(program, out).call}"
     from safetensors.torch import save
 
     from mlgraph.files import write_bytes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Written:
-    """Where a program went, in which form (``"program"`` or ``"huggingface"``), and what is to be told.
+    """Where a program went, in which form, and what is to be told.
 
-    ``config`` lists the fields of a config.json that changed.
+    ``form`` is ``"program"``, ``"huggingface"`` or ``"timm"``; ``config`` lists the config fields or keyword
+    arguments that changed.
     """
 
     path: Path
@@ -62,34 +63,61 @@ def is_huggingface(program: Program) -> bool:
     return program.origin.get("kind") == "huggingface" and "path" in program.origin
 
 
-def default_output(source: str, label: str, program: Program) -> Path:
-    """A name in the working directory: the source's, with what was done to it."""
+def default_output(source: str, label: str) -> Path:
+    """A name in the working directory: the source's, with what was done to it; a directory's is one too."""
     plain = re.sub(r"^(hf|timm):", "", source).split(",")[0].rstrip("/")
     stem = Path(plain).resolve().name if Path(plain).exists() else Path(plain).name
     stem = re.sub(r"\.(pt2?|json|pth|pkl)$", "", stem) or "model"
     name = f"{stem}-{label}" if label else stem
-    return Path(name if is_huggingface(program) else f"{name}.pt")
+    return Path(name if Path(source).is_dir() else f"{name}.pt")
 
 
-def write_program(program: Program, out: Path) -> Written:
-    """Write a program to ``out``: a Hugging Face directory where it came from one, else a saved program.
+def write_program(
+    program: Program, out: Path, *, dtype: str | None = None, shard_size: str = "5GB"
+) -> Written:
+    """Write a program to ``out``, in the form that it came in where ``out`` has no ending.
 
-    A name that ends in ``.pt`` always gives a saved program. What cannot be written as a Hugging Face
-    model is saved as a program beside ``out``, and the notes of the result say why. What was at ``out``
-    before stays until the new one is complete.
+    What came from a Hugging Face directory goes into one, and what came from timm into a file for
+    ``create_model`` where ``out`` ends in ``.safetensors``. A name that ends in ``.pt`` always gives a saved
+    program, and so does what no config can express, beside ``out``; the notes of the result say why.
+    ``dtype`` converts floating-point tensors; ``shard_size`` is that of Hugging Face shards. What was at
+    ``out`` before stays until the new one is complete.
     """
+    from mlgraph.cli.checks import checked, floating_dtype, in_dtype
+    from mlgraph.emit.fit import NotExpressible
     from mlgraph.storage import save
 
-    with status(f"writing {out}"):
+    why: tuple[str, ...] = ()
+    kind = floating_dtype(dtype) if dtype is not None else None
+    program = checked(program)
+    try:
         if is_huggingface(program) and out.suffix != ".pt":
-            from mlgraph.emit.huggingface import NotExpressible, save_huggingface
+            from mlgraph.emit.huggingface import save_huggingface
 
-            try:
-                saved = save_huggingface(program, out)
-                return Written(out, "huggingface", saved.notes, saved.changes)
-            except NotExpressible as reason:
-                out = out.with_name(out.name + ".pt")
-                save(program, out)
-                return Written(out, "program", (f"saved as a program, not a Hugging Face model: {reason}",))
-        save(program, out)
-        return Written(out, "program")
+            with writing(out) as progress:
+                saved = save_huggingface(program, out, dtype=kind, shard_size=shard_size, progress=progress)
+            return Written(out, "huggingface", saved.notes, saved.changes)
+        if program.origin.get("kind") == "timm" and out.suffix == ".safetensors":
+            from mlgraph.emit.timm import save_timm
+
+            with status(f"writing {out}"):
+                made = save_timm(in_dtype(program, kind), out)
+            return Written(out, "timm", (f"load it with {made.call}",), made.changes)
+    except NotExpressible as reason:
+        out = out.with_name(out.name + ".pt")
+        why = (f"saved as a program instead: {reason}",)
+    with writing(out) as progress:
+        save(in_dtype(program, kind), out, progress=progress)
+    return Written(out, "program", why)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[Callable[[int, int], None]]:
+    """A bar that counts bytes, on standard error where that is a terminal; yields what to call."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn(f"writing {out}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("write", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

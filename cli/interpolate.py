@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Json, Loss, Out, Trust
+from mlgraph.cli.options import Dtype, Json, Loss, Out, ShardSize, Trust
 
 
 def command(
@@ -14,6 +14,8 @@ def command(
     second: Annotated[str, typer.Argument(metavar="B", help="The model at alpha 1.", show_default=False)],
     alpha: Annotated[float, typer.Option("--alpha", min=0.0, max=1.0, help="How much of B.")] = 0.5,
     out: Out = None,
+    dtype: Dtype = None,
+    shard_size: ShardSize = "5GB",
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -34,7 +36,8 @@ def command(
         require_numbers(program)
     with status("interpolating"):
         mixed = mlgraph.interpolate(before, after, alpha=alpha)
-    written = write_program(mixed, out or default_output(first, f"mixed{alpha:g}", before))
+    path = out or default_output(first, f"mixed{alpha:g}")
+    written = write_program(mixed, path, dtype=dtype, shard_size=shard_size)
     told = (*new_notes(before, mixed), *written.notes)
     if json:
         show_json(

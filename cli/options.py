@@ -14,6 +14,13 @@ Out = Annotated[
     Path | None,
     typer.Option("-o", "--out", metavar="OUT", help="Where to write; by default beside the source's name."),
 ]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", metavar="DTYPE", help="Write weights as bfloat16, say.", show_default=False),
+]
+ShardSize = Annotated[
+    str, typer.Option("--shard-size", metavar="SIZE", help="Largest file of a Hugging Face result.")
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Load files that run code on loading.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Loss = Annotated[

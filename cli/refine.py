@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Axes, Json, Loss, Out, Source, Tied, Trust, given, parse_axes
+from mlgraph.cli.options import (
+    Axes,
+    Dtype,
+    Json,
+    Loss,
+    Out,
+    ShardSize,
+    Source,
+    Tied,
+    Trust,
+    given,
+    parse_axes,
+)
 
 
 def command(
@@ -28,6 +40,8 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")
     ] = False,
+    dtype: Dtype = None,
+    shard_size: ShardSize = "5GB",
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -45,6 +59,5 @@ def command(
     program = open_program(source, trust=trust, loss=loss)
     with status("refining"):
         fine = run_pass(operator, program, weights=not dry_run)
-    report(
-        source, operator, program, fine, None if dry_run else (out, "grown" if growth else "refined"), json
-    )
+    write = Write(out, "grown" if growth else "refined", dtype, shard_size)
+    report(source, operator, program, fine, None if dry_run else write, json)

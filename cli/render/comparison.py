@@ -55,13 +55,15 @@ def notes(lines: Iterable[str]) -> list[Any]:
 
 
 def config_changes(lines: Iterable[str]) -> list[Any]:
-    """The fields of a Hugging Face config that changed."""
-    return bullets("config.json", lines)
+    """The config fields or keyword arguments that changed."""
+    return bullets("configuration", lines)
 
 
 def outcome(path: str, form: str, parameters: int) -> Text:
     """The closing line of a verb that wrote something."""
-    what = {"huggingface": "a Hugging Face model", "program": "a program"}.get(form, form)
+    what = {"huggingface": "a Hugging Face model", "program": "a program", "timm": "a timm model"}.get(
+        form, form
+    )
     line = f"wrote {path} ({what}, {plural_count(parameters)})"
     return Text(line, no_wrap=True, overflow="ignore")
 

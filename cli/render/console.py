@@ -30,7 +30,9 @@ def show(*renderables: Any) -> None:
 
 def _print(target: Console, renderables: Iterable[Any]) -> None:
     for renderable in renderables:
-        target.print(renderable, crop=False)
+        # print() makes a new text of a text and forgets how it is to be wrapped.
+        kept = {name: getattr(renderable, name, None) for name in ("no_wrap", "overflow")}
+        target.print(renderable, crop=False, **kept)
 
 
 def show_json(value: Any) -> None:

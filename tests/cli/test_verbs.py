@@ -1,5 +1,6 @@
 """Every verb on small models: what it says, what it writes, what a program reads of it."""
 
+import json
 import resource
 import subprocess
 import sys
@@ -72,9 +73,10 @@ def test_axes_and_groupings_by_name(cli, bert, tmp_path):
 
 
 def test_the_default_name_says_what_was_done(cli, models, in_empty_folder):
-    assert cli("coarsen", models / "bert.pt", "--depth", 2, "--width", 2).code == 0
+    for source in ("bert.pt", "bert"):
+        assert cli("coarsen", models / source, "--depth", 2, "--width", 2).code == 0
     assert cli("capture", models / "mlp.pt").code == 0
-    assert sorted(path.name for path in in_empty_folder.iterdir()) == ["bert-d2w2", "mlp.pt"]
+    assert sorted(path.name for path in in_empty_folder.iterdir()) == ["bert-d2w2", "bert-d2w2.pt", "mlp.pt"]
 
 
 def test_a_huggingface_directory_gives_one(cli, models, tmp_path):
@@ -288,3 +290,31 @@ def test_python_m_mlgraph_and_the_time_of_help():
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "mlgraph.cli.app" in imported
     assert imported.isdisjoint({"torch", "transformers", "numpy", "networkx", "mlgraph.program"})
+
+
+def test_weights_are_written_in_another_dtype(cli, models, tmp_path):
+    assert (
+        cli("coarsen", models / "bert", "--width", 2, "-o", tmp_path / "a", "--dtype", "bfloat16").code == 0
+    )
+    assert (
+        cli("coarsen", models / "bert.pt", "--width", 2, "-o", tmp_path / "a.pt", "--dtype", "bfloat16").code
+        == 0
+    )
+    model = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "a", dtype="auto")
+    assert model.dtype == torch.bfloat16
+    assert mlgraph.load(tmp_path / "a.pt").tensors[LAYER].dtype == torch.bfloat16
+
+
+def test_a_timm_model_gives_the_call_that_loads_it(cli, tmp_path):
+    import timm
+
+    options = "img_size=28,patch_size=4,embed_dim=24,depth=4,num_heads=4,num_classes=13"
+    source = f"timm:deit_tiny_patch16_224,{options}"
+    result = cli("coarsen", source, "--depth", 2, "--width", 2, "-o", tmp_path / "small.safetensors")
+    assert result.code == 0
+    facts = json.loads((tmp_path / "small.json").read_text())
+    model = timm.create_model(
+        facts["model"], **facts["kwargs"], checkpoint_path=tmp_path / "small.safetensors"
+    )
+    assert model.embed_dim == 12
+    assert len(model.blocks) == 2
