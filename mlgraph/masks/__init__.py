@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from mlgraph.masks.functions import Additive, Condition, affine_of
+from mlgraph.masks.functions import Additive, Affine, Condition, affine_of
 from mlgraph.masks.rules import Reader
 from mlgraph.normalize.symbolic import same_sizes, sizes_of
 
@@ -45,6 +45,9 @@ def _simplify_attention(node: fx.Node, reader: Reader) -> None:
     known = reader.read(mask)
     if isinstance(known, Additive):
         known = known.condition
+    elif known == Affine(0):
+        # zeros added to the scores
+        known = Condition()
     causal = known == Condition(frozenset({affine_of(0, {2: 1, 1: -1})}))
     if causal:
         query, key = sizes_of(given["query"]), sizes_of(given["key"])
