@@ -15,9 +15,9 @@ from functools import partial, reduce
 import torch
 
 from mlgraph.axes.expressions import DimExpr, Leaf
-from mlgraph.layers import branch_ends
 from mlgraph.passes.coalesce import group_members, narrowed, stack_down
 from mlgraph.program import Lineage, Program
+from mlgraph.residual import residual_changes
 from mlgraph.restack import restack
 from mlgraph.train.optim import FIRST_MOMENTS, SECOND_MOMENTS, OptimizerState
 from mlgraph.transfer import Grouping, Groupings, Kind, TensorTransfer
@@ -29,74 +29,65 @@ class Counterpart:
     """What a fine tensor is to the coarse program.
 
     ``coarse``: the coarse tensor's name. ``transfer``: how its dims move. ``copies``: how many fine tensors
-    share that coarse one (blocks of a group); ``rank``: which of them this is. ``branch_end``: whether a
-    residual branch ends in it.
+    share that coarse one (blocks of a group); ``rank``: which of them this is. ``scale``: by what it was
+    multiplied in going up, where a residual branch ends in it.
     """
 
     coarse: str
     transfer: TensorTransfer | None
     copies: int = 1
     rank: int = 0
-    branch_end: bool = False
+    scale: float = 1.0
 
 
-def counterparts(program: Program) -> dict[str, Counterpart]:
+def counterparts(program: Program, depth_mode: str = "copy") -> dict[str, Counterpart]:
     """Per tensor of the fine program its coarse counterpart; ``program`` was coarsened or grown."""
     lineage = program.lineage
     assert lineage is not None, "a program without lineage has no counterpart"
-    return _of_grown(lineage) if lineage.options.get("direction") == "up" else _of_coarsened(lineage)
+    is_grown = lineage.options.get("direction") == "up"
+    return _of_grown(lineage, depth_mode) if is_grown else _of_coarsened(lineage, depth_mode)
 
 
 def _groupings(found: Mapping[str, tuple[int, ...]]) -> dict[str, Grouping]:
     return {name: Grouping(coarse_of) for name, coarse_of in found.items()}
 
 
-def _of_coarsened(lineage: Lineage) -> dict[str, Counterpart]:
+def _of_coarsened(lineage: Lineage, depth_mode: str) -> dict[str, Counterpart]:
     parent, layers = lineage.parent, _groupings(lineage.layers)
     plan = plan_down(parent, _groupings(lineage.groupings), str(lineage.options.get("tied", "exact")))
     narrow = narrowed(parent, plan)
     stacked = stack_down(narrow, layers)
     grouped = group_members(narrow, layers, stacked)
-    ends = _branch_ends(parent, layers)
+    chains = {chain.name: chain for chain in parent.blocks} if depth_mode != "copy" else {}
+    changes = residual_changes(parent, layers, depth_mode, "fine")
+    scales = {chains[c].blocks[b].tensors[at]: affine.scale for (c, b, at), affine in changes.items()}
     found = {}
     for coarse, source in stacked.sources.items():
         members = grouped.get(coarse, (source.name,))
         for rank, fine in enumerate(members):
-            found[fine] = Counterpart(coarse, plan.transfers.get(fine), len(members), rank, fine in ends)
+            found[fine] = Counterpart(
+                coarse, plan.transfers.get(fine), len(members), rank, scales.get(fine, 1.0)
+            )
     return found
 
 
-def _of_grown(lineage: Lineage) -> dict[str, Counterpart]:
+def _of_grown(lineage: Lineage, depth_mode: str) -> dict[str, Counterpart]:
     parent, layers = lineage.parent, _groupings(lineage.layers)
     plan = plan_up(parent, _groupings(lineage.groupings), str(lineage.options.get("tied", "exact")))
     stacked = restack(parent, {chain: grouping.coarse_of for chain, grouping in layers.items()})
-    ends = _branch_ends(parent, layers)
+    changes = residual_changes(parent, layers, depth_mode, "coarse")
     found = {}
     for fine, source in stacked.sources.items():
-        copies, rank = 1, 0
+        copies, rank, scale = 1, 0, 1.0
         if source.chain in layers and source.position is not None:
             grouping = layers[source.chain]
             members = grouping.members[grouping.coarse_of[source.block]]
             copies, rank = len(members), members.index(source.block)
+            place = (source.chain, source.block, source.position)
+            scale = changes[place].scale if place in changes else 1.0
         transfer = plan.transfers.get(source.name)
-        found[fine] = Counterpart(source.name, transfer, copies, rank, source.name in ends)
+        found[fine] = Counterpart(source.name, transfer, copies, rank, scale)
     return found
-
-
-def _branch_ends(program: Program, layers: Mapping[str, Grouping]) -> frozenset[str]:
-    """Tensors that end a residual branch, where blocks have such branches."""
-    from mlgraph.errors import MlgraphError
-
-    found: set[str] = set()
-    for chain in program.blocks if layers else ():
-        if chain.name in layers:
-            for block in chain.blocks:
-                try:
-                    found.update(branch_ends(program, chain, block).tensors)
-                except MlgraphError:
-                    # Only depth modes that scale branches need their ends, and those were refused earlier.
-                    break
-    return frozenset(found)
 
 
 def new_parameters(program: Program) -> frozenset[str]:
@@ -115,7 +106,7 @@ def state_map(
     """
     if mode == "reset":
         return lambda state: {}
-    found = counterparts(program)
+    found = counterparts(program, depth_mode if direction == "up" else "copy")
     if direction == "down":
         return partial(_down, found)
     return partial(_up, found, depth_mode, mode == "asymmetric")
@@ -163,9 +154,7 @@ def _share(counterpart: Counterpart, depth_mode: str) -> float | None:
     """The part of a coarse gradient that falls to one copy of a block; none where nothing is known of it."""
     if depth_mode == "identity":
         return 1.0 if counterpart.rank == 0 else None
-    if depth_mode == "scaled" and counterpart.branch_end:
-        return 1.0
-    return 1.0 / counterpart.copies
+    return 1.0 / (counterpart.copies * counterpart.scale)
 
 
 def _raised(
