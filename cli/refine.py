@@ -50,7 +50,7 @@ def command(
 
     For example: mlgraph refine small -o big
     """
-    from mlgraph.cli.coarsen import report, run_pass
+    from mlgraph.cli.coarsen import Write, report, run_pass
     from mlgraph.cli.files import open_program, status
     from mlgraph.passes import Decoalesce
 

@@ -31,8 +31,8 @@ def show(*renderables: Any) -> None:
 def _print(target: Console, renderables: Iterable[Any]) -> None:
     for renderable in renderables:
         # print() makes a new text of a text and forgets how it is to be wrapped.
-        kept = {name: getattr(renderable, name, None) for name in ("no_wrap", "overflow")}
-        target.print(renderable, crop=False, **kept)
+        no_wrap, overflow = (getattr(renderable, name, None) for name in ("no_wrap", "overflow"))
+        target.print(renderable, crop=False, no_wrap=no_wrap, overflow=overflow)
 
 
 def show_json(value: Any) -> None:
