@@ -52,8 +52,6 @@ def without(base: Arguments, *names: str) -> Arguments:
 for _name in (
     "vit_tiny_patch16_224",
     "vit_base_patch16_siglip_224",
-    "vit_relpos_small_patch16_224",
-    "vit_srelpos_small_patch16_224",
     "vit_small_patch16_18x2_224",
     "vit_small_patch14_reg4_dinov2",
     "vit_base_patch32_clip_224",
@@ -63,8 +61,6 @@ for _name in (
     "flexivit_small",
     "beit_base_patch16_224",
     "beitv2_base_patch16_224",
-    "cait_xxs24_224",
-    "convit_tiny",
 ):
     vision(_name, plain)
 
@@ -72,9 +68,16 @@ vision("eva02_tiny_patch14_224", lambda s: plain(s) | {"embed_dim": s.width(48),
 vision(
     "vit_small_patch16_rope_224", lambda s: plain(s) | {"embed_dim": s.width(32), "ref_feat_shape": (7, 7)}
 )
+# The width of this one is given per head.
+vision("convit_tiny", lambda s: plain(s) | {"embed_dim": 6})
+for _name in ("vit_relpos_small_patch16_224", "vit_srelpos_small_patch16_224"):
+    vision(_name, lambda s: plain(s) | {"rel_pos_dim": s.width(32)})
+vision("cait_xxs24_224", lambda s: plain(s) | {"depth_token_only": s.depth(2)})
 vision(
     "xcit_nano_12_p16_224",
-    lambda s: plain(s) | {"patch_size": 8, "img_size": 40, "embed_dim": s.width(32)},
+    lambda s: (
+        plain(s) | {"patch_size": 8, "img_size": 40, "embed_dim": s.width(32), "cls_attn_layers": s.depth(2)}
+    ),
     40,
 )
 vision(
