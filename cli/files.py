@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,11 +51,10 @@ def open_program(
 @contextmanager
 def status(doing: str) -> Iterator[None]:
     """A spinner on standard error, where that is a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not sys.stderr.isatty():
         yield
         return
-    with console.status(doing):
+    with Console(stderr=True).status(doing):
         yield
 
 
@@ -117,7 +117,7 @@ def writing(out: Path) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn(f"writing {out}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    console, watched = Console(stderr=True), sys.stderr.isatty()
+    with Progress(*columns, console=console, transient=True, disable=not watched) as bar:
         task = bar.add_task("write", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
