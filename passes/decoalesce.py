@@ -10,16 +10,15 @@ import torch
 
 from mlgraph.blocks import Chain
 from mlgraph.errors import MlgraphError
-from mlgraph.layers import branch_ends
 from mlgraph.passes.base import Pass
 from mlgraph.passes.coalesce import group_members, narrowed, realise, stack_down
 from mlgraph.program import Lineage, Program
+from mlgraph.residual import DEPTH_MODES, Affine, residual_changes
 from mlgraph.restack import restack
 from mlgraph.rewrite import rewrite
 from mlgraph.transfer import Grouping, TensorTransfer
 from mlgraph.width import WidthPlan, choose, fine_grouping, plan_down, plan_up
 
-DEPTH_MODES = ("copy", "scaled", "identity")
 Axes = Mapping[str, Any]
 
 
@@ -122,11 +121,12 @@ def apply_up(
     plan = plan_up(program, groupings, tied)
     wide = _widened(program, plan)
     stacked = restack(wide, {chain: grouping.coarse_of for chain, grouping in layers.items()})
-    factors = _branch_factors(wide, layers, depth_mode)
+    changes = residual_changes(wide, layers, depth_mode, "coarse")
     recipes: dict[str, Callable[[], torch.Tensor]] = {}
     for name, source in stacked.sources.items():
-        factor = factors.get((source.chain, source.block, source.position), 1.0)
-        recipes[name] = _up_recipe(program, wide, plan.transfers.get(source.name), source.name, factor)
+        place = (source.chain, source.block, source.position)
+        affine = changes.get(place)  # type: ignore[arg-type]
+        recipes[name] = _up_recipe(program, wide, plan.transfers.get(source.name), source.name, affine)
     lineage = Lineage(
         operation,
         program.skeleton(),
@@ -160,45 +160,16 @@ def _widened(program: Program, plan: WidthPlan) -> Program:
 
 
 def _up_recipe(
-    coarse: Program, wide: Program, transfer: TensorTransfer | None, source: str, factor: float
+    coarse: Program, wide: Program, transfer: TensorTransfer | None, source: str, affine: Affine | None
 ) -> Callable[[], torch.Tensor]:
     def make() -> torch.Tensor:
         if source not in coarse.tensors:
             return wide.tensors[source].clone()
         tensor = coarse.tensors[source]
         out = transfer.up(tensor) if transfer is not None and transfer.changes else tensor.detach().clone()
-        return out if factor == 1.0 else out.mul_(factor)
+        return out if affine is None else out.mul_(affine.scale).add_(affine.shift)
 
     return make
-
-
-def _branch_factors(
-    program: Program, layers: Mapping[str, Grouping], depth_mode: str
-) -> dict[tuple[str | None, int, int | None], float]:
-    """Per (chain, new block, tensor position), the factor on tensors that end a residual branch."""
-    if depth_mode == "copy":
-        return {}
-    chains = {chain.name: chain for chain in program.blocks}
-    out: dict[tuple[str | None, int, int | None], float] = {}
-    for name, grouping in layers.items():
-        chain = chains[name]
-        for coarse, members in enumerate(grouping.members):
-            if len(members) == 1:
-                continue
-            block = chain.blocks[coarse]
-            ends = branch_ends(program, chain, block).tensors
-            for tensor in ends:
-                if tensor not in block.tensors:
-                    raise MlgraphError(
-                        f"{tensor}, which ends a residual branch of {name}, is shared with other blocks, "
-                        "so that no copy of a "
-                        "block can be scaled: use depth_mode='copy'."
-                    )
-            for rank, member in enumerate(members):
-                factor = 1 / len(members) if depth_mode == "scaled" else (1.0 if rank == 0 else 0.0)
-                for tensor in ends:
-                    out[name, member, block.tensors.index(tensor)] = factor
-    return out
 
 
 def _by_lineage(program: Program, depth_mode: str, operation: str) -> Program:
@@ -218,28 +189,16 @@ def _by_lineage(program: Program, depth_mode: str, operation: str) -> Program:
     coarse_of = {source.name: name for name, source in stacked.sources.items()}
     for name, members in group_members(narrow, layers, stacked).items():
         coarse_of.update(dict.fromkeys(members, name))
-    factors = _lineage_factors(parent, layers, depth_mode)
+    chains = {chain.name: chain for chain in parent.blocks} if depth_mode != "copy" else {}
+    changes = {
+        chains[chain].blocks[block].tensors[position]: affine
+        for (chain, block, position), affine in residual_changes(parent, layers, depth_mode, "fine").items()
+    }
     recipes = {
-        name: _up_recipe(program, parent, plan.transfers.get(name), coarse_of[name], factors.get(name, 1.0))
+        name: _up_recipe(program, parent, plan.transfers.get(name), coarse_of[name], changes.get(name))
         for name in parent.tensors
     }
     return parent.replace(
         tensors=parent.tensors.replace(realise(program, recipes, parent.tensors)),
         origin=_with_history(program, operation),
     )
-
-
-def _lineage_factors(parent: Program, layers: Mapping[str, Grouping], depth_mode: str) -> dict[str, float]:
-    if depth_mode == "copy":
-        return {}
-    chains = {chain.name: chain for chain in parent.blocks}
-    out = {}
-    for name, grouping in layers.items():
-        for members in grouping.members:
-            for rank, member in enumerate(members):
-                if len(members) == 1:
-                    continue
-                block = chains[name].blocks[member]
-                factor = 1 / len(members) if depth_mode == "scaled" else (1.0 if rank == 0 else 0.0)
-                out.update(dict.fromkeys(branch_ends(parent, chains[name], block).tensors, factor))
-    return out

@@ -243,7 +243,7 @@ def test_regrowing_a_family_in_width_keeps_the_coarse_function(name: str) -> Non
     assert relative_difference(mlgraph.decoalesce(small), small, inputs) <= 1e-10
 
 
-@pytest.mark.parametrize("name", ["gpt2", "t5", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", "bert", "t5", "llama"])
 def test_growing_a_family_in_depth_by_identity_keeps_the_function(name: str) -> None:
     built = zoo.get(name).build()
     program = in_double(mlgraph.capture(built.model, built.args, built.kwargs))
