@@ -22,6 +22,8 @@ from mlgraph.train.optim import (
 )
 from mlgraph.train.rates import Rate
 
+_SIMPLE = ("NO", "MULTI_CPU", "MULTI_GPU")
+
 
 class Worker:
     """Trains one program. It works on the program's own tensors, which so become the trained ones.
@@ -61,6 +63,14 @@ class Worker:
             self._module, self._optimizer = accelerator.prepare(module, bare)
         self._parameters = list(self._module.parameters())
         self._bare_optimizer: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
+        # Without loss scaling and other people's engines accelerate's wrappers only look whether they are
+        # needed.
+        simple = accelerator.scaler is None and accelerator.distributed_type.value in _SIMPLE
+        self._stepper = self._bare_optimizer if simple else self._optimizer
+        self._backward = torch.Tensor.backward if simple else accelerator.backward
+        self._clip_norm = (
+            nn.utils.clip_grad_norm_ if simple and not self._sharded else accelerator.clip_grad_norm_
+        )
         if state:
             write_state(self._bare_optimizer, self._named_parameters(), state)
 
@@ -73,12 +83,12 @@ class Worker:
                 loss = self._forward(batch)[0]
                 if len(batches) > 1:
                     loss = loss / len(batches)
-                self._accelerator.backward(loss)
+                self._backward(loss)
             total = loss.detach() if total is None else total + loss.detach()
         if self._clip is not None:
-            self._accelerator.clip_grad_norm_(self._parameters, self._clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+            self._clip_norm(self._parameters, self._clip)
+        self._stepper.step()
+        self._stepper.zero_grad()
         assert total is not None
         return total
 
@@ -143,7 +153,7 @@ class Worker:
         """Let go of module, gradients and optimizer."""
         self._optimizer.zero_grad()
         self._bare_optimizer.state.clear()
-        del self._module, self._optimizer, self._bare_optimizer, self._parameters
+        del self._module, self._optimizer, self._bare_optimizer, self._stepper, self._parameters
         self._accelerator.free_memory()
 
     def _unwrapped(self) -> nn.Module:
