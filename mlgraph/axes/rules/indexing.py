@@ -26,7 +26,14 @@ def _embedding(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 def _given(index: Any) -> bool:
     """Whether indices are an input of the model, at most rearranged."""
     while isinstance(index, fx.Node) and index.op == "call_function" and index.args:
-        if getattr(index.target, "_opname", "") not in ("view", "reshape", "to", "contiguous", "slice", "flatten"):
+        if getattr(index.target, "_opname", "") not in (
+            "view",
+            "reshape",
+            "to",
+            "contiguous",
+            "slice",
+            "flatten",
+        ):
             return False
         index = index.args[0]
     return isinstance(index, fx.Node) and index.op == "placeholder"
