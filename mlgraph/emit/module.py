@@ -66,7 +66,7 @@ class EmittedModule(Outlined):
         packed: PackedProgram = state["_program"]
         super().__setstate__({**state, "_program": packed.unpack()})  # type: ignore[no-untyped-call]
 
-    def refuse(self, argument: str, why: str) -> None:
+    def _refuse(self, argument: str, why: str) -> None:
         """Raise for an argument that the captured graph cannot take."""
         raise MlgraphError(f"argument {argument} {why}")
 
@@ -206,11 +206,11 @@ def _entry(program: Program, names: list[str]) -> tuple[list[str], str, dict[str
     for argument in unknown:
         lines += [
             f"if {argument} is not None:",
-            f"    self.refuse({argument!r}, 'was not given when the model was captured; capture it so')",
+            f"    self._refuse({argument!r}, 'was not given when the model was captured; capture it so')",
         ]
     lines += [
         "if other:",
-        "    self.refuse(next(iter(other)), 'is not one the model was captured with; leave it out')",
+        "    self._refuse(next(iter(other)), 'is not one the model was captured with; leave it out')",
     ]
     if flat:
         for key in keys:
@@ -236,7 +236,7 @@ def _checks(leaf: Input, name: str) -> list[str]:
             return []
         return [
             f"if {name} != {leaf.value!r}:",
-            f"    self.refuse({leaf.name!r}, 'was {leaf.value!r} in the capture; capture it anew')",
+            f"    self._refuse({leaf.name!r}, 'was {leaf.value!r} in the capture; capture it anew')",
         ]
     tests = [f"{name}.dim() != {len(leaf.shape)}"]
     tests += [
@@ -247,9 +247,9 @@ def _checks(leaf: Input, name: str) -> list[str]:
     sizes = ", ".join(symbol or str(size) for size, symbol in zip(leaf.shape, leaf.symbols, strict=True))
     return [
         f"if {name} is None:",
-        f"    self.refuse({leaf.name!r}, 'is missing; the model was captured with it')",
+        f"    self._refuse({leaf.name!r}, 'is missing; the model was captured with it')",
         f"if {' or '.join(tests)}:",
-        f"    self.refuse({leaf.name!r}, f'must have shape [{sizes}], not {{list({name}.shape)}}')",
+        f"    self._refuse({leaf.name!r}, f'must have shape [{sizes}], not {{list({name}.shape)}}')",
     ]
 
 

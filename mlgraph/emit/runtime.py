@@ -63,18 +63,18 @@ class Attention(nn.Module):
 class Outlined(Group):
     """A module whose ``forward`` was generated; equal sources share one class and one compiled code."""
 
-    # set on the generated subclass
-    source: str
-    constants: Mapping[str, Any]
+    # Set on the generated subclass; the underscores keep them apart from names in the model.
+    _source: str
+    _constants: Mapping[str, Any]
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         state = dict(self.__dict__)
         # a compiled call is made anew where the copy is compiled
         state.pop("_compiled_call_impl", None)
         base = next(
-            cls for cls in type(self).__mro__ if "source" not in cls.__dict__ and issubclass(cls, Outlined)
+            cls for cls in type(self).__mro__ if "_source" not in cls.__dict__ and issubclass(cls, Outlined)
         )
-        return _rebuild, (base, self.source, tuple(self.constants.items())), state
+        return _rebuild, (base, self._source, tuple(self._constants.items())), state
 
 
 def outlined(base: type[Outlined], source: str, constants: Mapping[str, Any]) -> Outlined:
@@ -104,7 +104,7 @@ def _make_class(base: type[Outlined], source: str, constants: tuple[tuple[str, A
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     names: dict[str, Any] = {"torch": torch, "F": F, **dict(constants)}
     exec(compile(source, filename, "exec"), names)
-    body = {"forward": names["forward"], "source": source, "constants": dict(constants)}
+    body = {"forward": names["forward"], "_source": source, "_constants": dict(constants)}
     return type(base.__name__, (base,), {**body, "__module__": __name__})
 
 

@@ -36,6 +36,7 @@ class Places:
             self._claim(name.rpartition(".")[0])
         self.modules: dict[str, nn.Module] = {}
         self._place: dict[fx.Node, str] = {}
+        self._bodies = {body.path for body in bodies(root)}
         for body in bodies(root):
             self._claim(body.path)
         for body in bodies(root):
@@ -131,7 +132,10 @@ class Places:
         return {
             path
             for path, names in children.items()
-            if path and names == {str(index) for index in range(len(names))} and path not in self.modules
+            if path
+            and names == {str(index) for index in range(len(names))}
+            and path not in self.modules
+            and path not in self._bodies
         }
 
 
