@@ -31,6 +31,7 @@ _WEIGHTED = {
     "baddbmm": (2, 0),
 }
 _NORMS = {"layer_norm": (2, 3), "rms_norm": (2, 3), "group_norm": (2, 3), "batch_norm": (1, 2)}
+_MULTILINEAR = ("mul", "matmul", "bmm", "mm", "einsum", "_grouped_mm", "grouped_mm_fallback")
 _PASSED = ("dropout", "to", "contiguous", "clone", "alias", "view", "reshape", "transpose", "drop_path")
 
 
@@ -215,20 +216,20 @@ def _linear_in(node: fx.Node, inside: set[str], strict: bool) -> list[str] | Non
         return operands(_WEIGHTED[name])
     if name in _NORMS:
         return operands(_NORMS[name])
-    if name in ("mul", "matmul", "bmm", "mm", "_grouped_mm", "grouped_mm_fallback"):
-        for position in (1, 0):
-            argument = node.args[position]
-            if isinstance(argument, fx.Node):
-                found = _linear_in(argument, inside, strict)
-                other = node.args[1 - position]
-                if found is not None and not (strict and _depends(other, set(found), inside)):
-                    return found
+    if name in _MULTILINEAR:
+        factors = node.args[1] if name == "einsum" else node.args[:2]
+        listed: list[fx.Node] = [a for a in factors if isinstance(a, fx.Node)]  # type: ignore[union-attr]
+        for factor in reversed(listed):
+            found = _linear_in(factor, inside, strict)
+            others = [other for other in listed if other is not factor]
+            if found is not None and not (strict and any(_depends(o, set(found), inside) for o in others)):
+                return found
         return None
     if name == "add" and len(node.args) > 1 and isinstance(node.args[1], fx.Node):
         return operands((0, 1))
     if name in ("cat", "stack"):
-        listed: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
-        parts = [_linear_in(a, inside, strict) for a in listed]
+        joined: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
+        parts = [_linear_in(a, inside, strict) for a in joined]
         return None if any(p is None for p in parts) else [t for p in parts if p is not None for t in p]
     if name == "scaled_dot_product_attention":
         return operands((2,))
