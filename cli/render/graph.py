@@ -93,12 +93,12 @@ def _axis_name(names: Mapping[str, str], dim: DimExpr, axis: str) -> str:
 def forward_code(program: Program) -> str:
     """The source of every generated forward, each once, below the paths of the modules that run it."""
     from mlgraph.emit.module import emit
-    from mlgraph.emit.runtime import Outlined
+    from mlgraph.emit.runtime import Outlined, generated_source
 
     users: dict[str, list[str]] = {}
     for path, module in emit(program).named_modules():
         if isinstance(module, Outlined):
-            users.setdefault(module.source, []).append(path or program.name)
+            users.setdefault(generated_source(module), []).append(path or program.name)
     sources = []
     for source, paths in users.items():
         title = paths[0] if len(paths) == 1 else f"{paths[0]} … {paths[-1]} ({len(paths)} modules)"

@@ -77,6 +77,11 @@ class Outlined(Group):
         return _rebuild, (base, self._source, tuple(self._constants.items())), state
 
 
+def generated_source(module: Outlined) -> str:
+    """The text of a generated module's ``forward``."""
+    return module._source
+
+
 def outlined(base: type[Outlined], source: str, constants: Mapping[str, Any]) -> Outlined:
     """A new module of class ``base`` whose ``forward`` is the function that ``source`` defines."""
     cls = _class(base, source, tuple(constants.items()))
