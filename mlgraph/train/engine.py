@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -162,7 +163,7 @@ class _Engine:
         else:
             self.metrics.resume(-1)
             self._checkpoint()
-        with Progress(self.phases, self.settings.progress and main) as progress:
+        with closing(self.metrics), Progress(self.phases, self.settings.progress and main) as progress:
             while self.at.phase < len(self.phases):
                 phase = self.phases[self.at.phase]
                 if isinstance(phase, Train):
@@ -176,7 +177,6 @@ class _Engine:
         if self.worker is not None:
             self.worker.close()
             self.worker = None
-        self.metrics.close()
         if self.settings.trackers:
             self.accelerator.end_training()
         return Result(program, self.metrics.history)
@@ -336,7 +336,6 @@ class _Engine:
 
     def _stop(self, window: Sequence[torch.Tensor]) -> None:
         self._checkpoint(window)
-        self.metrics.close()
         raise SystemExit(0)
 
     def _checkpoint(self, window: Sequence[torch.Tensor] = ()) -> None:

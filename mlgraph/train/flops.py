@@ -62,6 +62,17 @@ def count_flops(program: Program, inputs: Any = None) -> Flops:
     return Flops(forward, forward + backward, samples, tokens)
 
 
+def forward_by_module(program: Program) -> dict[str, int]:
+    """Operations of the forward pass that each module runs itself, by its qualified name."""
+    totals: dict[str, int] = {}
+    for node in program.graph.nodes:
+        count = _RULES.get(node.target)
+        if count is not None:
+            module = str(node.meta.get("module", ""))
+            totals[module] = totals.get(module, 0) + sum(operations for operations, _ in count(node))
+    return totals
+
+
 def _extent(leaves: list[tuple[tuple[int, ...], torch.dtype | None]]) -> tuple[int, int]:
     for shape, dtype in leaves:
         if dtype is not None and shape:

@@ -215,7 +215,7 @@ X, Y = points(1)[0]
     ("data", "message"),
     [
         ([], "training data holds no batch"),
-        ([(X[:, :7], Y)], "first training batch does not fit the model"),
+        ([(X[:, :7], Y)], "x of size 7 in dim 1: the model was captured with 8"),
         ([(X[0], Y)], "x of shape .8.: the model takes 2 dims"),
         ([(X.long(), Y)], "x as torch.int64: the model takes torch.float32"),
         ([{"xs": X}], "no 'x', which the model takes: rename its 'xs'"),

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlgraph.cli.app import run as mlgraph_command
+
+GPT = {
+    "model_type": "gpt2",
+    "architectures": ["GPT2LMHeadModel"],
+    "vocab_size": 320,
+    "n_positions": 32,
+    "n_embd": 16,
+    "n_layer": 2,
+    "n_head": 2,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+CONFIG = """
+model = "hf:gpt.json"
+out = "runs/cycle"
+[data]
+task = "causal-lm"
+train = ["text.txt"]
+tokenizer = "bpe:320"
+sequence = 16
+batch = 4
+[recipe]
+steps = 12
+init_steps = 3
+coarse_steps = 5
+[run]
+eval_every = 4
+eval_batches = 1
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLGRAPH_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "gpt.json").write_text(json.dumps(GPT))
+    (tmp_path / "run.toml").write_text(CONFIG)
+    lines = (f"{n} green bottles hanging on the wall, and if {n % 7} should fall\n" for n in range(400))
+    (tmp_path / "text.txt").write_text("".join(lines))
+    return tmp_path
+
+
+def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    capsys.readouterr()
+    code = mlgraph_command([*arguments, "--json"])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return json.loads(captured.out)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_configured_cycle_trains_resumes_and_reports(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = _json(capsys, "train", "run.toml")
+    assert first["step"] == 12 + 5
+    assert Path(first["model"]).exists()
+    assert _json(capsys, "train", "run.toml")["eval_loss"] == first["eval_loss"]
+    plain = _json(capsys, "train", "run.toml", "--set", "out=runs/scratch", "--set", "recipe.kind=plain")
+    assert plain["step"] == 12
+    assert mlgraph_command(["report", "runs/cycle", "runs/scratch", "-o", "page.html"]) == 0
+    assert "data:image/png" in (work / "page.html").read_text()
+    assert mlgraph_command(["train", "run.toml", "--set", "run.optimizer.lr=0.5"]) == 1
+    assert "run.optimizer.lr = 0.001, and now run.optimizer.lr = 0.5" in capsys.readouterr().err
+
+
+def test_mistakes_in_the_file_are_sentences(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "run.toml").write_text(CONFIG.replace("eval_every", "eval_evry"))
+    assert mlgraph_command(["train", "run.toml"]) == 1
+    assert "'run.eval_evry': did you mean 'eval_every'?" in capsys.readouterr().err
+
+
+def test_every_field_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    names = {field["name"] for field in _json(capsys, "train", "--fields")}
+    assert {"model", "out", "data.task", "recipe.kind", "run.schedule.kind"} <= names
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_demo_ends_in_figures_of_both_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    found = _json(capsys, "demo", "--steps", "20")
+    assert found["coarse_parameters"] < found["parameters"] / 3
+    assert found["scratch"]["step"] == 20
+    assert found["cycle"]["step"] == 16 + 10
+    assert found["saved"].keys() == {"flops", "seconds"}
+    assert 0 < found["cycle"]["eval_loss"] < 7.0
