@@ -74,6 +74,9 @@ class Tensors(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self.values_)
 
+    def __contains__(self, name: object) -> bool:
+        return self.aliases.get(str(name), name) in self.values_
+
     def meta(self) -> dict[str, torch.Tensor]:
         """Every tensor on the meta device. Lazy values that know their shapes are not read."""
         known = getattr(self.values_, "shapes", {})
@@ -134,13 +137,13 @@ class Program:
     @cached_property
     def axes(self) -> AxisTable:
         """The inferred axes (design: axis inference); prints as a table."""
-        table: AxisTable = _analysis("axes")(self)
+        table: AxisTable = _analysis("axes")(self._analysed())
         return table
 
     @cached_property
     def blocks(self) -> BlockTable:
         """The chains of repeated blocks; prints as a table."""
-        table: BlockTable = _analysis("blocks")(self)
+        table: BlockTable = _analysis("blocks")(self._analysed())
         return table
 
     def __repr__(self) -> str:
@@ -162,6 +165,20 @@ class Program:
             if analysis in self.__dict__:
                 skeleton.__dict__[analysis] = self.__dict__[analysis]
         return skeleton
+
+    def without_weights(self) -> Program:
+        """This program with what a state dict holds on the meta device, and its constants as they are."""
+        meta = self.tensors.meta()
+        kept = {name: meta[name] if name in self.tensors.persistent else self.tensors[name] for name in meta}
+        light = self.replace(tensors=self.tensors.replace(kept))
+        for analysis in _ANALYSES:
+            if analysis in self.__dict__:
+                light.__dict__[analysis] = self.__dict__[analysis]
+        return light
+
+    def _analysed(self) -> Program:
+        # analyses look at shapes and constants alone; lazy tensors would be read for each
+        return self if isinstance(self.tensors.values_, dict) else self.without_weights()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Persistent tensors by every one of their original names."""

@@ -323,6 +323,9 @@ class LazyTensors(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._recipes)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._recipes
+
     @property
     def shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and dtype of every tensor."""

@@ -120,7 +120,7 @@ def narrowed(program: Program, plan: WidthPlan) -> Program:
     if not plan.groupings:
         return program.skeleton()
     shapes = {}
-    for name, tensor in program.tensors.items():
+    for name, tensor in program.tensors.meta().items():
         transfer = plan.transfers.get(name)
         shape = transfer.coarse_shape() if transfer else tuple(tensor.shape)
         shapes[name] = torch.empty(shape, dtype=tensor.dtype, device="meta")

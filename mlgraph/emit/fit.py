@@ -86,7 +86,7 @@ class Fitter:
         Raises:
             NotExpressible: there are none; the message names what differs with the closest.
         """
-        self.program = without_weights(self.program)
+        self.program = self.program.without_weights()
         target = {name: tuple(self.program.tensors[name].shape) for name in self._state()}
         prober = Prober(self.shapes, self.base, target, _sizes(self.program), tuple(_layers(self.program)))
         closest: Alignment | None = None
@@ -217,18 +217,6 @@ class Fitter:
 
         args, kwargs = example_call(self.program)
         return capture(self.model(settings), args, kwargs)
-
-
-def without_weights(program: Program) -> Program:
-    """The program with its parameters and stored buffers on the meta device, its constants as they are."""
-    meta = program.skeleton()
-    kept = {
-        name: shape if name in program.tensors.persistent else program.tensors[name]
-        for name, shape in meta.tensors.items()
-    }
-    light = program.replace(tensors=program.tensors.replace(kept))
-    light.__dict__.update({key: value for key, value in meta.__dict__.items() if key in ("axes", "blocks")})
-    return light
 
 
 def example_call(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:

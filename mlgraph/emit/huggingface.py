@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mlgraph.emit.checks import check_outputs, main_dtype
-from mlgraph.emit.fit import Fit, Fitter, NotExpressible, without_weights
+from mlgraph.emit.fit import Fit, Fitter, NotExpressible
 from mlgraph.errors import FileError, MlgraphError
 from mlgraph.files import Progress, atomic_directory, file_errors, write_text
 from mlgraph.program import Program
@@ -143,7 +143,7 @@ def save_huggingface(
         NotExpressible: no config of the class computes what the program computes; nothing is written.
         FileError: the directory cannot be written.
     """
-    light = without_weights(program)
+    light = program.without_weights()
     fit = express(light)
     shapes = {name: (tuple(light.tensors[name].shape), light.tensors[name].dtype) for name in _stored(light)}
     if dtype is not None:

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from mlgraph.emit.checks import check_outputs
-from mlgraph.emit.fit import Fit, Fitter, NotExpressible, without_weights
+from mlgraph.emit.fit import Fit, Fitter, NotExpressible
 from mlgraph.emit.probe import Settings
 from mlgraph.files import write_bytes, write_text
 from mlgraph.program import Program
@@ -205,6 +205,6 @@ def _fixed_arguments(name: str, given: Mapping[str, Any], base: Mapping[str, Any
 
 
 def _state(program: Program, fit: Fit) -> dict[str, torch.Tensor]:
-    tensors = without_weights(program).tensors
+    tensors = program.tensors
     names = [name for name in [*tensors, *tensors.aliases] if name in tensors.persistent]
     return {name: fit.value(program, tensors.aliases.get(name, name)).clone().contiguous() for name in names}

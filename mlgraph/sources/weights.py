@@ -60,6 +60,9 @@ class DirectoryTensors(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._own)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._own
+
     @property
     def shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and dtype of every tensor; nothing is read."""
