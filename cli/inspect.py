@@ -35,11 +35,12 @@ def command(
     from mlgraph.cli.modules import module_tree
     from mlgraph.cli.render.blocks import block_view
     from mlgraph.cli.render.comparison import notes
-    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.cli.render.console import console, show, show_json
     from mlgraph.cli.render.graph import forward_code, graph_view
     from mlgraph.cli.render.modules import tree_data, tree_table
     from mlgraph.cli.render.program import facts
     from mlgraph.cli.summary import summarize
+    from mlgraph.train.flops import forward_by_module
 
     program = open_program(source, trust=trust, loss=loss)
     if blocks:
@@ -51,8 +52,8 @@ def command(
     if code:
         typer.echo(forward_code(program), nl=False)
         return
-    root, figures = module_tree(program), summarize(program)
+    root, figures = module_tree(program, forward_by_module(program)), summarize(program)
     if json:
         show_json({**asdict(figures), "modules": tree_data(root), "notes": list(program.notes)})
         return
-    show(tree_table(root, depth, params), "", facts(program, figures), *notes(program.notes))
+    show(tree_table(root, depth, params, console().width), "", facts(program, figures), *notes(program.notes))

@@ -163,4 +163,6 @@ def _likeness(module: Module) -> object:
 def _numbers(child: Module, period: int, repeat: int) -> str:
     first = int(child.name)
     last = first + period * (repeat - 1)
-    return f"{first}…{last}" if period == 1 else f"{first}, {first + period}…{last}"
+    if period == 1:
+        return f"{first}…{last}"
+    return f"{first}, {first + period}…{last}" if repeat > 2 else f"{first}, {last}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
@@ -14,33 +14,54 @@ from mlgraph.cli.render.console import table
 from mlgraph.cli.render.numbers import count
 
 _MARK = "│ "
+_LEAST_DIMS = 16
+_WIDE = 100
 
 
-def tree_table(root: Module, depth: int | None = None, every_tensor: bool = False) -> Table:
+def tree_table(root: Module, depth: int | None = None, every_tensor: bool = False, width: int = 80) -> Table:
     """One line for each module that holds parameters, with their dims in axis names.
 
     ``depth`` cuts the tree below that level. A module's first tensor stands for it, and the others are
-    named after it unless ``every_tensor`` gives each a line.
+    named after it unless ``every_tensor`` gives each a line. Below folded modules the figures are those of
+    one. The shares of parameters and FLOPs are of the whole; the former need a terminal of 100 columns.
     """
-    total = max(root.parameters, 1)
-    rows = [(Text(root.name, style="bold"), "", count(root.parameters), "100%")]
-    for label, dims, numel in _lines(root, 1, depth, every_tensor):
-        share = f"{100 * numel / total:.1f}%" if numel else ""
-        rows.append((label, dims, count(numel) if numel else "", share))
-    grid = table(("module", "dims", "values", "share"), [], right=(2, 3))
-    grid.columns[0].overflow = "ellipsis"
-    grid.columns[0].no_wrap = True
-    grid.columns[1].no_wrap = False
-    for row in rows:
-        grid.add_row(*row)
+    lines = _lines(root, 1, depth, every_tensor)
+    numel, operations = max(root.parameters, 1), max(root.operations, 1)
+    headers = ("module", "dims", "values", "FLOPs", "share")
+    rows = [
+        (
+            line.label,
+            line.dims,
+            count(line.numel) if line.numel else "",
+            _percent(line.operations / operations),
+            _percent(line.numel / numel),
+        )
+        for line in (_Line(Text(root.name, style="bold"), "", root.parameters, root.operations), *lines)
+    ]
+    shown = len(headers) if width >= _WIDE else len(headers) - 1
+    grid = table(headers[:shown], (row[:shown] for row in rows), right=(2, 3, 4))
+    for index, column in enumerate(grid.columns):
+        column.no_wrap, column.overflow = index != 1, "ellipsis"
+    grid.columns[1].overflow = "fold"
+    grid.columns[1].min_width = _LEAST_DIMS
     return grid
 
 
-def _lines(
-    module: Module, level: int, depth: int | None, every_tensor: bool
-) -> Iterator[tuple[Text, str, int]]:
+def _percent(part: float) -> str:
+    return f"{100 * part:.1f}%" if part else ""
+
+
+@dataclass(frozen=True)
+class _Line:
+    label: Text
+    dims: str
+    numel: int
+    operations: int = 0
+
+
+def _lines(module: Module, level: int, depth: int | None, every_tensor: bool) -> Iterator[_Line]:
     for leaf in _direct(module, every_tensor):
-        yield _label(level, leaf.name), _shape(leaf), 0 if leaf.tied else leaf.numel
+        yield _tensor(leaf, leaf.name, level)
     for original in module.children:
         child, name = _without_single_steps(original)
         title = f"{name} ×{child.repeat}" if child.repeat > 1 else name
@@ -48,24 +69,29 @@ def _lines(
         if not child.children and child.leaves and below:
             yield from _leaf_module(child, title, level, every_tensor)
             continue
-        yield _label(level, title, "bold" if child.repeat > 1 else ""), "", child.parameters
+        label = _label(level, title, "bold" if child.repeat > 1 else "")
+        yield _Line(label, "", child.parameters, child.repeat * child.operations)
         if below:
             yield from _lines(child, level + 1, depth, every_tensor)
 
 
-def _leaf_module(
-    module: Module, title: str, level: int, every_tensor: bool
-) -> Iterator[tuple[Text, str, int]]:
+def _leaf_module(module: Module, title: str, level: int, every_tensor: bool) -> Iterator[_Line]:
     leaves = _direct(module, every_tensor)
     if not leaves:
         return
-    if every_tensor:
+    matrices = [leaf for leaf in leaves if len(leaf.shape) > 1]
+    if every_tensor or len(matrices) > 1:
         for leaf in leaves:
-            yield _label(level, f"{title}.{leaf.name}"), _shape(leaf), 0 if leaf.tied else leaf.numel
+            yield _tensor(leaf, f"{title}.{leaf.name}", level)
         return
     first, *others = leaves
     also = "".join(f" +{leaf.name}" for leaf in others)
-    yield _label(level, f"{title}.{first.name}{also}"), _shape(first), module.parameters
+    label = _label(level, f"{title}.{first.name}{also}")
+    yield _Line(label, _shape(first), module.parameters, module.repeat * module.operations)
+
+
+def _tensor(leaf: Leaf, name: str, level: int) -> _Line:
+    return _Line(_label(level, name), _shape(leaf), 0 if leaf.tied else leaf.numel)
 
 
 def _direct(module: Module, buffers: bool) -> list[Leaf]:
@@ -99,6 +125,7 @@ def tree_data(module: Module) -> dict[str, Any]:
         "repeat": module.repeat,
         "parameters": module.parameters,
         "bytes": module.bytes,
+        "forward_flops": module.operations,
         "tensors": [asdict(leaf) for leaf in module.leaves],
         "children": [tree_data(child) for child in module.children],
     }
