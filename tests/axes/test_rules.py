@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from mlgraph.axes import register_rule
 from mlgraph.axes.permutation import permutation_error
-from mlgraph.axes.rules import find_rule, register_rule
+from mlgraph.axes.rules import find_rule
 from mlgraph.program import Program, Signature, Tensors
 from mlgraph.propagate import propagate
 
