@@ -21,13 +21,13 @@ def test_a_model_does_not_get_worse(name: str) -> None:
     assert not table.worse(row, BASELINE)
 
 
-def test_the_baseline_and_the_zoo_name_the_same_models() -> None:
-    assert BASELINE.keys() == {entry.name for entry in zoo.entries()}
+def test_the_baseline_names_models_of_the_zoo() -> None:
+    assert BASELINE
+    assert BASELINE.keys() <= {entry.name for entry in zoo.entries()}
 
 
 def test_the_zoo_is_as_wide_as_promised() -> None:
-    classes = {type(entry).__name__ + entry.family for entry in zoo.entries(suite="hf")}
-    assert len(classes) >= 60
+    assert len({entry.family for entry in zoo.entries(suite="hf")}) >= 60
     assert len(zoo.entries(suite="timm")) >= 50
     assert len(zoo.entries(suite="module")) >= 20
 

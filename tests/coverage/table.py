@@ -86,10 +86,17 @@ def _totals(rows: Sequence[Row]) -> str:
             continue
         cells = []
         for column in COLUMNS:
-            asked = [row for row in chosen if row.outcomes.get(column, "NO") != NONE]
+            asked = [row for row in chosen if _asked(row, column)]
             cells.append(f"{sum(row.outcomes.get(column) == YES for row in asked)} / {len(asked)}")
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _asked(row: Row, column: str) -> bool:
+    """Whether the column applies and was run, or was not reached because the model was not captured."""
+    if column in row.outcomes:
+        return row.outcomes[column] != NONE
+    return len(row.outcomes) == 1
 
 
 def _table(rows: Sequence[Row]) -> str:
