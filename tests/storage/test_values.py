@@ -139,7 +139,7 @@ def test_a_structure_without_a_form_is_noted() -> None:
         torch.sym_max,
         math.ceil,
     ],
-    ids=str,
+    ids=lambda target: getattr(target, "__name__", str(target)),
 )
 def test_targets_come_back(target: Any) -> None:
     assert decode_target(encode_target(target)) is target
