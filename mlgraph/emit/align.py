@@ -137,6 +137,10 @@ class _Aligner:
             self.found.sizes.append((int(left), int(right)))
 
     def unequal(self, a: fx.Node, b: fx.Node) -> Iterator[tuple[Any, Any]]:
+        if _drops(a) != _drops(b):
+            # a rate of zero leaves the op out; rates belong to training and are not compared
+            yield (a.args[0], b) if _drops(a) else (a, b.args[0])
+            return
         mine, other = _constant_factor(a, self.ours), _constant_factor(b, self.theirs)
         if mine is not None and (other is None or not _same_kind(a, b)):
             self.factor(a, 1 / mine[1])
@@ -206,7 +210,7 @@ class _Aligner:
         elif not math.isclose(float(x), float(y), rel_tol=1e-6):
             if "scaled_dot_product" in str(node.target) and x and y:
                 self.factor(node, float(y) / float(x))
-            elif "dropout" not in str(node.target):
+            elif not _drops(node):
                 self.found.breaks.append(
                     f"it calls {_op(node)} with {y:.6g}, the program with {x:.6g}{_at(node)}"
                 )
@@ -354,6 +358,11 @@ def _differing(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> list[tuple[int
 
 def _same_op(a: fx.Node, b: fx.Node) -> bool:
     return a.target == b.target or any(a.target in group and b.target in group for group in _EQUIVALENT)
+
+
+def _drops(node: fx.Node) -> bool:
+    """Whether a node does nothing outside training."""
+    return node.op == "call_function" and any(word in str(node.target) for word in ("dropout", "drop_path"))
 
 
 def _is_slice(node: fx.Node) -> bool:
