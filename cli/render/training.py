@@ -35,7 +35,7 @@ def summary_json(result: Result, path: Path) -> dict[str, Any]:
 
 def summary(result: Result, path: Path) -> list[Any]:
     """The last evaluation of every phase, and where the model is."""
-    rows = []
+    rows: list[list[str]] = []
     for record in result.history:
         if "eval_loss" in record:
             row = [
