@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch import fx
-
 from mlgraph.axes import factors
 from mlgraph.axes.expressions import DimExpr, Join, Leaf, Term, leaves, render
 from mlgraph.axes.expressions import size_of as expression_size
@@ -20,7 +18,7 @@ from mlgraph.errors import AxisError
 from mlgraph.program import Program
 
 if TYPE_CHECKING:
-    from mlgraph.axes.infer import Inference
+    from mlgraph.axes.infer import Contraction, Inference
 
 
 @dataclass(frozen=True)
@@ -414,14 +412,24 @@ def _minors(
     for dims in run.main.values():
         for dim in dims:
             scan(dim)
-    jointly: defaultdict[tuple[str, tuple[fx.Node, ...]], list[Dim]] = defaultdict(list)
+    for parts in _summed_together(run):
+        scan(tuple(factor for part in parts for factor in part))
+    return out
+
+
+def _summed_together(run: Inference) -> Iterator[list[Dim]]:
+    """Dims that one op sums over at once, of one activation against one parameter: one dim in pieces."""
+    by_op: defaultdict[tuple[str, str], list[Contraction]] = defaultdict(list)
     for found in run.contractions:
         if found.carrier is not None:
-            jointly[found.node.name, tuple(n for n, _ in found.operands)].append(found.dim)
-    for parts in jointly.values():
-        if len(parts) > 1:
-            scan(tuple(factor for part in parts for factor in part))
-    return out
+            by_op[found.node.name, found.carrier].append(found)
+    for together in by_op.values():
+        together.sort(key=lambda found: found.operands[-1][1])
+        first = together[0]
+        activations = {node for node, _ in first.operands[:-1]}
+        alike = [f for f in together if activations & {node for node, _ in f.operands[:-1]}]
+        if len(alike) > 1:
+            yield [found.dim for found in alike]
 
 
 def _sums(run: Inference, ids: dict[int, str]) -> Iterator[Sum]:

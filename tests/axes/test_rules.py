@@ -196,6 +196,18 @@ CASES = {
     "slice-strided": Case(
         aten.slice.Tensor, lambda a, b, c, d: ((a, 2 * b),), lambda n, a, b, c, d: (n[0], 1, 0, 2 * b, 2), 2
     ),
+    "slice_scatter": Case(
+        aten.slice_scatter.default,
+        lambda a, b, c, d: ((a, b + c), (a, c)),
+        lambda n, a, b, c, d: (n[0], n[1], 1, b, b + c),
+        3,
+    ),
+    "einsum-joint": Case(
+        aten.einsum.default,
+        lambda a, b, c, d: ((a, b, c), (b, c, d)),
+        lambda n, *s: ("xhd,hdo->xo", [n[0], n[1]]),
+        4,
+    ),
     "select": Case(aten.select.int, lambda a, b, c, d: ((3, a, b),), lambda n, *s: (n[0], 0, 1), 2),
     "unbind": Case(aten.unbind.int, lambda a, b, c, d: ((3, a, b),), lambda n, *s: (n[0],), 2, result=2),
     "cat": Case(aten.cat.default, lambda a, b, c, d: ((a, b), (a, c)), lambda n, *s: ([n[0], n[1]], 1), 3),

@@ -301,6 +301,26 @@ def _grid(ctx: Context, node: fx.Node) -> Result:
     return [ctx.fresh(node, "it spans a grid", output=i) for i in range(len(operands))]
 
 
+@rule("slice_scatter")
+def _slice_scatter(ctx: Context, node: fx.Node) -> Result:
+    """The first argument with a slice of it replaced by the second."""
+    dims, source = ctx.dims(node.args[0]), ctx.dims(node.args[1])
+    position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    position %= len(dims)
+    size, length = size_of(dims[position]), size_of(source[position])
+    given = [ctx.value(a) for a in node.args[3:6]]
+    start, _, step = slice(*[*given, None, None, None][:3]).indices(size)
+    for index, (a, b) in enumerate(zip(dims, source, strict=True)):
+        if index != position or length == size:
+            ctx.unify(a, b, node)
+        elif step == 1:
+            sizes = [s for s in (start, length, size - start - length) if s]
+            ctx.unify(cut(ctx, node, a, sizes)[1 if start else 0], b, node)
+        else:
+            _freeze_all(ctx, [a, b], _CUT, node)
+    return dims
+
+
 @structure("constant_pad_nd pad reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d")
 def _pad(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     pads = [ctx.value(p) for p in node.args[1]]  # type: ignore[union-attr]
