@@ -10,7 +10,7 @@ from mlgraph.cli.options import Json
 
 
 def command(
-    steps: Annotated[int, typer.Option("--steps", min=20, metavar="N", help="Steps from scratch.")] = 300,
+    steps: Annotated[int, typer.Option("--steps", min=20, metavar="N", help="Steps from scratch.")] = 400,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of weights and data.")] = 0,
     json: Json = False,
 ) -> None:

@@ -20,9 +20,9 @@ from mlgraph.train.phases import Phase, plain, vcycle
 from mlgraph.train.schedule import Schedule
 from mlgraph.train.text import TokenBlocks, special_token, train_bpe
 
-CORPUS_BYTES = 2_000_000
+CORPUS_BYTES = 1_500_000
 VOCABULARY, SEQUENCE, BATCH = 1024, 64, 16
-WIDTH, LAYERS, HEADS = 64, 8, 4
+WIDTH, LAYERS, HEADS = 64, 4, 4
 RATE = 4e-3
 
 
@@ -139,7 +139,7 @@ def _run(
         schedule=Schedule("cosine", warmup=max(steps // 30, 1), final=0.05, rewarm=max(steps // 60, 1)),
         seed=seed,
         eval_every=max(steps // 20, 1),
-        eval_batches=8,
+        eval_batches=3,
         log_every=max(steps // 20, 1),
     )
 
