@@ -132,7 +132,8 @@ CLASSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "PegasusForConditionalGeneration": (SEQ2SEQ, HALF_SEQ2SEQ),
     "M2M100ForConditionalGeneration": (SEQ2SEQ, HALF_SEQ2SEQ),
     "WhisperForConditionalGeneration": (
-        SEQ2SEQ | {"num_mel_bins": 9, "max_source_positions": 20, "max_target_positions": 18, "pad_token_id": 0},
+        SEQ2SEQ
+        | {"num_mel_bins": 9, "max_source_positions": 20, "max_target_positions": 18, "pad_token_id": 0},
         HALF_SEQ2SEQ,
     ),
     "ViTForImageClassification": (ENCODER | IMAGE, HALF_ENCODER),
