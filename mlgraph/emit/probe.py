@@ -202,6 +202,10 @@ class Prober:
     _gaps: dict[str, Gap | None] = field(default_factory=dict)
     _shapes: dict[str, Shapes] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.known:
+            self.known |= frozenset(_lengths(self.target).values())
+
     def matches(self) -> Iterator[Match]:
         """Every distinct way found, likeliest first.
 

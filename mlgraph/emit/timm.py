@@ -196,8 +196,9 @@ def _fixed_arguments(name: str, given: Mapping[str, Any], base: Mapping[str, Any
         try:
             with torch.device("meta"):
                 _create(name, {**given, key: _tuples(value)})
-        except TypeError as error:
-            if "multiple values" in str(error):
+        except (TypeError, KeyError) as error:
+            # for an argument given twice Python raises either, depending on how the code is run
+            if "multiple values" in str(error) or error.args == (key,):
                 fixed.append(key)
         except Exception:  # a class may reject arguments with any exception at all
             continue

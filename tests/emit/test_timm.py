@@ -16,6 +16,7 @@ from mlgraph.emit.checks import check_outputs
 from mlgraph.emit.huggingface import NotExpressible
 from mlgraph.emit.timm import effective_arguments, express, from_timm, save_timm, to_timm
 from mlgraph.program import Program
+from tests import zoo
 
 DEIT = {"img_size": 32, "embed_dim": 24, "depth": 4, "num_heads": 4, "num_classes": 7}
 
@@ -67,3 +68,41 @@ def test_a_program_of_no_timm_model_is_refused() -> None:
     program = mlgraph.capture(nn.Linear(3, 2), (torch.randn(5, 3),))
     with pytest.raises(NotExpressible, match=r"did not come from timm\.create_model"):
         express(program)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224",
+        "vit_base_patch16_siglip_224",
+        "vit_small_patch14_reg4_dinov2",
+        "vit_base_patch32_clip_224",
+        "vit_relpos_small_patch16_224",
+        "deit_tiny_distilled_patch16_224",
+        "deit3_small_patch16_224",
+        "flexivit_small",
+        "beit_base_patch16_224",
+        "beitv2_base_patch16_224",
+        "eva02_tiny_patch14_224",
+        "cait_xxs24_224",
+        "xcit_nano_12_p16_224",
+        "swin",
+        "convnext",
+    ],
+)
+def test_round_trip(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, dict[str, Any]]] = []
+    create = timm.create_model
+
+    def recording(model: str, **kwargs: Any) -> nn.Module:
+        made.append((model, kwargs))
+        return create(model, **kwargs)  # type: ignore[no-any-return]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(timm, "create_model", recording)
+        model, args, _ = zoo.get(name).build("full")
+    small = mlgraph.coalesce(from_timm(model, made[0][0], args, made[0][1]), depth=2, width=2)
+    saved = save_timm(small, tmp_path / "small.safetensors")
+    loaded = create(saved.model, **saved.kwargs, checkpoint_path=str(saved.path))
+    assert check_outputs(small, loaded.eval()) < 1e-5
