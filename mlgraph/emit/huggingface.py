@@ -52,7 +52,8 @@ _WEIGHTS = (
     ".index.json",
     ".ot",
 )
-_LEFT = {"config.json", SKELETON, ".gitattributes", "README.md", "training_args.bin"}
+# modules.json points to folders whose sizes are the old ones; without it sentence-transformers takes its defaults.
+_LEFT = {"config.json", SKELETON, ".gitattributes", "README.md", "training_args.bin", "modules.json"}
 
 
 @dataclass(frozen=True)
