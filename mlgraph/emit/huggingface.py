@@ -52,7 +52,7 @@ _WEIGHTS = (
     ".index.json",
     ".ot",
 )
-# modules.json points to folders whose sizes are the old ones; without it sentence-transformers takes its defaults.
+# modules.json points to folders that tell of the old sizes; sentence-transformers can do without it.
 _LEFT = {"config.json", SKELETON, ".gitattributes", "README.md", "training_args.bin", "modules.json"}
 
 
