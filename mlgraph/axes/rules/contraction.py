@@ -10,7 +10,16 @@ from typing import Any
 from torch import fx
 
 from mlgraph.axes.factors import Dim, Misaligned, fresh, hint, regroup, size_of
-from mlgraph.axes.rules.table import Context, Dims, Infer, Result, _overloads, rule, set_rule
+from mlgraph.axes.rules.table import (
+    Context,
+    Dims,
+    Infer,
+    Result,
+    _overloads,
+    rule,
+    set_rule,
+    set_rule_by_name,
+)
 from mlgraph.axes.rules.table import Rule as _Rule
 
 Terms = tuple[tuple[str, ...], ...]
@@ -88,7 +97,6 @@ _EINSUM = {
     "addmm": "... x n, m k, k n -> m n",
     "bilinear": "... i, ... j, o i j, o -> ... o",
     "_grouped_mm": "t k, e k n, e -> t n",
-    "transformers::grouped_mm_fallback": "t k, e k n, e -> t n",
 }
 
 
@@ -249,3 +257,4 @@ for _name, _spec in _EINSUM.items():
     if _name != "addmm":
         for _op in _overloads(_name):
             set_rule(_op, _Rule(infer=einsum_rule(_spec)))
+set_rule_by_name("transformers::grouped_mm_fallback", _Rule(infer=einsum_rule(_EINSUM["_grouped_mm"])))

@@ -61,6 +61,8 @@ class Rule:
 
 
 _RULES: dict[Any, Rule] = {}
+# Rules of ops that a library registers only when it first needs them.
+_BY_NAME: dict[str, Rule] = {}
 
 
 def _overloads(names: str) -> list[Any]:
@@ -99,6 +101,11 @@ def structure(names: str) -> Callable[[Structure], Structure]:
     return register
 
 
+def set_rule_by_name(name: str, new: Rule) -> None:
+    """Put a rule in the table under an op's qualified name, ``"namespace::name"``, registered or not yet."""
+    _BY_NAME[name] = new
+
+
 def set_rule(op: Any, new: Rule) -> None:
     """Put a rule in the table under an op, any callable, or a name for a class of ops."""
     _RULES[op] = new
@@ -126,6 +133,8 @@ def find_rule(op: Any) -> Rule | None:
     found = _RULES.get(op)
     if found is not None or not isinstance(op, torch._ops.OpOverload):
         return found
+    if op._schema.name in _BY_NAME:
+        return _BY_NAME[op._schema.name]
     if torch.Tag.pointwise in op.tags:
         return _RULES["pointwise"]
     namespace, name = op._schema.name.split("::")
