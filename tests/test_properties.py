@@ -207,6 +207,8 @@ def test_twins_have_equal_gradients_until_interpolation(data: st.DataObject) -> 
     program = captured(shape)
     chosen = draw_groupings(data, program)
     assume(any(len(set(coarse_of)) < len(coarse_of) for coarse_of in chosen.values()))
+    # A norm over copies of one index divides rounding by its epsilon, once more in every layer.
+    assume(all(max(chosen[axis]) > 0 for axis in averaged(program) & chosen.keys()))
     grown = mlgraph.decoalesce(mlgraph.coalesce(program, axes=chosen))
     assert twin_difference(grown, gradients(grown, shape.inputs()), chosen) <= 1e-8
     mixed = mlgraph.interpolate(program, grown, alpha=0.5)
