@@ -204,6 +204,8 @@ def twin_difference(program: Program, grads: Mapping[str, torch.Tensor], chosen:
 @given(data=st.data())
 def test_twins_have_equal_gradients_until_interpolation(data: st.DataObject) -> None:
     shape = data.draw(transformers(even=False))
+    # A norm over two or three indices leaves next to no gradient to compare.
+    assume(shape.hidden >= 4)
     program = captured(shape)
     chosen = draw_groupings(data, program)
     assume(any(len(set(coarse_of)) < len(coarse_of) for coarse_of in chosen.values()))
