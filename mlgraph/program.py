@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlgraph.axes.table import AxisTable
     from mlgraph.blocks import BlockTable
 
-_ANALYSES = {"axes": "mlgraph.axes.infer:infer_axes", "blocks": "mlgraph.blocks:find_blocks"}
+_ANALYSES = {"axes": "mlgraph.axes.build:infer_axes", "blocks": "mlgraph.blocks:find_blocks"}
 
 
 @dataclass(frozen=True)

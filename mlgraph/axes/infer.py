@@ -1,4 +1,4 @@
-"""Runs the rules over a program's graph and reads the axes off the result."""
+"""Runs the rules over a program's graph."""
 
 from __future__ import annotations
 
@@ -339,14 +339,3 @@ def _fits(result: Any, value: Any) -> bool:
         not isinstance(size, int) or factors.size_of(dim) == size
         for dim, size in zip(result, value.shape, strict=True)
     )
-
-
-def infer_axes(program: Program) -> Any:
-    """Infer the axes of a program (design: axis inference).
-
-    Returns:
-        An ``AxisTable``: every axis with its slots, and the dims of every tensor and node in axes.
-    """
-    from mlgraph.axes.table import build_table
-
-    return build_table(program, Inference(program).run())

@@ -1,0 +1,233 @@
+"""Reads the axes off a finished inference."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from mlgraph.axes import factors
+from mlgraph.axes.defaults import (
+    Occurrences,
+    RoleTable,
+    freeze_outputs,
+    mark_shared_heads,
+    minors,
+    role_of,
+    unmade,
+)
+from mlgraph.axes.expressions import DimExpr, Join, Leaf, Term, leaves
+from mlgraph.axes.expressions import size_of as expression_size
+from mlgraph.axes.factors import Dim, Factor
+from mlgraph.axes.infer import Inference
+from mlgraph.axes.names import Candidate, name_axes
+from mlgraph.axes.table import Axis, AxisTable, Slot, Sum
+from mlgraph.program import Program
+
+
+def infer_axes(program: Program) -> AxisTable:
+    """Infer the axes of a program: every axis with its slots, and the dims of tensors and nodes in axes."""
+    run = Inference(program).run()
+    roles = _roles(run)
+    freeze_outputs(run, roles)
+    occurrences = _occurrences(run)
+    ids, axes = _axes(run, roles, occurrences)
+    expressions = _Expressions(ids)
+    tensor_dims = {t: tuple(expressions.dim(dim) for dim in dims) for t, dims in run.main.items()}
+    node_dims: dict[str, Any] = {}
+    for node, dims in run.values.items():
+        if node.graph is program.graph and dims is not None:
+            node_dims[node.name] = _tree(dims, expressions)
+    axes, borrowed = _adopt_unread(program, tensor_dims, axes)
+    sums = tuple(_sums(run, ids))
+    averages = tuple(
+        dict.fromkeys(
+            (ids[id(leaf)], node.name)
+            for node, dim in run.averages
+            for leaf in factors.leaves(dim)
+            if id(leaf) in ids
+        )
+    )
+    tables = frozenset(
+        run.views[n.args[0]].tensor
+        for n in program.graph.nodes
+        if n.op == "call_function"
+        and getattr(n.target, "_opname", "") == "embedding"
+        and n.args[0] in run.views
+    )
+    flat_roles = {key: tuple(role_of(f) for f in found) for key, found in roles.items()}
+    for tensor in borrowed:
+        for index, dim in enumerate(tensor_dims[tensor]):
+            flat_roles[tensor, index] = ("emits",) * len(list(leaves(dim)))
+    return AxisTable(
+        tuple(axes), tensor_dims, node_dims, flat_roles, sums, averages, tables, run.unknown, borrowed
+    )
+
+
+def _adopt_unread(
+    program: Program, tensor_dims: dict[str, tuple[DimExpr, ...]], axes: list[Axis]
+) -> tuple[list[Axis], tuple[str, ...]]:
+    """Give parameters that no op reads the axes of their neighbours.
+
+    The graph says nothing of them (a mask token, when no mask is given), yet they belong to the model's
+    class. A dim takes the axis that all read tensors nearest by module path have on their dims of that
+    size, if it is one.
+    """
+    unread = [n for n in program.tensors if n in program.tensors.parameters and n not in tensor_dims]
+    slots: defaultdict[str, list[Slot]] = defaultdict(list)
+    adopted = []
+    for name in unread:
+        dims: list[DimExpr] = []
+        for index, size in enumerate(program.tensors[name].shape):
+            dim = _neighbours_dim(name, size, tensor_dims) if size > 1 else ()
+            dims.append(dim if dim is not None else (Leaf(f"~{name}.{index}", size),))
+            if dim:
+                for count, leaf in enumerate(leaves(dim)):
+                    slots[leaf.axis].append(Slot(name, index, "emits", count))
+        tensor_dims[name] = tuple(dims)
+        adopted.append(name)
+    if slots:
+        axes = [dataclasses.replace(a, slots=(*a.slots, *slots[a.id])) if a.id in slots else a for a in axes]
+    return axes, tuple(adopted)
+
+
+def _neighbours_dim(name: str, size: int, tensor_dims: dict[str, tuple[DimExpr, ...]]) -> DimExpr | None:
+    parts = name.split(".")[:-1]
+    for depth in range(len(parts), -1, -1):
+        prefix = ".".join(parts[:depth]) + "." if depth else ""
+        found = {
+            dim
+            for t, dims in tensor_dims.items()
+            if t.startswith(prefix)
+            for dim in dims
+            if expression_size(dim) == size
+        }
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
+
+
+def _tree(dims: Any, expressions: _Expressions) -> Any:
+    if dims and isinstance(dims[0], list):
+        return tuple(_tree(item, expressions) for item in dims)
+    return tuple(expressions.dim(dim) for dim in dims)
+
+
+class _Expressions:
+    """Factors to immutable expressions; factors that lie on no tensor get numbered ids."""
+
+    def __init__(self, ids: dict[int, str]) -> None:
+        self.ids = ids
+        self.other: dict[int, tuple[Factor, str]] = {}
+
+    def dim(self, dim: Dim) -> DimExpr:
+        return tuple(self.term(factor) for factor in factors.resolve(dim))
+
+    def term(self, factor: Factor) -> Term:
+        if factor.concat is not None:
+            return Join(tuple(self.dim(part) for part in factor.concat))
+        name = self.ids.get(id(factor))
+        if name is None:
+            _, name = self.other.setdefault(id(factor), (factor, f"~{len(self.other)}"))
+        return Leaf(name, factor.size)
+
+
+def _roles(run: Inference) -> RoleTable:
+    """Per tensor dim, one private leaf per occurrence of an axis, carrying the roles of that occurrence."""
+    out: RoleTable = {}
+    for tensor, dims in run.main.items():
+        for index, dim in enumerate(dims):
+            mirrored: list[Factor] = []
+            copy = _mirror(dim, mirrored)
+            try:
+                factors.unify(copy, run.own[tensor][index])
+            except factors.Misaligned:
+                for leaf in mirrored:
+                    leaf.roles.add("emits")
+            out[tensor, index] = mirrored
+    return out
+
+
+def _mirror(dim: Dim, mirrored: list[Factor]) -> Dim:
+    out: list[Factor] = []
+    for factor in factors.resolve(dim):
+        copy = Factor(factor.size)
+        if factor.concat is not None:
+            copy.concat = tuple(_mirror(part, mirrored) for part in factor.concat)
+        else:
+            mirrored.append(copy)
+        out.append(copy)
+    return tuple(out)
+
+
+def _occurrences(run: Inference) -> Occurrences:
+    out: Occurrences = {}
+    for tensor, dims in run.main.items():
+        for index, dim in enumerate(dims):
+            for count, leaf in enumerate(factors.leaves(dim)):
+                out.setdefault(id(leaf), (leaf, []))[1].append((tensor, index, count))
+    return out
+
+
+def _axes(
+    run: Inference,
+    roles: RoleTable,
+    occurrences: Occurrences,
+) -> tuple[dict[int, str], list[Axis]]:
+    mark_shared_heads(run)
+    candidates = []
+    slots: dict[int, tuple[Slot, ...]] = {}
+    for key, (leaf, places) in occurrences.items():
+        slots[key] = tuple(Slot(t, d, role_of(roles[t, d][c]), c) for t, d, c in places)
+        ranks = {t: len(run.main[t]) for t, _, _ in places}
+        candidates.append(
+            Candidate(
+                key,
+                tuple((s.tensor, s.dim, s.role) for s in slots[key]),
+                ranks,
+                leaf.frozen,
+                frozenset(leaf.hints),
+            )
+        )
+    named = name_axes(candidates)
+    minor = minors(run, occurrences, roles)
+    axes = []
+    ids: dict[int, str] = {}
+    for key, (leaf, places) in occurrences.items():
+        ids[key], name = named[key]
+        reason = leaf.frozen or (leaf.blocked[0] if leaf.blocked else None)
+        kept = None if leaf.frozen or not leaf.blocked else leaf.blocked[0].text
+        if leaf.frozen is None and kept is None:
+            kept = unmade(run, leaf, places, roles)
+        if leaf.frozen is None and kept is None and key in minor:
+            kept = f"{named[minor[key]][1]}, with which it makes up a dim, is coarsened instead"
+        axes.append(
+            Axis(
+                ids[key],
+                name,
+                leaf.size,
+                slots[key],
+                leaf.frozen.text if leaf.frozen else None,
+                kept,
+                reason.node if reason else "",
+            )
+        )
+    return ids, axes
+
+
+def _sums(run: Inference, ids: dict[int, str]) -> Iterator[Sum]:
+    for found in run.contractions:
+        operands = tuple((node.name, position) for node, position in found.operands)
+        roles: defaultdict[str, set[str]] = defaultdict(set)
+        if found.carrier is not None:
+            carried = list(factors.leaves(found.carried))
+            merged = {role for leaf in carried for role in leaf.roles}
+            same = len(carried) == len(list(factors.leaves(found.dim)))
+            for position, leaf in enumerate(factors.leaves(found.dim)):
+                key = ids.get(id(leaf), "")
+                roles[key] |= set(carried[position].roles) if same else merged
+        for axis in dict.fromkeys(ids[id(leaf)] for leaf in factors.leaves(found.dim) if id(leaf) in ids):
+            yield Sum(
+                axis, found.node.name, operands, found.carrier, "emits" in roles[axis], found.repairable
+            )

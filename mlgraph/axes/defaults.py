@@ -1,0 +1,123 @@
+"""Which axes are coarsened by default, and why others are not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from mlgraph.axes import factors
+from mlgraph.axes.factors import Dim, Factor, Reason
+from mlgraph.axes.infer import Contraction, Inference
+
+RoleTable = dict[tuple[str, int], list[Factor]]
+Occurrences = dict[int, tuple[Factor, list[tuple[str, int, int]]]]
+
+
+def role_of(leaf: Factor) -> str:
+    """``"emits"``, ``"contracts"`` or ``"both"``, by the uses that inference marked on the factor."""
+    roles = {role for part in factors.leaves((leaf,)) for role in part.roles} or {"emits"}
+    return "both" if len(roles) > 1 else next(iter(roles))
+
+
+def freeze_outputs(run: Inference, roles: RoleTable) -> None:
+    """Freeze what the outputs count: classes and vocabulary, whose only use is to be returned.
+
+    An axis that a parameter contracts, or that was activated and is as wide as what it was made from (a
+    pooler), is a feature and may be exposed.
+    """
+    contracted: set[int] = set()
+    square: set[int] = set()
+    for tensor, dims in run.main.items():
+        for index, dim in enumerate(dims):
+            for leaf, role in zip(factors.leaves(dim), roles[tensor, index], strict=True):
+                if role_of(role) != "emits":
+                    contracted.add(id(leaf))
+                if len(dims) == 2 and factors.size_of(dims[0]) == factors.size_of(dims[1]):
+                    square.add(id(leaf))
+    for dim in run.outputs:
+        for leaf in factors.leaves(dim):
+            feature = id(leaf) in contracted or ("activated" in leaf.hints and id(leaf) in square)
+            if not feature and leaf.frozen is None:
+                leaf.frozen = Reason("it is returned by the model and nothing else contracts it", "output")
+
+
+def mark_shared_heads(run: Inference) -> None:
+    """Heads that others repeat (grouped-query attention) stand beside their repetition in some dim."""
+    for dims in run.main.values():
+        for dim in dims:
+            for leaf in list(factors.leaves(dim)):
+                if {"rep", "heads"} <= leaf.hints:
+                    for other in factors.leaves(dim):
+                        if "heads" in other.hints and "rep" not in other.hints:
+                            other.hints.add("shared")
+
+
+def unmade(
+    run: Inference,
+    leaf: Factor,
+    places: Sequence[tuple[str, int, int]],
+    roles: RoleTable,
+) -> str | None:
+    """Why an axis that parameters do not both make and use is kept."""
+    used = [(t, {r for part in factors.leaves((roles[t, d][c],)) for r in part.roles}) for t, d, c in places]
+    if not any(found for _, found in used):
+        return "nothing reads it"
+    parameters = run.program.tensors.parameters
+    if not any(t in parameters and found != {"contracts"} for t, found in used):
+        return "its values are constants of the model"
+    if "activated" not in leaf.hints and not any("contracts" in found for _, found in used):
+        return "no parameter contracts it"
+    return None
+
+
+def minors(
+    run: Inference,
+    occurrences: Occurrences,
+    roles: RoleTable,
+) -> dict[int, int]:
+    """Axes that stand behind another coarsenable one in some dim: only the major one of a dim is
+    coarsened."""
+    out: dict[int, int] = {}
+
+    def free(leaf: Factor) -> bool:
+        return leaf.frozen is None and not leaf.blocked
+
+    def scan(dim: Dim) -> None:
+        lead: Factor | None = None
+        for factor in factors.resolve(dim):
+            if factor.concat is not None:
+                for part in factor.concat:
+                    scan(part)
+                within = [leaf for leaf in factors.leaves((factor,)) if free(leaf)]
+                if lead is not None:
+                    for leaf in within:
+                        out.setdefault(id(leaf), id(lead))
+                elif within:
+                    lead = within[0]
+            elif free(factor):
+                if lead is None:
+                    lead = factor
+                elif factor is not lead:
+                    out.setdefault(id(factor), id(lead))
+
+    for dims in run.main.values():
+        for dim in dims:
+            scan(dim)
+    for parts in _summed_together(run):
+        scan(tuple(factor for part in parts for factor in part))
+    return out
+
+
+def _summed_together(run: Inference) -> Iterator[list[Dim]]:
+    """Dims that one op sums over at once, of one activation against one parameter: one dim in pieces."""
+    by_op: defaultdict[tuple[str, str], list[Contraction]] = defaultdict(list)
+    for found in run.contractions:
+        if found.carrier is not None:
+            by_op[found.node.name, found.carrier].append(found)
+    for together in by_op.values():
+        together.sort(key=lambda found: found.operands[-1][1])
+        first = together[0]
+        activations = {node for node, _ in first.operands[:-1]}
+        alike = [f for f in together if activations & {node for node, _ in f.operands[:-1]}]
+        if len(alike) > 1:
+            yield [found.dim for found in alike]
