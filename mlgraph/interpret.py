@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,9 @@ from mlgraph.normalize.effects import memory, mutates
 from mlgraph.program import Program
 
 aten = torch.ops.aten
+
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 
 
 def follows_mode(node: fx.Node) -> str | None:
@@ -55,6 +58,9 @@ def run(
 
     In evaluation dropout, attention dropout and stochastic depth are left out, batch norm uses its
     running statistics and no buffer is written. ``tensors`` stand in for the program's own.
+
+    Raises:
+        MlgraphError: the inputs have not as many leaves as the captured ones.
     """
     leaves = pytree.tree_leaves((args, dict(kwargs or {})))
     if len(leaves) != len(program.signature.inputs):
@@ -62,44 +68,99 @@ def run(
             f"{program.name} takes {len(program.signature.inputs)} inputs, not {len(leaves)}; "
             f"pass them as captured: {program.signature.in_spec}"
         )
-    values = program.tensors if tensors is None else tensors
-    placed = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    device = placed[0].device if placed else next(iter(values.values())).device
-    root = memory(program.graph)
-    uses = {node: len(node.users) for node in program.graph.nodes}
-    env: dict[fx.Node, Any] = {}
-    inputs = iter(leaves)
-    for node in program.graph.nodes:
-        if node.op == "placeholder":
-            env[node] = next(inputs)
-        elif node.op == "get_attr":
-            env[node] = values[str(node.target)]
-        elif node.op == "call_function":
-            if mutates(node) and root[node].op == "get_attr" and not training:
-                env[node] = env[node.args[0]]
+    return pytree.tree_unflatten(
+        Interpretation(program, tensors, training).run(leaves), program.signature.out_spec
+    )
+
+
+def double(value: Any) -> Any:
+    """A floating-point tensor in float64; anything else as it is."""
+    return value.double() if isinstance(value, torch.Tensor) and value.dtype in _FLOATS else value
+
+
+class Interpretation:
+    """One program to be run on flat inputs, with its own or other tensors.
+
+    ``widened`` runs all floating-point work in float64, whatever dtypes the graph names. ``kept``, where
+    given, retains the value of every node.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        tensors: Mapping[str, torch.Tensor] | None = None,
+        training: bool = False,
+        widened: bool = False,
+        kept: dict[fx.Node, Any] | None = None,
+    ) -> None:
+        self.program = program
+        self.tensors = program.tensors if tensors is None else tensors
+        self.training = training
+        self.widened = widened
+        self.kept = kept
+
+    def run(self, leaves: Iterable[Any]) -> list[Any]:
+        """The flat results on flat input leaves, in placeholder order."""
+        leaves = list(leaves)
+        placed = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        device = placed[0].device if placed else next(iter(self.tensors.values())).device
+        root = memory(self.program.graph)
+        uses = {node: len(node.users) for node in self.program.graph.nodes}
+        env: dict[fx.Node, Any] = {}
+        inputs = iter(leaves)
+        for node in self.program.graph.nodes:
+            if node.op == "placeholder":
+                env[node] = self._widen(next(inputs))
+            elif node.op == "get_attr":
+                env[node] = self._widen(self.tensors[str(node.target)])
+            elif node.op == "call_function":
+                if mutates(node) and root[node].op == "get_attr" and not self.training:
+                    env[node] = env[node.args[0]]
+                else:
+                    env[node] = self._call(node, env, device)
             else:
-                env[node] = _call(node, env, device, training)
-        else:
-            results = fx.map_arg(node.args[0], env.__getitem__)
-            return pytree.tree_unflatten(list(results), program.signature.out_spec)
-        for source in node.all_input_nodes:
-            uses[source] -= 1
-            if not uses[source]:
-                del env[source]
-    raise MlgraphError(f"{program.name} has no output")
+                return list(fx.map_arg(node.args[0], env.__getitem__))
+            if self.kept is not None:
+                self.kept[node] = env[node]
+            for source in node.all_input_nodes:
+                uses[source] -= 1
+                if not uses[source]:
+                    del env[source]
+        raise MlgraphError(f"{self.program.name} has no output")
+
+    def _widen(self, value: Any) -> Any:
+        return double(value) if self.widened else value
+
+    def _call(self, node: fx.Node, env: Mapping[fx.Node, Any], device: torch.device) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+        args, kwargs = pytree.tree_map(lambda a: self._constant(a, device), (tuple(args), dict(kwargs)))
+        if not self.training:
+            name = getattr(node.target, "_opname", "").rstrip("_")
+            if name in _DROPOUTS or node.target is ops.drop_path:
+                return args[0]
+            mode = follows_mode(node)
+            if mode is not None:
+                args, kwargs = set_argument(node, args, kwargs, mode, False)
+            if node.target is aten.scaled_dot_product_attention.default:
+                args, kwargs = set_argument(node, args, kwargs, "dropout_p", 0.0)
+            if self.widened and name in ("_grouped_mm", "grouped_mm_fallback"):
+                return _grouped_product(*args)
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    def _constant(self, argument: Any, device: torch.device) -> Any:
+        if isinstance(argument, torch.device):
+            return device
+        if self.widened and isinstance(argument, torch.dtype) and argument in _FLOATS:
+            return torch.float64
+        return argument
 
 
-def _call(node: fx.Node, env: Mapping[fx.Node, Any], device: torch.device, training: bool) -> Any:
-    args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-    args = tuple(device if isinstance(argument, torch.device) else argument for argument in args)
-    kwargs = {k: device if isinstance(v, torch.device) else v for k, v in kwargs.items()}
-    if not training:
-        if node.target in (aten.dropout.default, ops.drop_path):
-            return args[0]
-        mode = follows_mode(node)
-        if mode is not None:
-            args, kwargs = set_argument(node, args, kwargs, mode, False)
-        if node.target is aten.scaled_dot_product_attention.default:
-            args, kwargs = set_argument(node, args, kwargs, "dropout_p", 0.0)
-    assert callable(node.target)
-    return node.target(*args, **kwargs)
+def _grouped_product(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor, *_: Any) -> torch.Tensor:
+    """Rows up to ``ends[e]`` times ``weights[e]``; torch's own has no float64."""
+    parts: list[torch.Tensor] = []
+    start = 0
+    for end, weight in zip(ends.tolist(), weights, strict=True):
+        parts.append(x[start:end] @ weight)
+        start = end
+    return torch.cat([*parts, x.new_zeros(len(x) - start, weights.shape[-1])])

@@ -14,13 +14,14 @@ import torch
 
 from mlgraph.axes.permutation import (
     Deviation,
-    Evaluation,
+    evaluate,
     example_leaves,
     permutation_error,
     relative_error,
 )
 from mlgraph.axes.table import Axis
 from mlgraph.errors import MlgraphError
+from mlgraph.interpret import Interpretation
 from mlgraph.passes.decoalesce import apply_up
 from mlgraph.program import Program
 from mlgraph.storage import load, save
@@ -166,8 +167,8 @@ def _growth(
                 worst, where = max((worst, where), (error, name), key=lambda pair: pair[0])
         out.append(Check("inverse", "all", worst, 0.0, where))
     if "growth" in wanted:
-        before = Evaluation(program, program.tensors).run_flat(leaves)
-        after = Evaluation(grown, grown.tensors).run_flat(leaves)
+        before = evaluate(program, program.tensors, leaves)
+        after = evaluate(grown, grown.tensors, leaves)
         nodes = list(program.graph.output_node().args[0])  # type: ignore[arg-type]
         worst, where = 0.0, ""
         for x, y, node in zip(before, after, nodes, strict=True):
@@ -199,11 +200,10 @@ def _gradients(
         name: tensor.clone().requires_grad_(name in grown.tensors.parameters and tensor.is_floating_point())
         for name, tensor in grown.tensors.items()
     }
-    evaluation = Evaluation(grown, tensors)
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        given = [v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for v in leaves]
-        results = [r for r in evaluation.run(*given) if isinstance(r, torch.Tensor) and r.requires_grad]
+        flat = Interpretation(grown, tensors, widened=True).run(leaves)
+        results = [r for r in flat if isinstance(r, torch.Tensor) and r.requires_grad]
         if not results:
             return Check("gradients", "all", 0.0, 1e-9)
         sum((r.square().mean() for r in results), torch.zeros((), dtype=torch.float64)).backward()

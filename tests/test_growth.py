@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import pytest
 import torch
 
 import mlgraph
-from mlgraph.axes.permutation import Evaluation, example_leaves, relative_error
+from mlgraph.axes.permutation import evaluate, example_leaves, relative_error
+from mlgraph.interpret import Interpretation
 from mlgraph.passes.aki import Aki
 from mlgraph.passes.base import Pass, parse_pipeline
 from mlgraph.passes.fpi import Fpi
@@ -30,8 +30,8 @@ def small() -> Program:
 
 def change(grown: Program) -> float:
     leaves = example_leaves(small())
-    before = Evaluation(small(), small().tensors).run_flat(leaves)
-    after = Evaluation(grown, grown.tensors).run_flat(leaves)
+    before = evaluate(small(), small().tensors, leaves)
+    after = evaluate(grown, grown.tensors, leaves)
     return max(
         relative_error(y, x) for x, y in zip(before, after, strict=True) if isinstance(x, torch.Tensor)
     )
@@ -108,7 +108,7 @@ def gradients_of_copies(grown: Program) -> float:
     """Largest difference between the gradients of the two halves of the first mlp bias."""
     tensors = {n: t.clone().requires_grad_(t.is_floating_point()) for n, t in grown.tensors.items()}
     with torch.enable_grad():
-        results: list[Any] = list(Evaluation(grown, tensors).run(*example_leaves(grown)))
+        results = Interpretation(grown, tensors, widened=True).run(example_leaves(grown))
         results[0].square().mean().backward()
     names = [n for n in grown.tensors if grown.axes.tensor_dims.get(n) and grown.axes.dims(n) == ("mlp",)]
     gradient = tensors[names[0]].grad

@@ -9,46 +9,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import fx, nn
+from torch import nn
 from torch.utils import _pytree as pytree
 
 from mlgraph.capture import capture
 from mlgraph.dataflow import op_name
 from mlgraph.errors import MlgraphError
+from mlgraph.interpret import Interpretation
 from mlgraph.program import Program
 from mlgraph.restack import restack
 from tests import zoo
 from tests.strategies import Shape, transformers
 from tests.test_blocks import Residual, Skipping, Stack, captured
-
-
-class Evaluation(fx.Interpreter):
-    """Runs a program's graph as it stands, in eval mode; independent of emission."""
-
-    def __init__(self, program: Program) -> None:
-        super().__init__(nn.Module(), graph=program.graph)
-        self.tensors = program.tensors
-
-    def fetch_attr(self, target: str) -> Any:
-        return self.tensors[target]
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        name = op_name_of(target)
-        if name in ("dropout", "drop_path"):
-            return args[0]
-        if name == "scaled_dot_product_attention":
-            args = tuple(0.0 if at == 4 else arg for at, arg in enumerate(args))
-            kwargs = {**kwargs, **({"dropout_p": 0.0} if "dropout_p" in kwargs else {})}
-        if name == "batch_norm":
-            args = (*args[:5], False, *args[6:])
-        if name == "add_":
-            return args[0]
-        return super().call_function(target, args, kwargs)
-
-
-def op_name_of(target: Any) -> str:
-    schema = getattr(target, "_schema", None)
-    return schema.name.split("::")[-1] if schema is not None else str(getattr(target, "__name__", target))
 
 
 def evaluate(program: Program, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -58,8 +30,8 @@ def evaluate(program: Program, args: Sequence[Any], kwargs: dict[str, Any]) -> A
     leaves = pytree.tree_leaves([given[name] for name in order if name in given])
     assert len(leaves) == len(names)
     with torch.no_grad():
-        results = Evaluation(program).run(*leaves)
-    return pytree.tree_unflatten(list(results), program.signature.out_spec)
+        results = Interpretation(program).run(leaves)
+    return pytree.tree_unflatten(results, program.signature.out_spec)
 
 
 def tensors_of(result: Any) -> list[torch.Tensor]:

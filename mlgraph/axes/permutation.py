@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx, nn
-from torch.utils import _pytree as pytree
+from torch import fx
 
-from mlgraph import ops
 from mlgraph.axes.expressions import DimExpr, Join
+from mlgraph.interpret import Interpretation, double
 from mlgraph.program import Program
 
 Permutations = Mapping[str, torch.Tensor]
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def order(dim: DimExpr, permutations: Permutations) -> torch.Tensor:
@@ -75,13 +73,13 @@ def permutation_error(
         if torch.equal(moved, torch.arange(sizes[axis])):
             moved = moved.roll(1)
         permutations[axis] = moved
-    tensors = {name: _double(tensor) for name, tensor in program.tensors.items()}
+    tensors = {name: double(tensor.detach()) for name, tensor in program.tensors.items()}
     changed = {
         name: permute(tensor, table.tensor_dims[name], permutations) if name in table.tensor_dims else tensor
         for name, tensor in tensors.items()
     }
-    before, after = Evaluation(program, tensors), Evaluation(program, changed)
-    results = zip(before.run_flat(inputs), after.run_flat(inputs), _outputs(program), strict=True)
+    before, after = evaluate(program, tensors, inputs), evaluate(program, changed, inputs)
+    results = zip(before, after, _outputs(program), strict=True)
     worst = 0.0
     for x, y, node in results:
         if isinstance(x, torch.Tensor) and isinstance(node, fx.Node):
@@ -104,11 +102,12 @@ def _first_deviation(
     permutations: Permutations,
     tolerance: float,
 ) -> str:
-    before = Evaluation(program, tensors, keep=True)
-    after = Evaluation(program, changed, keep=True)
-    before.run_flat(inputs), after.run_flat(inputs)
-    for node, x in before.kept.items():
-        dims, y = program.axes.node_dims.get(node.name), after.kept[node]
+    before: dict[fx.Node, Any] = {}
+    after: dict[fx.Node, Any] = {}
+    evaluate(program, tensors, inputs, before)
+    evaluate(program, changed, inputs, after)
+    for node, x in before.items():
+        dims, y = program.axes.node_dims.get(node.name), after[node]
         if (
             node.op != "call_function"
             or not isinstance(x, torch.Tensor)
@@ -138,61 +137,16 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found[both] - expected[both]).abs().max() / scale)
 
 
-def _double(value: Any) -> Any:
-    return value.detach().double() if isinstance(value, torch.Tensor) and value.dtype in _FLOATS else value
-
-
-class Evaluation(fx.Interpreter):
-    """Runs a program's graph on given tensors in evaluation mode and float64; ``keep`` retains every
-    value."""
-
-    def __init__(self, program: Program, tensors: Mapping[str, torch.Tensor], keep: bool = False) -> None:
-        super().__init__(nn.Module(), garbage_collect_values=not keep, graph=program.graph)
-        self.tensors = tensors
-        self.kept: dict[fx.Node, Any] = {}
-        self.keep = keep
-
-    def run_flat(self, inputs: Iterable[Any]) -> list[Any]:
-        """The flat results on flat input leaves."""
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return list(self.run(*(_double(value) for value in inputs)))
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if self.keep:
-            self.kept[n] = value
-        return value
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self.tensors[target]
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        args, kwargs = pytree.tree_map(lambda a: torch.float64 if _is_narrow(a) else a, (args, dict(kwargs)))
-        name = getattr(target, "_opname", "").rstrip("_")
-        if name in ("dropout", "feature_dropout", "alpha_dropout") or target is ops.drop_path:
-            return args[0]
-        if name == "scaled_dot_product_attention" and len(args) > 4:
-            args = (*args[:4], 0.0, *args[5:])
-        if name == "batch_norm" and args[3] is not None:
-            args = (*args[:5], False, *args[6:])
-        if name in ("_grouped_mm", "grouped_mm_fallback"):
-            return _grouped_product(*args)
-        return super().call_function(target, args, kwargs)
-
-
-def _is_narrow(argument: Any) -> bool:
-    return isinstance(argument, torch.dtype) and argument in _FLOATS
-
-
-def _grouped_product(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor, *_: Any) -> torch.Tensor:
-    """Rows up to ``ends[e]`` times ``weights[e]``; torch's own has no float64."""
-    parts: list[torch.Tensor] = []
-    start = 0
-    for end, weight in zip(ends.tolist(), weights, strict=True):
-        parts.append(x[start:end] @ weight)
-        start = end
-    return torch.cat([*parts, x.new_zeros(len(x) - start, weights.shape[-1])])
+def evaluate(
+    program: Program,
+    tensors: Mapping[str, torch.Tensor],
+    inputs: Iterable[Any],
+    kept: dict[fx.Node, Any] | None = None,
+) -> list[Any]:
+    """The flat results in float64 and evaluation mode, without gradients; random ops draw alike each time."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Interpretation(program, tensors, widened=True, kept=kept).run(inputs)
 
 
 def example_leaves(program: Program, seed: int = 0) -> list[Any]:
