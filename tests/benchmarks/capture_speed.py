@@ -61,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
 
     # The first capture of a process pays for imports and caches.
-    measure(1, 64)
+    measure(2, 64)
     rows = []
     print("| layers | width | capture, s | per layer, ms | axes, s | blocks, s | analysis / capture |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
