@@ -63,6 +63,8 @@ def _plan(program: Program, groupings: Groupings, tied: str, down: bool) -> Widt
     folded: list[str] = []
     approximate = _uneven_averages(table, groupings)
     nodes = {node.name: node for node in program.graph.nodes}
+    joined = _joined_tables(table)
+    repaired: set[tuple[str, str]] = set()
     if tied == "paper":
         summing |= {(tensor, axis) for tensor in table.tables for axis in groupings}
     for found in table.sums:
@@ -77,6 +79,14 @@ def _plan(program: Program, groupings: Groupings, tied: str, down: bool) -> Widt
                 f"{nodes[found.node].target} sums over {found.axis} inside an op without a rule of its own"
             )
             continue
+        if (found.node, found.axis) in repaired:
+            continue
+        repaired.add((found.node, found.axis))
+        if not joined[found.node, found.axis]:
+            approximate.append(
+                f"{nodes[found.node].target} sums over {found.axis} against joined tensors, "
+                "of which only some are used in both roles"
+            )
         parameters = (
             _foldable(nodes[found.operands[0][0]], table, found) if found.carrier is not None else None
         )
@@ -100,6 +110,15 @@ def _plan(program: Program, groupings: Groupings, tied: str, down: bool) -> Widt
     return WidthPlan(groupings, transfers, tuple(gains), tuple(folded), tuple(dict.fromkeys(approximate)))
 
 
+def _joined_tables(table: AxisTable) -> dict[tuple[str, str], bool]:
+    """Per node and axis of a sum, whether all tensors that it sums against emit on the axis too."""
+    out: dict[tuple[str, str], bool] = {}
+    for found in table.sums:
+        key = found.node, found.axis
+        out[key] = out.get(key, True) and (found.carrier is None or found.shared)
+    return out
+
+
 def _role(role: str, summed: bool) -> str:
     """Tied slots emit (the gain is elsewhere), unless a factor is folded into them."""
     return "contracts" if summed or role == "contracts" else "emits"
@@ -117,7 +136,12 @@ def _axes_of(dim: DimExpr) -> list[str]:
 def _uneven_averages(table: AxisTable, groupings: Groupings) -> list[str]:
     uneven = {axis for axis, grouping in groupings.items() if grouping.uniform is None}
     hit = dict.fromkeys(axis for axis, _ in table.averages if axis in uneven)
-    return [f"means over {axis} weigh its groups of unequal size alike" for axis in hit]
+    return [uneven_average(axis) for axis in hit]
+
+
+def uneven_average(axis: str) -> str:
+    """What is approximate about a mean over an axis whose groups have unequal sizes."""
+    return f"means over {axis} weigh its groups of unequal size alike"
 
 
 def _gain(table: AxisTable, found: Sum, groupings: Groupings, down: bool) -> Gain:

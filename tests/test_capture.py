@@ -339,3 +339,43 @@ def test_running_a_program_is_running_its_module() -> None:
     module = emit(case.program).eval()
     found = run(case.program, (), dict(zip(("x",), case.args, strict=True)) | case.kwargs)
     assert worst(found, module(*case.args, **case.kwargs)) < 1e-6
+
+
+class SizesAsTensors(nn.Module):
+    """A cut of a table at a size that went through a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(31, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        span = torch.tensor(min(x.shape[1], 31))
+        half = (2 * span - span + 0).item()
+        return x + self.table[15 - half + half : 15 + half]
+
+
+def test_sizes_that_pass_through_tensors_are_sizes() -> None:
+    model = SizesAsTensors()
+    program = capture(model, (torch.randn(3, 5, 4),))
+    assert aten.item.default not in targets(program)
+    for length in (5, 7):
+        x = torch.randn(2, length, 4)
+        assert torch.equal(emit(program)(x), model(x))
+
+
+class SpreadConstant(nn.Module):
+    """One folded constant feeds another, and one is spread over the width before it is used."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        angles = torch.arange(5.0).sin()
+        table = torch.cat([angles, angles.cos()]).reshape(2, 5)
+        picked = torch.gather(table, 1, torch.arange(4)[None].expand(2, 4))
+        return x * angles.sum() + picked.sum() + torch.arange(3)[:, None].expand(3, x.shape[-1])
+
+
+def test_constants_that_are_made_of_constants_are_folded_once_and_not_spread() -> None:
+    model = SpreadConstant()
+    x = torch.randn(3, 8)
+    program = capture(model, (x,))
+    assert torch.equal(emit(program)(x), model(x))
+    assert max(tensor.numel() for tensor in program.tensors.values()) < 24

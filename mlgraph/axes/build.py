@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -71,8 +71,7 @@ def _adopt_unread(
     """Give parameters that no op reads the axes of their neighbours.
 
     The graph says nothing of them (a mask token, when no mask is given), yet they belong to the model's
-    class. A dim takes the axis that all read tensors nearest by module path have on their dims of that
-    size, if it is one.
+    class. A dim takes the axes that most read tensors nearest by module path have on their dims of that size.
     """
     unread = [n for n in program.tensors if n in program.tensors.parameters and n not in tensor_dims]
     slots: defaultdict[str, list[Slot]] = defaultdict(list)
@@ -93,18 +92,19 @@ def _adopt_unread(
 
 
 def _neighbours_dim(name: str, size: int, tensor_dims: dict[str, tuple[DimExpr, ...]]) -> DimExpr | None:
+    """The dim of that size that is by far the most common among the nearest tensors, if there is one."""
     parts = name.split(".")[:-1]
     for depth in range(len(parts), -1, -1):
         prefix = ".".join(parts[:depth]) + "." if depth else ""
-        found = {
+        found = Counter(
             dim
             for t, dims in tensor_dims.items()
             if t.startswith(prefix)
             for dim in dims
             if expression_size(dim) == size
-        }
-        if found:
-            return found.pop() if len(found) == 1 else None
+        ).most_common(2)
+        if len(found) == 1 or (len(found) == 2 and found[0][1] >= 2 * found[1][1]):
+            return found[0][0]
     return None
 
 

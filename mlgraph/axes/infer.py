@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from mlgraph.axes import factors
 from mlgraph.axes.decompose import decompose
 from mlgraph.axes.factors import Dim, Misaligned, Reason
 from mlgraph.axes.rules import find_rule
-from mlgraph.axes.rules.table import Dims
+from mlgraph.axes.rules.table import Dims, Rule
+from mlgraph.axes.views import View, Views
 from mlgraph.program import Program
 
 _ACTIVATIONS = {
@@ -29,15 +31,6 @@ _ACTIVATIONS = {
     "relu6",
     "softplus",
 }
-
-
-@dataclass(frozen=True)
-class View:
-    """A value that is one tensor of the program, rearranged or scaled; ``gathered`` if looked up by index."""
-
-    tensor: str
-    dims: Any
-    gathered: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,12 +50,11 @@ class Contraction:
 
 
 @dataclass
-class Inference:
+class Inference(Views):
     """The state of one run; implements the ``Context`` that rules see."""
 
     program: Program
     values: dict[fx.Node, Any] = field(default_factory=dict)
-    views: dict[fx.Node, View] = field(default_factory=dict)
     own: dict[str, Dims] = field(default_factory=dict)
     main: dict[str, Dims] = field(default_factory=dict)
     sources: dict[fx.Node, frozenset[str] | None] = field(default_factory=dict)
@@ -78,9 +70,6 @@ class Inference:
         return self
 
     # What rules call.
-
-    def value(self, argument: Any) -> Any:
-        return argument.meta.get("val") if isinstance(argument, fx.Node) else argument
 
     def dims(self, argument: Any) -> Dims:
         found = self.values.get(argument) if isinstance(argument, fx.Node) else None
@@ -114,15 +103,12 @@ class Inference:
         self.averages.append((self.inside or node, dim))
         factors.hint(dim, "normalised")
 
-    def emit(self, argument: Any, dims: Sequence[int] | None = None) -> None:
-        view = self.views.get(argument) if isinstance(argument, fx.Node) else None
-        if view is not None and isinstance(view.dims, list):
-            chosen = range(len(view.dims)) if dims is None else dims
-            for index in chosen:
-                factors.add_role(view.dims[index], "emits")
-
     def contract(self, node: fx.Node, dim: Dim, operands: Sequence[tuple[Any, int]]) -> None:
         if factors.size_of(dim) == 1:
+            return
+        joined = [(a, p) for a, p in operands if a in self.joins]
+        if len(joined) == 1 and len(operands) > 1 and not any(a in self.views for a, _ in operands):
+            self._contract_joined(node, dim, operands, *joined[0])
             return
         carriers = [
             (self.views[a].gathered, -i, a, p) for i, (a, p) in enumerate(operands) if a in self.views
@@ -146,6 +132,31 @@ class Inference:
         self.contractions.append(
             Contraction(self.inside or node, dim, tuple(operands), carrier, carried, self.inside is None)
         )
+
+    def _contract_joined(
+        self, node: fx.Node, dim: Dim, operands: Sequence[tuple[Any, int]], argument: fx.Node, position: int
+    ) -> None:
+        """A sum against tensors joined to one: over each one's own part of the dim, or over all of it."""
+        joined = self.joins[argument]
+        sizes = [factors.size_of(part.dims[position]) for part in joined.parts]
+        if position != joined.position:
+            pieces = [dim] * len(sizes)
+        else:
+            try:
+                pieces = factors.split(dim, sizes)
+            except Misaligned:
+                self.freeze(dim, "its indices do not align with those it meets", node)
+                pieces = [dim] * len(sizes)
+        others = [(a, p) for a, p in operands if a is not argument]
+        for other, index in others:
+            self.emit(other, [index])
+        for part, piece in zip(joined.parts, pieces, strict=True):
+            carried = part.dims[position]
+            factors.add_role(carried, "contracts")
+            where = (*others, (argument, position))
+            self.contractions.append(
+                Contraction(self.inside or node, piece, where, part.tensor, carried, self.inside is None)
+            )
 
     def _named(self, node: fx.Node) -> str:
         return (self.inside or node).name
@@ -198,28 +209,41 @@ class Inference:
             return
         if not _holds_tensor(value):
             return
-        result: Any = None
         rule = find_rule(node.target)
+        result: Any = None
+        failure = ""
         if rule is not None:
-            linear = self._linear_operand(node)
-            if linear is not None:
-                result = list(self.dims(linear))
-                view = self.views[linear]
-                self.views[node] = View(view.tensor, list(view.dims), view.gathered)
-                for operand in node.all_input_nodes:
-                    if operand is not linear:
-                        self.emit(operand)
-            elif rule.structure is not None:
-                result = rule.structure(self, node, self.dims(node.args[0]))
-                self._follow(node, rule.structure)
-            elif rule.infer is not None:
-                result = rule.infer(self, node)
-        if result is None or not _fits(result, value):
+            try:
+                result = self._apply(rule, node)
+            except GuardOnDataDependentSymNode:
+                failure = f"its size depends on data in {node.target}"
+            except Exception as error:  # a rule met a form of its op that it does not know
+                failure = f"the rule of {node.target} does not cover this use of it ({_named_error(error)})"
+        if failure:
+            self.views.pop(node, None)
+            self.joins.pop(node, None)
+            result = self._freeze_around(node, failure)
+        elif result is None or not _fits(result, value):
             result = self._without_rule(node)
         self.values[node] = result
         if getattr(node.target, "_opname", "").rstrip("_") in _ACTIVATIONS:
             for dim in result:
                 factors.hint(dim, "activated")
+
+    def _apply(self, rule: Rule, node: fx.Node) -> Any:
+        linear = self._linear_operand(node)
+        if linear is not None:
+            view = self.views[linear]
+            self.views[node] = View(view.tensor, list(view.dims), view.gathered)
+            for operand in node.all_input_nodes:
+                if operand is not linear:
+                    self.emit(operand)
+            return list(self.dims(linear))
+        if rule.structure is not None:
+            result = rule.structure(self, node, self.dims(node.args[0]))
+            self.follow(node, rule.structure)
+            return result
+        return rule.infer(self, node) if rule.infer is not None else None
 
     def _getitem(self, node: fx.Node) -> None:
         source: Any = node.args[0]
@@ -230,19 +254,6 @@ class Inference:
             view = self.views.get(source)  # type: ignore[arg-type]
             if view is not None:
                 self.views[node] = View(view.tensor, view.dims[index], view.gathered)
-
-    def _follow(self, node: fx.Node, structure: Any) -> None:
-        """Apply a rearrangement to the private dims of a parameter, so that its roles stay its own."""
-        source = node.args[0]
-        view = self.views.get(source) if isinstance(source, fx.Node) else None
-        if view is None:
-            return
-        looked_up = any(
-            isinstance(self.value(a), torch.Tensor) for a in node.all_input_nodes if a is not source
-        )
-        own = structure(self, node, list(view.dims))
-        if own is not None:
-            self.views[node] = View(view.tensor, own, view.gathered or looked_up)
 
     def _linear_operand(self, node: fx.Node) -> fx.Node | None:
         """The parameter that an elementwise op scales by something that does not depend on it."""
@@ -271,8 +282,11 @@ class Inference:
         body = decompose(node) if self.inside is None else None
         if body is not None:
             return self._enter(node, body)
-        self.unknown.setdefault(node.name, name)
-        text = f"there is no rule for {name}"
+        return self._freeze_around(node, f"there is no rule for {name}")
+
+    def _freeze_around(self, node: fx.Node, text: str) -> Any:
+        """Freeze what an op reads and makes, for want of a rule that covers it."""
+        self.unknown.setdefault(self._named(node), str(node.target))
         for operand in node.all_input_nodes:
             self.emit(operand)
             held = self.values.get(operand, [])
@@ -309,6 +323,11 @@ class Inference:
                 self._call(inner)
         self.inside = None
         return result
+
+
+def _named_error(error: Exception) -> str:
+    text = " ".join(str(error).split())[:80]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _flat(value: Any) -> Iterator[Any]:

@@ -10,6 +10,7 @@ from torch import fx
 from mlgraph.masks import simplify_masks
 from mlgraph.normalize.droppath import recognize_drop_path
 from mlgraph.normalize.effects import functional
+from mlgraph.normalize.scalars import read_sizes_directly
 from mlgraph.normalize.simplify import confine_casts, fold_constants, hoist_sizes, remove_dead, simplify
 
 
@@ -24,6 +25,7 @@ def normalize(
     ``fresh_name(module, label)`` gave them.
     """
     functional(graph)
+    read_sizes_directly(graph)
     confine_casts(graph)
     remove_dead(graph)
     hoist_sizes(graph)

@@ -25,6 +25,7 @@ _FILLS = {
     aten.scalar_tensor.default,
 }
 _RANGES = {aten.arange.default, aten.arange.start, aten.arange.start_step, aten.linspace.default}
+_SPREADS = {aten.expand.default, aten.expand_as.default, aten.broadcast_to.default}
 _FACTORIES = _FILLS | _RANGES | {aten.eye.default, aten.eye.m}
 
 
@@ -247,6 +248,7 @@ def fold_constants(graph: fx.Graph, fresh_name: Callable[[str, str], str]) -> di
     """
     constant = _constant_nodes(graph)
     values: dict[str, torch.Tensor] = {}
+    folded: dict[fx.Node, torch.Tensor] = {}
     for node in list(graph.nodes):
         if node not in constant or node.target in _FACTORIES or all(user in constant for user in node.users):
             continue
@@ -258,10 +260,11 @@ def fold_constants(graph: fx.Graph, fresh_name: Callable[[str, str], str]) -> di
         if symbolic.numel() * symbolic.element_size() > _FOLD_BYTES or not _has_range(node):
             continue
         name = fresh_name(str(node.meta["module"]), "constant")
-        values[name] = _evaluate(node, {})
+        values[name] = _evaluate(node, dict(folded))
         with graph.inserting_before(node):
             attribute = graph.create_node("get_attr", name, name=name.replace(".", "_"))
         attribute.meta = {**node.meta, "module": name.rpartition(".")[0]}
+        folded[attribute] = values[name]
         node.replace_all_uses_with(attribute)
         graph.erase_node(node)
     if values:
@@ -279,6 +282,10 @@ def _constant_nodes(graph: fx.Graph) -> set[fx.Node]:
         pure = all(argument in constant for argument in inputs) and (inputs or node.target in _FACTORIES)
         if pure and node.target is not aten.empty.memory_format:
             constant.add(node)
+    for node in reversed(list(graph.nodes)):
+        # spread out, a constant is larger, and tied to the size that it is spread over
+        if node.target in _SPREADS and not all(user in constant for user in node.users):
+            constant.discard(node)
     return constant
 
 

@@ -219,6 +219,12 @@ CASES = {
     "avg_pool": Case(
         aten.avg_pool2d.default, lambda a, b, c, d: ((a, b, 4, 4),), lambda n, *s: (n[0], [2, 2]), 2
     ),
+    "avg_pool-still": Case(
+        aten.avg_pool2d.default,
+        lambda a, b, c, d: ((a, b, 4, c),),
+        lambda n, *s: (n[0], [2, 1], [2, 1], [0, 0]),
+        3,
+    ),
     "pixel_shuffle": Case(
         aten.pixel_shuffle.default, lambda a, b, c, d: ((a, 4 * b, 3, 3),), lambda n, *s: (n[0], 2), 4
     ),

@@ -1,6 +1,6 @@
 """One rule per op: how an op relates the dims of its operands to those of its result."""
 
-from mlgraph.axes.rules import contraction, indexing, normalization, pointwise, recurrent, shape
+from mlgraph.axes.rules import contraction, indexing, normalization, pointwise, recurrent, shape, spatial
 from mlgraph.axes.rules.table import Context, Rule, find_rule, register_rule
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "recurrent",
     "register_rule",
     "shape",
+    "spatial",
 ]

@@ -1,8 +1,6 @@
-"""Rules of normalisations and poolings."""
+"""Rules of normalisations."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from torch import fx
 
@@ -72,34 +70,3 @@ def _batch_norm(ctx: Context, node: fx.Node) -> Result:
             results.append([dims[1]] if alike else ctx.fresh(node, "statistics of a batch", output=index))
         return results
     return dims
-
-
-_POOLED = {"1d": 1, "2d": 2, "3d": 3}
-
-
-@rule(
-    "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
-    "adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d max_pool2d_with_indices "
-    "_adaptive_avg_pool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d "
-    "upsample_bicubic2d upsample_linear1d upsample_trilinear3d _upsample_bilinear2d_aa "
-    "_upsample_bicubic2d_aa "
-    "_upsample_nearest_exact2d grid_sampler grid_sampler_2d lp_pool2d"
-)
-def _pool(ctx: Context, node: fx.Node) -> Result:
-    """Leading dims are kept; windows or resampling run over the trailing, spatial ones."""
-    dims = ctx.dims(node.args[0])
-    name: str = node.target._opname  # type: ignore[union-attr]
-    spatial = next((n for suffix, n in _POOLED.items() if suffix in name), 2)
-    lead = len(dims) - spatial
-    for dim in dims[lead:]:
-        ctx.freeze(dim, "windows slide over it", node)
-    ctx.emit(node.args[0])
-
-    def result(output: int | None) -> Any:
-        out = ctx.fresh(node, "windows slide over it", output=output)
-        return [*dims[:lead], *out[len(out) - spatial :]]
-
-    value = ctx.value(node)
-    if isinstance(value, (tuple, list)):
-        return [result(i) for i in range(len(value))]
-    return result(None)  # type: ignore[no-any-return]

@@ -57,7 +57,7 @@ for _names in (
 
 @structure(
     "neg to _to_copy type_as contiguous clone alias detach lift_fresh_copy lift_fresh positive "
-    "dropout feature_dropout alpha_dropout native_dropout view_as_real_copy float double half bfloat16"
+    "dropout feature_dropout alpha_dropout native_dropout"
 )
 def _same(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     return list(dims)
@@ -95,7 +95,7 @@ def _uniform(ctx: Context, node: fx.Node) -> Result:
     return ctx.fresh(node)
 
 
-@rule("arange linspace logspace eye tril_indices triu_indices _tensor_constant")
+@rule("arange linspace logspace eye tril_indices triu_indices")
 def _counted(ctx: Context, node: fx.Node) -> Result:
     return ctx.fresh(node, "its indices are counted, not interchangeable")
 
@@ -179,7 +179,7 @@ def _statistic(ctx: Context, node: fx.Node) -> Result:
     return [list(out), list(out)] if isinstance(value, (tuple, list)) else out
 
 
-@rule("softmax log_softmax _softmax _log_softmax _safe_softmax softmin normalize glu_")
+@rule("softmax log_softmax _softmax _log_softmax _safe_softmax")
 def _softmax(ctx: Context, node: fx.Node) -> Result:
     dims = ctx.dims(node.args[0])
     ctx.block(dims[int(node.args[1])], "a softmax normalises over it", node)  # type: ignore[arg-type]

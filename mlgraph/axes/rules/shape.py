@@ -12,26 +12,48 @@ from mlgraph.axes.rules.table import Context, Dims, Result, rule, structure
 
 _MISALIGNED = "its indices do not align with a reshape"
 _CUT = "it is cut at a place that does not align with it"
+_CUT_BY_DATA = "it is cut at a place that depends on data"
 _UNBIND_LIMIT = 64
 
 
-def _shape(ctx: Context, node: fx.Node, output: int | None = None) -> list[int]:
+def shape_of(ctx: Context, node: fx.Node, output: int | None = None) -> list[int]:
+    """The sizes of a result; -1 where data decides."""
     value = ctx.value(node)
     return [int(s) if isinstance(s, int) else -1 for s in (value if output is None else value[output]).shape]
 
 
-def _freeze_all(ctx: Context, dims: Sequence[Dim], text: str, node: fx.Node) -> None:
+def freeze_all(ctx: Context, dims: Sequence[Dim], text: str, node: fx.Node) -> None:
+    """Freeze several dims for one reason."""
     for dim in dims:
         ctx.freeze(dim, text, node)
 
 
 @structure("view reshape _unsafe_view flatten unflatten view_as reshape_as _reshape_copy view_copy")
 def _reshape(ctx: Context, node: fx.Node, dims: Dims) -> Result:
-    sizes = _shape(ctx, node)
-    if -1 in sizes or 0 in sizes:
-        _freeze_all(ctx, dims, "its size depends on data", node)
-        return ctx.fresh(node, "its size depends on data")
-    return _regroup(ctx, node, dims, sizes)
+    sizes = shape_of(ctx, node)
+    before, after = list(ctx.value(node.args[0]).shape), list(ctx.value(node).shape)
+    lead = _kept_by_data(before, after)
+    tail = _kept_by_data(before[lead:][::-1], after[lead:][::-1])
+    stop, end = len(dims) - tail, len(sizes) - tail
+    inner, wanted = dims[lead:stop], sizes[lead:end]
+    if any(size < 1 for size in [*wanted, *map(size_of, inner)]):
+        freeze_all(ctx, inner, "its size depends on data", node)
+        new = [fresh(size) for size in wanted]
+        freeze_all(ctx, new, "its size depends on data", node)
+    else:
+        new = _regroup(ctx, node, inner, wanted)
+    return [*dims[:lead], *new, *dims[stop:]]
+
+
+def _kept_by_data(before: list[Any], after: list[Any]) -> int:
+    """How many leading dims a reshape keeps, up to the last one whose size depends on data."""
+    kept = 0
+    for index, (old, new) in enumerate(zip(before, after, strict=False)):
+        if str(old) != str(new):
+            break
+        if not isinstance(old, int):
+            kept = index + 1
+    return kept
 
 
 def _regroup(ctx: Context, node: fx.Node, dims: Dims, sizes: list[int]) -> Dims:
@@ -58,9 +80,9 @@ def _regroup(ctx: Context, node: fx.Node, dims: Dims, sizes: list[int]) -> Dims:
         try:
             out.extend(regroup(dims[a:i], sizes[b:j]))
         except Misaligned:
-            _freeze_all(ctx, dims[a:i], _MISALIGNED, node)
+            freeze_all(ctx, dims[a:i], _MISALIGNED, node)
             new = [fresh(size) for size in sizes[b:j]]
-            _freeze_all(ctx, new, _MISALIGNED, node)
+            freeze_all(ctx, new, _MISALIGNED, node)
             out.extend(new)
     return out
 
@@ -112,7 +134,7 @@ def _squeeze(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 @structure("expand expand_as broadcast_to")
 def _expand(ctx: Context, node: fx.Node, dims: Dims) -> Result:
-    sizes = _shape(ctx, node)
+    sizes = shape_of(ctx, node)
     padded = [()] * (len(sizes) - len(dims)) + dims
     out: Dims = []
     for size, dim in zip(sizes, padded, strict=True):
@@ -127,7 +149,7 @@ def _expand(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 @structure("repeat tile")
 def _repeat(ctx: Context, node: fx.Node, dims: Dims) -> Result:
-    sizes = _shape(ctx, node)
+    sizes = shape_of(ctx, node)
     padded = [()] * (len(sizes) - len(dims)) + dims
     return [
         dim if size_of(dim) == size else (*_repetition(size // size_of(dim)), *dim)
@@ -146,7 +168,7 @@ def _repeat_interleave(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     count: Any = node.args[1] if len(node.args) > 1 else None
     position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim")
     if not isinstance(count, int) or position is None:
-        _freeze_all(ctx, dims, "it is repeated by data", node)
+        freeze_all(ctx, dims, "it is repeated by data", node)
         return ctx.fresh(node, "it is repeated by data")
     out = list(dims)
     out[position] = (*out[position], *_repetition(count))
@@ -160,7 +182,7 @@ def cut(ctx: Context, node: fx.Node, dim: Dim, sizes: Sequence[int]) -> list[Dim
     except Misaligned:
         ctx.freeze(dim, _CUT, node)
         parts = [fresh(size) for size in sizes]
-        _freeze_all(ctx, parts, _CUT, node)
+        freeze_all(ctx, parts, _CUT, node)
         return parts
 
 
@@ -199,17 +221,21 @@ def _select(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     return [dim for i, dim in enumerate(dims) if i != position]
 
 
-def slice_bounds(ctx: Context, node: fx.Node, size: int) -> tuple[int, int, int]:
-    """Start, end and step of a slice or narrow of a dim of the given size."""
+def slice_bounds(ctx: Context, node: fx.Node, size: int) -> tuple[int, int, int] | None:
+    """Start, end and step of a slice or narrow of a dim of the given size; None where data decides."""
     if node.target._opname == "narrow":  # type: ignore[union-attr]
-        start = ctx.value(node.args[2])
-        start = int(start) + (size if start < 0 else 0)
-        return start, start + int(ctx.value(node.args[3])), 1
+        start, length = ctx.value(node.args[2]), ctx.value(node.args[3])
+        if not isinstance(start, int) or not isinstance(length, int):
+            return None
+        start += size if start < 0 else 0
+        return start, start + length, 1
     given = [ctx.value(a) for a in node.args[2:5]]
     given += [None] * (3 - len(given))
     for position, name in enumerate(("start", "end", "step")):
         if name in node.kwargs:
             given[position] = ctx.value(node.kwargs[name])
+    if any(bound is not None and not isinstance(bound, int) for bound in given):
+        return None
     return slice(*given).indices(size)
 
 
@@ -219,9 +245,14 @@ def _slice(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     position %= len(dims)
     dim = dims[position]
     size = size_of(dim)
-    start, _, step = slice_bounds(ctx, node, size)
-    length = _shape(ctx, node)[position]
+    bounds = slice_bounds(ctx, node, size)
+    length = shape_of(ctx, node)[position]
     out = list(dims)
+    if bounds is None:
+        out[position] = fresh(length)
+        freeze_all(ctx, [dim, out[position]], _CUT_BY_DATA, node)
+        return out
+    start, _, step = bounds
     if length == size:
         return out
     if step != 1:
@@ -266,8 +297,7 @@ def _cat(ctx: Context, node: fx.Node) -> Result:
         for dim in column[1:]:
             ctx.unify(column[0], dim, node)
         out.append(column[0])
-    for operand in operands:
-        ctx.emit(operand)
+    ctx.join(node, operands, position)
     return out
 
 
@@ -309,7 +339,11 @@ def _slice_scatter(ctx: Context, node: fx.Node) -> Result:
     position %= len(dims)
     size, length = size_of(dims[position]), size_of(source[position])
     given = [ctx.value(a) for a in node.args[3:6]]
-    start, _, step = slice(*[*given, None, None, None][:3]).indices(size)
+    if any(bound is not None and not isinstance(bound, int) for bound in given):
+        freeze_all(ctx, [dims[position], source[position]], _CUT_BY_DATA, node)
+        start = step = 0
+    else:
+        start, _, step = slice(*[*given, None, None, None][:3]).indices(size)
     for index, (a, b) in enumerate(zip(dims, source, strict=True)):
         if index != position or length == size:
             ctx.unify(a, b, node)
@@ -317,32 +351,8 @@ def _slice_scatter(ctx: Context, node: fx.Node) -> Result:
             sizes = [s for s in (start, length, size - start - length) if s]
             ctx.unify(cut(ctx, node, a, sizes)[1 if start else 0], b, node)
         else:
-            _freeze_all(ctx, [a, b], _CUT, node)
+            freeze_all(ctx, [a, b], _CUT, node)
     return dims
-
-
-@structure("constant_pad_nd pad reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d")
-def _pad(ctx: Context, node: fx.Node, dims: Dims) -> Result:
-    pads = [ctx.value(p) for p in node.args[1]]  # type: ignore[union-attr]
-    out = list(dims)
-    for i in range(len(pads) // 2):
-        position = len(dims) - 1 - i
-        before, after = pads[2 * i], pads[2 * i + 1]
-        if before == after == 0:
-            continue
-        dim = out[position]
-        if before < 0 or after < 0:
-            ctx.freeze(dim, "padding cuts it", node)
-            dim = fresh(_shape(ctx, node)[position])
-            ctx.freeze(dim, "padding cuts it", node)
-            out[position] = dim
-            continue
-        borders = [fresh(before), fresh(after)]
-        _freeze_all(ctx, borders, "it is padding", node)
-        out[position] = concatenate(
-            [d for d, n in ((borders[0], before), (dim, 1), (borders[1], after)) if n]
-        )
-    return out
 
 
 @rule("diff")
@@ -355,48 +365,6 @@ def _diff(ctx: Context, node: fx.Node) -> Result:
     return out
 
 
-@structure("unfold")
-def _unfold(ctx: Context, node: fx.Node, dims: Dims) -> Result:
-    position = int(node.args[1]) % len(dims)  # type: ignore[arg-type]
-    ctx.freeze(dims[position], "windows slide over it", node)
-    new = ctx.fresh(node, "windows slide over it")
-    return [*dims[:position], new[position], *dims[position + 1 :], new[-1]]
-
-
-@structure("im2col col2im")
-def _im2col(ctx: Context, node: fx.Node, dims: Dims) -> Result:
-    """Channels times window positions; the spatial dims merge."""
-    channel = len(dims) - 3 if node.target._opname == "im2col" else len(dims) - 2  # type: ignore[union-attr]
-    for dim in dims[channel + 1 :]:
-        ctx.freeze(dim, "windows slide over it", node)
-    sizes = _shape(ctx, node)
-    if node.target._opname == "im2col":  # type: ignore[union-attr]
-        window = fresh(sizes[channel] // size_of(dims[channel]))
-        blocks = fresh(sizes[-1])
-        _freeze_all(ctx, [window, blocks], "windows slide over it", node)
-        return [*dims[:channel], (*dims[channel], *window), blocks]
-    channels, window = regroup([dims[channel]], [sizes[channel], size_of(dims[channel]) // sizes[channel]])
-    ctx.freeze(window, "windows slide over it", node)
-    spatial = [fresh(sizes[-2]), fresh(sizes[-1])]
-    _freeze_all(ctx, spatial, "windows slide over it", node)
-    return [*dims[:channel], channels, *spatial]
-
-
-@structure("pixel_shuffle pixel_unshuffle")
-def _pixel_shuffle(ctx: Context, node: fx.Node, dims: Dims) -> Result:
-    factor = int(node.args[1])  # type: ignore[arg-type]
-    *lead, c, h, w = dims
-    inner = [fresh(factor), fresh(factor)]
-    _freeze_all(ctx, inner, "pixels are rearranged by it", node)
-    if node.target._opname == "pixel_shuffle":  # type: ignore[union-attr]
-        channels, a, b = regroup([c], [size_of(c) // factor**2, factor, factor])
-        _freeze_all(ctx, [a, b], "pixels are rearranged by it", node)
-        return [*lead, channels, (*h, *a), (*w, *b)]
-    high, a = regroup([h], [size_of(h) // factor, factor])
-    wide, b = regroup([w], [size_of(w) // factor, factor])
-    return [*lead, (*c, *a, *b), high, wide]
-
-
 @structure("view_as_complex")
 def _view_as_complex(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     ctx.freeze(dims[-1], "it holds real and imaginary parts", node)
@@ -406,7 +374,7 @@ def _view_as_complex(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 @structure("view_as_real")
 def _view_as_real(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     parts = fresh(2)
-    _freeze_all(ctx, [parts], "it holds real and imaginary parts", node)
+    freeze_all(ctx, [parts], "it holds real and imaginary parts", node)
     return [*dims, parts]
 
 
@@ -424,10 +392,5 @@ def _glu(ctx: Context, node: fx.Node) -> Result:
 
 @structure("diagonal")
 def _diagonal(ctx: Context, node: fx.Node, dims: Dims) -> Result:
-    _freeze_all(ctx, dims, "its diagonal is taken", node)
+    freeze_all(ctx, dims, "its diagonal is taken", node)
     return ctx.fresh(node, "its diagonal is taken")
-
-
-@rule("tensordot kron chain_matmul linalg_matmul")
-def _unsupported(ctx: Context, node: fx.Node) -> Result:
-    return None

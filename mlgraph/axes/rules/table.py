@@ -40,6 +40,9 @@ class Context(Protocol):
     def emit(self, argument: Any, dims: Sequence[int] | None = None) -> None:
         """Record that a parameter's dims (all, unless listed) are used as outputs."""
 
+    def join(self, node: fx.Node, operands: Sequence[Any], position: int) -> None:
+        """Record that ``node`` lists its operands along a dim: parameters that are joined stay parameters."""
+
     def value(self, argument: Any) -> Any:
         """The example value of an argument: ints for symbolic sizes, fake tensors for tensors."""
 
