@@ -47,6 +47,8 @@ KEEPING: list[Pass] = [
     Insert(depth=3, axes={"mlp": 1.25}),
     Lemon(width=2, depth=2),
     Lemon(width=1.5, axes={"hidden": 1}),
+    Lemon(width=1.5),
+    Lemon(width=2.5, depth=2),
 ]
 
 
@@ -60,6 +62,33 @@ def test_function_preserving_growth_keeps_the_function(grow: Pass) -> None:
 @pytest.mark.parametrize("grow", [*KEEPING, Stack(3), Aki(width=2), Aki(width=1.5, depth=2)], ids=str)
 def test_growth_round_trips_as_a_pipeline(grow: Pass) -> None:
     assert list(parse_pipeline(str(grow))) == [grow]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "vit"])
+def test_surplus_indices_are_unseen_by_the_norms_of_pre_norm_models(name: str) -> None:
+    model, args, kwargs = zoo.get(name).build("full")
+    program = mlgraph.capture(model, args, kwargs)
+    grown = Lemon(width=1.5, depth=2)(program)
+    assert not [note for note in grown.notes if "approximate" in note]
+    leaves = example_leaves(program)
+    before = evaluate(program, _doubled(program), leaves)
+    after = evaluate(grown, _doubled(grown), leaves)
+    alike = [
+        (x, y) for x, y in zip(before, after, strict=True) if getattr(x, "shape", 0) == getattr(y, "shape", 1)
+    ]
+    assert alike
+    # The gains of norms are multiplied in float32, the precision of the weights.
+    assert max(relative_error(y, x) for x, y in alike) <= 1e-6
+
+
+def test_surplus_indices_of_post_norm_models_are_noted_as_approximate() -> None:
+    model, args, kwargs = zoo.get("bert").build("full")
+    grown = Lemon(width=1.5)(mlgraph.capture(model, args, kwargs))
+    assert any("means over hidden" in note for note in grown.notes)
+
+
+def _doubled(program: Program) -> dict[str, torch.Tensor]:
+    return {n: t.double() if t.is_floating_point() else t for n, t in program.tensors.items()}
 
 
 def test_stacking_copies_block_i_from_block_i_modulo_depth() -> None:
