@@ -8,11 +8,11 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from mlgraph.axes.expressions import Leaf
+from mlgraph.axes.expressions import DimExpr, Leaf, size_of
 from mlgraph.transfer import Grouping, TensorTransfer
 
-LIMIT = 32 << 20
-"""Bytes of a tensor that are read at once, in the dtype of its file."""
+LIMIT = 4 << 20
+"""Bytes of a tensor that are read at once, in the dtype of its file: what stays in a processor's cache."""
 
 
 @runtime_checkable
@@ -30,8 +30,9 @@ def down_chunks(
 ) -> Iterator[torch.Tensor] | None:
     """The coarse tensor as row chunks, or None where it must be made whole.
 
-    Chunks can be made where ``source`` reads rows and the first dim stays as it is or is one axis whose
-    groups are neighbours. Tensors with equal shapes and transfers give chunks of equal sizes.
+    Chunks can be made where ``source`` reads rows and the first dim stays as it is or is led by an axis whose
+    groups are neighbours, all else in it staying. Tensors with equal shapes and transfers give chunks of
+    equal sizes.
     """
     if not isinstance(source, Rows) or name not in source.shapes:
         return None
@@ -47,18 +48,24 @@ def down_chunks(
 
 
 def _group(transfer: TensorTransfer | None) -> int | None:
-    """How many neighbouring rows make one coarse row."""
+    """How many rows, one after another, make the coarse rows of one group."""
     if transfer is None or not transfer.dims:
         return 1
-    first = transfer.dims[0]
-    if not dataclasses.replace(transfer, dims=(first,), roles=transfer.roles[:1]).changes:
+    lead, rest = transfer.dims[0][:1], transfer.dims[0][1:]
+
+    def untouched(dim: DimExpr) -> bool:
+        return not dataclasses.replace(transfer, dims=(dim,), roles=transfer.roles[:1]).changes
+
+    if untouched((*lead, *rest)):
         return 1
-    if len(first) != 1 or not isinstance(first[0], Leaf):
+    if not isinstance(lead[0], Leaf) or not untouched(rest):
         return None
-    grouping = transfer.groupings[first[0].axis]
+    grouping = transfer.groupings[lead[0].axis]
     factor = grouping.uniform
     neighbours = Grouping.adjacent(grouping.fine, factor) if factor else None
-    return factor if neighbours is not None and grouping.coarse_of == neighbours.coarse_of else None
+    if neighbours is None or grouping.coarse_of != neighbours.coarse_of:
+        return None
+    return neighbours.group_sizes[0] * size_of(rest)
 
 
 def _chunks(
@@ -77,7 +84,12 @@ def _part(transfer: TensorTransfer, rows: int, group: int) -> TensorTransfer:
     axis = "rows"
     while axis in transfer.groupings:
         axis += "'"
-    grouped = (
-        {**transfer.groupings, axis: Grouping.adjacent(rows, group)} if group > 1 else transfer.groupings
-    )
-    return TensorTransfer(((Leaf(axis, rows),), *transfer.dims[1:]), transfer.roles, grouped)
+    if group == 1:
+        return TensorTransfer(((Leaf(axis, rows),), *transfer.dims[1:]), transfer.roles, transfer.groupings)
+    lead, rest = transfer.dims[0][0], transfer.dims[0][1:]
+    assert isinstance(lead, Leaf)
+    count = rows // size_of(rest)
+    factor = transfer.groupings[lead.axis].group_sizes[0]
+    grouped = {**transfer.groupings, axis: Grouping.adjacent(count, factor)}
+    first = (Leaf(axis, count), *rest)
+    return TensorTransfer((first, *transfer.dims[1:]), transfer.roles, grouped)
