@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from mlgraph.axes.families import Family, families
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
 
-
-@dataclass(frozen=True)
-class Family:
-    """Axes of one name and size that share a fate: ``"coarsenable"``, ``"kept"`` or ``"frozen"``, and why."""
-
-    name: str
-    size: int
-    ids: tuple[str, ...]
-    slots: int
-    fate: str
-    reason: str = ""
-    where: str = ""
+__all__ = ["Family", "Summary", "families", "summarize"]
 
 
 @dataclass(frozen=True)
@@ -34,26 +24,6 @@ class Summary:
     flops: float
     unit: str
     blocks: dict[str, int]
-
-
-def families(program: Program) -> list[Family]:
-    """The axes of a program, those alike put together, in the order of the table."""
-    grouped: dict[tuple[str, int, str, str], list[Any]] = defaultdict(list)
-    for axis in program.axes:
-        fate = "frozen" if axis.frozen else "coarsenable" if axis.coarsenable_by_default else "kept"
-        grouped[axis.name, axis.size, fate, axis.frozen or axis.kept or ""].append(axis)
-    return [
-        Family(
-            name,
-            size,
-            tuple(axis.id for axis in axes),
-            sum(len(axis.slots) for axis in axes),
-            fate,
-            reason,
-            axes[0].where,
-        )
-        for (name, size, fate, reason), axes in grouped.items()
-    ]
 
 
 def summarize(program: Program) -> Summary:

@@ -1,0 +1,71 @@
+"""``mlgraph view``: a model as a block diagram, in a page or a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mlgraph.cli.options import Loss, Source, Trust
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+
+
+def command(
+    source: Source,
+    other: Annotated[
+        str | None,
+        typer.Argument(metavar="[OTHER]", help="A second model, to be shown beside.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="OUT", help="A page, OUT.html, or a picture, OUT.svg."),
+    ] = None,
+    depth: Annotated[
+        int, typer.Option("--depth", min=1, metavar="N", help="Show the model coarsened by this beside it.")
+    ] = 1,
+    width: Annotated[int, typer.Option("--width", min=1, metavar="N", help="The same for width.")] = 1,
+    loss: Loss = True,
+    trust: Trust = False,
+) -> None:
+    """Draw a model: its parts with repeated blocks folded, and one block of each chain; axes are coloured.
+
+    A second model is shown beside the first: one that is named, one coarsened as --depth and --width say,
+    or the one that a coarsened model came from.
+
+    For example: mlgraph view bert --depth 2 --width 2 -o bert.html
+    """
+    from mlgraph.cli.files import default_output, open_program, status
+    from mlgraph.cli.render.console import show
+    from mlgraph.errors import FileError
+    from mlgraph.files import write_text
+    from mlgraph.view import page, svg, view
+
+    if other is not None and (depth > 1 or width > 1):
+        raise typer.BadParameter("name another model or coarsen this one, not both")
+    path = out or default_output(source, "").with_suffix(".html")
+    if path.suffix not in (".html", ".svg"):
+        raise FileError(f"{path} ends in neither .html nor .svg: name a page or a picture.")
+    program = open_program(source, trust=trust, loss=loss)
+    with status("drawing"):
+        shown = {"": program}
+        if other is not None:
+            shown = {source: program, other: open_program(other, trust=trust, loss=loss)}
+        elif depth > 1 or width > 1:
+            shown = {"fine": program, **_coarsened(program, depth, width)}
+        elif program.lineage is not None:
+            shown = {"before": program.lineage.parent, program.lineage.operation: program}
+        views = {label: view(one) for label, one in shown.items()}
+        text = page(views) if path.suffix == ".html" else svg(views)
+    write_text(path, text)
+    show(f"wrote {path}")
+
+
+def _coarsened(program: Program, depth: int, width: int) -> dict[str, Program]:
+    """The coarse program, without weights, under the name of the pass."""
+    from mlgraph.passes import Coalesce
+
+    operator = Coalesce(depth=depth, width=width)
+    return {str(operator): operator(program.skeleton())}

@@ -1,0 +1,104 @@
+"""Dims as a reader sees them: axis names in pieces, each piece with the place of its family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx
+
+from mlgraph.axes.expressions import DimExpr, Join, Leaf, Term
+from mlgraph.axes.families import families
+from mlgraph.program import Program
+from mlgraph.view.diagram import Dim, Tensor, Token
+from mlgraph.view.ops import value_of
+
+
+class Words:
+    """Writes the dims of one program's tensors and activations."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.table = program.axes
+        self.families = tuple(families(program))
+        self._family = {axis: place for place, family in enumerate(self.families) for axis in family.ids}
+        self._symbols = dict(self._named_sizes())
+        self._shapes = program.skeleton().tensors
+        self._shared: dict[str, tuple[str, ...]] = {}
+        for alias, canonical in program.tensors.aliases.items():
+            self._shared[canonical] = (*self._shared.get(canonical, ()), alias)
+
+    def _named_sizes(self) -> Iterator[tuple[str, str]]:
+        """The axes that are dynamic sizes of inputs: batch, sequence."""
+        inputs = [node for node in self.program.graph.nodes if node.op == "placeholder"]
+        for node, leaf in zip(inputs, self.program.signature.inputs, strict=True):
+            dims = self.table.node_dims.get(node.name) or ()
+            for dim, symbol in zip(dims, leaf.symbols, strict=False):
+                if symbol and len(dim) == 1 and isinstance(dim[0], Leaf):
+                    yield dim[0].axis, symbol
+
+    def tensor(self, name: str) -> Tensor:
+        """A parameter or buffer by its canonical name."""
+        value = self._shapes[name]
+        shape = tuple(value.shape)
+        known = self.table.tensor_dims.get(name)
+        dims = (
+            tuple(self.dim(dim) for dim in known)
+            if known is not None
+            else tuple((Token(str(size)),) for size in shape)
+        )
+        kind = str(value.dtype).removeprefix("torch.")
+        parameter = name in self.program.tensors.parameters
+        contracts = tuple(self._contracts(name, dim) for dim in range(len(shape)))
+        return Tensor(name, dims, shape, kind, parameter, contracts, self._shared.get(name, ()))
+
+    def _contracts(self, name: str, dim: int) -> bool:
+        roles = self.table.roles.get((name, dim), ())
+        return bool(roles) and all(role == "contracts" for role in roles)
+
+    def result(self, node: fx.Node) -> tuple[tuple[Dim, ...], tuple[int, ...]]:
+        """Dims and sizes of a node's result, of several the first's."""
+        value = value_of(node)
+        shape = tuple(int(size) for size in getattr(value, "shape", ()))
+        found: Any = self.table.node_dims.get(node.name) or ()
+        if found and all(isinstance(dim, tuple) and dim and isinstance(dim[0], tuple) for dim in found):
+            found = found[0]
+        if len(found) != len(shape):
+            return tuple((Token(str(size)),) for size in shape), shape
+        return tuple(self.dim(dim) for dim in found), shape
+
+    def dim(self, dim: DimExpr) -> Dim:
+        """A dim in pieces: ``heads``, ``·``, ``head_dim``; ``2×a`` for ``a | a``."""
+        if not dim:
+            return (Token("1"),)
+        pieces: list[Token] = []
+        for place, term in enumerate(dim):
+            if place:
+                pieces.append(Token("·"))
+            pieces += self._term(term, alone=len(dim) == 1)
+        return tuple(pieces)
+
+    def _term(self, term: Term, alone: bool) -> list[Token]:
+        if isinstance(term, Leaf):
+            if term.axis in self._symbols:
+                return [Token(self._symbols[term.axis])]
+            place = self._family.get(term.axis)
+            return [Token(str(term.size) if place is None else self.families[place].name, place)]
+        return self._join(term, alone)
+
+    def _join(self, term: Join, alone: bool) -> list[Token]:
+        parts = [self.dim(part) for part in term.parts]
+        if all(not part for part in term.parts):
+            return [Token(str(len(parts)))]
+        if len(parts) > 1 and all(part == parts[0] for part in parts):
+            return [Token(f"{len(parts)}×"), *parts[0]]
+        pieces: list[Token] = [] if alone else [Token("(")]
+        for place, part in enumerate(parts):
+            pieces += [Token(" | "), *part] if place else part
+        return pieces if alone else [*pieces, Token(")")]
+
+    def carried(self, dims: tuple[Dim, ...]) -> tuple[int, ...]:
+        """The families that colour an edge with these dims: what is not frozen, else what is."""
+        found = dict.fromkeys(token.family for dim in dims for token in dim if token.family is not None)
+        free = [place for place in found if self.families[place].fate != "frozen"]
+        return tuple(free) if free else tuple(found)[-1:]
