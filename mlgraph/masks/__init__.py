@@ -15,7 +15,8 @@ import torch
 from torch import fx
 
 from mlgraph.masks.functions import Additive, Affine, Condition, affine_of
-from mlgraph.masks.rules import Reader
+from mlgraph.masks.reader import Reader
+from mlgraph.masks.rules import RULES
 from mlgraph.normalize.symbolic import same_sizes, sizes_of
 
 aten = torch.ops.aten
@@ -30,7 +31,7 @@ def simplify_masks(graph: fx.Graph, tensors: Mapping[str, torch.Tensor]) -> None
     query and key lengths are the same for every input. Of other masks the parts that are true
     everywhere are left out.
     """
-    reader = Reader(tensors)
+    reader = Reader(tensors, RULES)
     for node in list(graph.nodes):
         if node.target is aten.scaled_dot_product_attention.default:
             _simplify_attention(node, reader)
