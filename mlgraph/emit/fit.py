@@ -24,7 +24,8 @@ from mlgraph.axes import expressions
 from mlgraph.emit import probe
 from mlgraph.emit.align import Alignment, align
 from mlgraph.emit.fold import FoldError, fold
-from mlgraph.emit.probe import Change, Layers, Match, ProbeError, Prober, Settings
+from mlgraph.emit.probe import Change, Match, ProbeError, Prober
+from mlgraph.emit.settings import Layers, Path, Settings, assign, leaves, lookup, sequences
 from mlgraph.errors import CaptureError, MlgraphError
 from mlgraph.program import Lineage, Program
 from mlgraph.sources.weights import Rescale
@@ -142,7 +143,7 @@ class Fitter:
             pairs = Counter(pair for pair in alignment.sizes if min(pair) > 0)
         else:
             # it does not even run: something has to follow what was changed
-            values = ((probe.leaves(c.new), probe.leaves(c.old)) for c in match.changes)
+            values = ((leaves(c.new), leaves(c.old)) for c in match.changes)
             each = (zip((v for _, v in new), (v for _, v in old), strict=False) for new, old in values)
             pairs = Counter((a, b) for pair in each for a, b in pair if _both_counts(a, b) and a != b)
         for move in self._silent_moves(match, pairs, prober):
@@ -155,14 +156,14 @@ class Fitter:
 
     def _silent_moves(
         self, match: Match, pairs: Counter[tuple[int, int]], prober: Prober
-    ) -> Iterator[dict[probe.Path, Any]]:
+    ) -> Iterator[dict[Path, Any]]:
         """Changes by which a size becomes the first of a pair where it is the second, likeliest first."""
         present = {change.path: change.new for change in match.changes}
-        numbers = {path: v for path, v in probe.leaves(match.settings) if isinstance(v, int) and v > 1}
-        ranked: list[tuple[int, int, dict[probe.Path, Any]]] = []
+        numbers = {path: v for path, v in leaves(match.settings) if isinstance(v, int) and v > 1}
+        ranked: list[tuple[int, int, dict[Path, Any]]] = []
         order = itertools.count()
 
-        def add(doubt: int, move: dict[probe.Path, Any]) -> None:
+        def add(doubt: int, move: dict[Path, Any]) -> None:
             # a value that no axis has, to become one that some axis has, is most likely the one to change
             doubt += any(numbers.get(path) in prober.known for path in move)
             doubt += any(isinstance(new, int) and new not in prober.known for new in move.values())
@@ -174,7 +175,7 @@ class Fitter:
                 add(0, {path: ours})
             if len(equal) > 1:
                 add(1, dict.fromkeys(equal, ours))
-            for path, items in probe.sequences(match.settings):
+            for path, items in sequences(match.settings):
                 if theirs in items and all(isinstance(i, int) and i * ours % theirs == 0 for i in items):
                     add(1, {path: [i * ours // theirs for i in items]})
             scaled = {
@@ -231,10 +232,10 @@ def _both_counts(a: Any, b: Any) -> bool:
     return isinstance(a, int) and isinstance(b, int) and a > 0 and b > 0
 
 
-def _with(match: Match, move: Mapping[probe.Path, Any], base: Settings) -> Match:
+def _with(match: Match, move: Mapping[Path, Any], base: Settings) -> Match:
     values = {change.path: change.new for change in match.changes} | dict(move)
-    changes = tuple(Change(path, probe.lookup(base, path), new) for path, new in values.items())
-    return Match(probe.assign(base, values), changes)
+    changes = tuple(Change(path, lookup(base, path), new) for path, new in values.items())
+    return Match(assign(base, values), changes)
 
 
 def _sizes(program: Program) -> frozenset[int]:

@@ -12,15 +12,26 @@ import heapq
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from mlgraph.emit.settings import (
+    Layers,
+    Path,
+    Settings,
+    assign,
+    in_ratio,
+    is_int,
+    leaves,
+    lookup,
+    resize,
+    sequences,
+    spell,
+)
 from mlgraph.errors import MlgraphError
 
-Path = tuple[str | int, ...]
-Settings = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 Build = Callable[[Settings], Shapes]
 Score = tuple[int, int]
@@ -68,12 +79,6 @@ class Gap:
         return self.names, sum(self.dims.values())
 
 
-def spell(path: Path) -> str:
-    """``("text_config", "depths", 1)`` as ``text_config.depths[1]``."""
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
-    return text.removeprefix(".")
-
-
 def measure(have: Shapes, want: Shapes) -> Gap:
     """Compare two sets of named shapes."""
     names = have.keys() ^ want.keys()
@@ -106,81 +111,6 @@ def _lengths(shapes: Shapes) -> dict[str, int]:
             if part.isdigit():
                 members.setdefault(".".join(parts[:at]), set()).add(int(part))
     return {name: len(indices) for name, indices in members.items()}
-
-
-def leaves(settings: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every scalar setting with its path, through nested dicts and lists.
-
-    A dict that numbers names from zero (class labels) holds no settings and is passed over.
-    """
-    if isinstance(settings, Mapping):
-        values = list(settings.values())
-        if len(values) > 1 and sorted(map(repr, values)) == sorted(map(repr, range(len(values)))):
-            return
-        for key, value in settings.items():
-            if not isinstance(key, int):
-                yield from leaves(value, (*path, key))
-    elif isinstance(settings, list | tuple):
-        for at, value in enumerate(settings):
-            yield from leaves(value, (*path, at))
-    else:
-        yield path, settings
-
-
-def sequences(settings: Any, path: Path = ()) -> Iterator[tuple[Path, Sequence[Any]]]:
-    """Every list or tuple in the settings with its path, outermost first."""
-    if isinstance(settings, Mapping):
-        for key, value in settings.items():
-            yield from sequences(value, (*path, key))
-    elif isinstance(settings, list | tuple):
-        yield path, settings
-        for at, value in enumerate(settings):
-            yield from sequences(value, (*path, at))
-
-
-def lookup(settings: Any, path: Path) -> Any:
-    """The setting at a path."""
-    for part in path:
-        settings = settings[part]
-    return settings
-
-
-def assign(settings: Settings, values: Mapping[Path, Any]) -> Settings:
-    """A copy of the settings with some changed; the shallower of nested paths first."""
-    changed = copy.deepcopy(settings)
-    for path in sorted(values, key=len):
-        holder: Any = changed
-        for at, part in enumerate(path[:-1]):
-            if isinstance(holder[part], tuple):
-                holder[part] = list(holder[part])
-            holder = holder[part]
-            del at
-        if isinstance(holder, list) and isinstance(path[-1], int) and path[-1] >= len(holder):
-            continue
-        holder[path[-1]] = values[path]
-    return changed
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Which block of the base stands at each place of the result, for a chain of ``length`` blocks."""
-
-    length: int
-    picks: tuple[int, ...]
-
-
-def resize(items: Sequence[Any], length: int, layers: Iterable[Layers] = ()) -> list[Any]:
-    """A per-layer list for another number of layers.
-
-    The picks of a chain of these lengths decide; without one, a shorter list is the prefix and a longer
-    one repeats each entry (or the whole list, where its entries alternate).
-    """
-    for chain in layers:
-        if chain.length == len(items) and len(chain.picks) == length:
-            return [items[at] for at in chain.picks]
-    if length <= len(items) or not items:
-        return list(items[:length])
-    return [items[at % len(items)] for at in range(length)]
 
 
 @dataclass
@@ -275,7 +205,7 @@ class Prober:
         if not self.known:
             return 0
         flat = [item for value in values.values() for _, item in leaves(value)]
-        return sum(1 for item in flat if _is_int(item) and item not in self.known)
+        return sum(1 for item in flat if is_int(item) and item not in self.known)
 
     def _minimal(self, values: dict[Path, Any]) -> dict[Path, Any]:
         for path in sorted(values, key=len, reverse=True):
@@ -287,7 +217,7 @@ class Prober:
 
     def _tiers(self, values: dict[Path, Any], gap: Gap) -> Iterator[Iterator[dict[Path, Any]]]:
         settings = assign(self.base, values)
-        numbers = {path: value for path, value in leaves(settings) if _is_int(value) and value > 0}
+        numbers = {path: value for path, value in leaves(settings) if is_int(value) and value > 0}
         if gap.counts:
             yield self._depth_moves(settings, numbers, gap)
             yield self._paired(self._depth_moves(settings, numbers, gap), values, settings, numbers)
@@ -354,15 +284,15 @@ class Prober:
             if len(equal) > 1:
                 yield dict.fromkeys(equal, want)
             for path, items in sequences(settings):
-                if have in [item for item in items if _is_int(item)]:
-                    scaled = [_scaled(item, want, have) for item in items]
+                if have in [item for item in items if is_int(item)]:
+                    scaled = [in_ratio(item, want, have) for item in items]
                     if None not in scaled:
                         yield {path: scaled}
 
     def _ratio_moves(self, numbers: Mapping[Path, int], gap: Gap) -> Iterator[dict[Path, Any]]:
         for (have, want), _ in gap.dims.most_common():
             for path, value in numbers.items():
-                scaled = _scaled(value, want, have)
+                scaled = in_ratio(value, want, have)
                 if value != have and scaled and (have % value == 0 or value % have == 0):
                     yield {path: scaled}
                 if value == 2 * have or have == 2 * value:
@@ -381,14 +311,14 @@ class Prober:
         for move in moves:
             if self.gap(_combined(values, move)) is not None:
                 continue
-            path, new = next((item for item in move.items() if _is_int(item[1])), ((), 0))
+            path, new = next((item for item in move.items() if is_int(item[1])), ((), 0))
             if not path:
                 continue
             old = lookup(settings, path)
             companions = {
                 other: scaled
                 for other, value in numbers.items()
-                if other not in move and (scaled := _scaled(value, new, old))
+                if other not in move and (scaled := in_ratio(value, new, old))
             }
             for other, scaled in companions.items():
                 yield {**move, other: scaled}
@@ -444,17 +374,6 @@ def _combined(values: Mapping[Path, Any], move: Mapping[Path, Any]) -> dict[Path
             inner: Any = assign({"": merged[outer]}, {("", *path[len(outer) :]): value})
             merged[outer] = inner[""]
     return merged
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _scaled(value: Any, numerator: int, denominator: int) -> int | None:
-    if not _is_int(value) or not denominator:
-        return None
-    ratio = Fraction(value * numerator, denominator)
-    return int(ratio) if ratio.denominator == 1 and ratio > 0 else None
 
 
 def _key(values: Mapping[Path, Any]) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 
 from mlgraph.emit.checks import check_outputs
 from mlgraph.emit.fit import Fit, Fitter, NotExpressible
-from mlgraph.emit.probe import Settings
+from mlgraph.emit.settings import Settings
 from mlgraph.files import write_bytes, write_text
 from mlgraph.program import Program
 

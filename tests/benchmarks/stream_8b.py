@@ -95,7 +95,6 @@ def _resident() -> int:
 
 def coarsen(source: Path, target: Path) -> dict[str, float]:
     """Coarsen under a limit on memory; seconds of every step and the peak in MB over the start."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
     seconds: dict[str, float] = {}
     with Watch() as watch:

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlgraph.emit.probe import Layers, ProbeError, Prober, leaves, measure, resize
+from mlgraph.emit.probe import ProbeError, Prober, measure
+from mlgraph.emit.settings import Layers, leaves, resize
 from mlgraph.sources.hollow import configuration, on_meta
 
 DECODER = {
