@@ -20,7 +20,7 @@ def command(
     """List the axes of a model: size, how often each occurs, and what may be coarsened and why not."""
     from mlgraph.cli.files import open_program
     from mlgraph.cli.render.axes import axis_table, slot_list
-    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.cli.render.console import console, show, show_json
     from mlgraph.cli.summary import families
 
     program = open_program(source, trust=trust, loss=loss)
@@ -29,4 +29,4 @@ def command(
     elif slots:
         show(*slot_list(program.axes))
     else:
-        show(axis_table(families(program)))
+        show(axis_table(families(program), program.axes, console().width))

@@ -8,22 +8,11 @@ from mlgraph.cli.options import Json, Loss, Source, Trust
 def command(source: Source, loss: Loss = True, trust: Trust = False, json: Json = False) -> None:
     """List the chains of repeated blocks, and what looks repeated but is not."""
     from mlgraph.cli.files import open_program
-    from mlgraph.cli.render.blocks import block_view
+    from mlgraph.cli.render.blocks import block_data, block_view
     from mlgraph.cli.render.console import show, show_json
 
     program = open_program(source, trust=trust, loss=loss)
     if json:
-        chains = [
-            {
-                "name": chain.name,
-                "blocks": len(chain),
-                "period": chain.period,
-                "shared": list(chain.shared),
-                "tensors": [list(block.tensors) for block in chain],
-                "nodes": [list(block.nodes) for block in chain],
-            }
-            for chain in program.blocks
-        ]
-        show_json({"chains": chains, "rejected": list(program.blocks.rejected)})
+        show_json(block_data(program))
     else:
         show(*block_view(program))

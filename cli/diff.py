@@ -13,20 +13,22 @@ from mlgraph.cli.options import Json, Loss, Trust
 def command(
     first: Annotated[str, typer.Argument(metavar="A", help="A model.", show_default=False)],
     second: Annotated[str, typer.Argument(metavar="B", help="Another.", show_default=False)],
-    every: Annotated[bool, typer.Option("--all", help="List every tensor that differs.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Show every tensor, equal ones too.")] = False,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Compare two models: figures, axes, shapes, weights and graphs, and how each came about."""
-    from mlgraph.cli.differences import differences
+    from mlgraph.cli.differences import differences, gap
     from mlgraph.cli.files import open_program
-    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.cli.render.console import console, show, show_json
     from mlgraph.cli.render.differences import side_by_side
+    from mlgraph.cli.trees import paired_tree
 
-    programs = [open_program(source, trust=trust, loss=loss) for source in (first, second)]
-    found = differences(*programs)
+    before, after = (open_program(source, trust=trust, loss=loss) for source in (first, second))
+    found = differences(before, after)
     if json:
         show_json({"same": found.same, **asdict(found)})
-    else:
-        show(*side_by_side(found, every))
+        return
+    tree = paired_tree(before, after, gap(before, after, found))
+    show(*side_by_side(found, tree, every, console().width))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlgraph.cli.changes import Change, changes
+from mlgraph.cli.lineage import Step, lineage
 from mlgraph.cli.summary import Summary, families, summarize
 
 if TYPE_CHECKING:
@@ -16,11 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes that axes of one name have in either program; empty where there are none."""
+    """The sizes that ``number`` axes of one name have in either program; empty where there are none."""
 
     name: str
     before: tuple[int, ...]
     after: tuple[int, ...]
+    number: int = 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Differences:
 
     before: Summary
     after: Summary
-    lineage: tuple[tuple[str, ...], tuple[str, ...]]
+    lineage: tuple[tuple[Step, ...], tuple[Step, ...]]
     axes: tuple[Sizes, ...]
     tensors: tuple[TensorChange, ...]
     equal: int
@@ -62,7 +66,7 @@ def differences(before: Program, after: Program) -> Differences:
     return Differences(
         summarize(before),
         summarize(after),
-        (lineage_path(before), lineage_path(after)),
+        (lineage(before), lineage(after)),
         tuple(_axes(before, after)),
         tuple(tensors),
         equal,
@@ -70,12 +74,16 @@ def differences(before: Program, after: Program) -> Differences:
     )
 
 
-def lineage_path(program: Program) -> tuple[str, ...]:
-    """The passes that led to a program, first one first."""
-    return tuple(str(step) for step in program.origin.get("history", ()))
-
-
 def _axes(before: Program, after: Program) -> list[Sizes]:
+    """The axes whose size differs: by lineage where one program was made of the other, else by name."""
+    for step, flipped in ((_last_step(before, after), False), (_last_step(after, before), True)):
+        if step is not None:
+            sides = [(change.before, change.after)[:: -1 if flipped else 1] for change in step]
+            return [
+                Sizes(change.name, (first,), (second,), change.number)
+                for change, (first, second) in zip(step, sides, strict=True)
+                if change.kind == "axis"
+            ]
     sizes: dict[str, tuple[set[int], set[int]]] = {}
     for side, program in enumerate((before, after)):
         for family in families(program):
@@ -85,6 +93,17 @@ def _axes(before: Program, after: Program) -> list[Sizes]:
         for name, (left, right) in sizes.items()
         if left != right
     ]
+
+
+def _last_step(before: Program, after: Program) -> list[Change] | None:
+    """What the last pass changed, if it made ``after`` of a program with the history of ``before``."""
+    if after.lineage is None:
+        return None
+    parent, histories = after.lineage.parent, [p.origin.get("history", ()) for p in (before, after)]
+    alike = parent.num_parameters() == before.num_parameters() and len(parent.axes) == len(before.axes)
+    if not alike or tuple(histories[1])[:-1] != tuple(histories[0]):
+        return None
+    return changes(parent, after)
 
 
 def _tensors(before: Program, after: Program) -> tuple[list[TensorChange], int]:
@@ -112,6 +131,22 @@ def _compare(name: str, left: torch.Tensor | None, right: torch.Tensor | None) -
     return TensorChange(
         name, _shape(left), _shape(right), float(gap.norm()) / norm if norm else float("inf"), largest
     )
+
+
+def gap(before: Program, after: Program, found: Differences) -> Callable[[str, str], float | None]:
+    """How far a tensor of one is from one of the other: the norm of the difference over that of the first.
+
+    None where they are equal; what ``found`` knows is not computed again.
+    """
+    known = {change.name: change.relative for change in found.tensors}
+
+    def of(first: str, second: str) -> float | None:
+        if first == second:
+            return known.get(first)
+        change = _compare(first, before.tensors[first], after.tensors[second])
+        return change.relative if change is not None else None
+
+    return of
 
 
 def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Json, Loss, Source, Trust
+from mlgraph.cli.options import Freeze, Json, Loss, Source, Trust
 
 
 def command(
@@ -18,6 +18,7 @@ def command(
     every: Annotated[
         bool, typer.Option("--all", help="Show the way to every parameter that shares an axis.")
     ] = False,
+    freeze: Freeze = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -28,12 +29,13 @@ def command(
     """
     import mlgraph.explain
     from mlgraph.cli.files import open_program
-    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.cli.lineage import frozen_by_user
+    from mlgraph.cli.render.console import console, show, show_json
     from mlgraph.cli.render.explanation import explanation
 
     program = open_program(source, trust=trust, loss=loss)
-    found = mlgraph.explain(program, target)
+    found = mlgraph.explain(program, target, freeze=[*frozen_by_user(program), *(freeze or ())])
     if json:
         show_json([asdict(dim) for dim in found])
     else:
-        show(*explanation(found, every))
+        show(*explanation(found, every, console().width))

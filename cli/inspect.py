@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -16,7 +15,9 @@ def command(
         int | None,
         typer.Option("--depth", min=1, metavar="N", help="Levels of modules to show.", show_default=False),
     ] = None,
-    params: Annotated[bool, typer.Option("--params", help="Give every parameter and buffer a line.")] = False,
+    params: Annotated[
+        bool, typer.Option("--params", help="Give every parameter and buffer of every module a line.")
+    ] = False,
     blocks: Annotated[
         bool, typer.Option("--blocks", help="Show the chains of repeated blocks instead.")
     ] = False,
@@ -32,28 +33,25 @@ def command(
 ) -> None:
     """Show a model: its modules with repeats folded, dims in axis names, and sizes."""
     from mlgraph.cli.files import open_program
-    from mlgraph.cli.modules import module_tree
-    from mlgraph.cli.render.blocks import block_view
-    from mlgraph.cli.render.comparison import notes
+    from mlgraph.cli.render.blocks import block_data, block_view
     from mlgraph.cli.render.console import console, show, show_json
-    from mlgraph.cli.render.graph import forward_code, graph_view
-    from mlgraph.cli.render.modules import tree_data, tree_table
-    from mlgraph.cli.render.program import facts
-    from mlgraph.cli.summary import summarize
-    from mlgraph.train.flops import forward_by_module
+    from mlgraph.cli.render.graph import code_data, forward_code, graph_data, graph_view
+    from mlgraph.cli.render.program import inspection, inspection_data
 
+    asked = [name for name, on in (("--blocks", blocks), ("--graph", graph), ("--code", code)) if on]
+    if len(asked) > 1:
+        raise typer.BadParameter(f"{' and '.join(asked)} are views of their own; ask for one at a time")
+    if asked and (params or depth is not None):
+        raise typer.BadParameter(f"--depth and --params shape the tree of modules, which {asked[0]} replaces")
     program = open_program(source, trust=trust, loss=loss)
-    if blocks:
-        show(*block_view(program))
-        return
-    if graph:
-        show(*graph_view(program))
-        return
-    if code:
-        typer.echo(forward_code(program), nl=False)
-        return
-    root, figures = module_tree(program, forward_by_module(program)), summarize(program)
     if json:
-        show_json({**asdict(figures), "modules": tree_data(root), "notes": list(program.notes)})
-        return
-    show(tree_table(root, depth, params, console().width), "", facts(program, figures), *notes(program.notes))
+        data = {"--blocks": block_data, "--graph": graph_data, "--code": code_data}
+        show_json(data[asked[0]](program) if asked else inspection_data(program))
+    elif blocks:
+        show(*block_view(program))
+    elif graph:
+        show(*graph_view(program, console().width))
+    elif code:
+        typer.echo(forward_code(program), nl=False)
+    else:
+        show(*inspection(program, console().width, depth, params))

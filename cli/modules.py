@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,10 @@ _LONGEST_PERIOD = 4
 
 @dataclass(frozen=True)
 class Leaf:
-    """A parameter or buffer of a module; ``tied`` is the name under which it was met before, if any."""
+    """A parameter or buffer of a module; ``tied`` is the name under which it was met before, if any.
+
+    ``axes`` are the names and sizes of the axes in its ``dims``.
+    """
 
     name: str
     path: str
@@ -23,6 +26,7 @@ class Leaf:
     bytes: int
     is_parameter: bool
     tied: str | None = None
+    axes: tuple[tuple[str, int], ...] = ()
 
     @property
     def numel(self) -> int:
@@ -60,61 +64,67 @@ class Module:
         return self.repeat * (here + sum(child.bytes for child in self.children))
 
 
-def module_tree(program: Program, operations: dict[str, int] | None = None) -> Module:
+def module_tree(program: Program, operations: Mapping[str, int] | None = None) -> Module:
     """The tree of a program's modules; reads no tensor.
 
     ``operations`` gives the forward operations of each module itself, by qualified name.
     """
+    return fold(full_tree(program, operations))
+
+
+def full_tree(program: Program, operations: Mapping[str, int] | None = None) -> Module:
+    """The tree of a program's modules with no repeats folded; reads no tensor."""
     tensors = program.skeleton().tensors
+    names = {axis.id: axis.name for axis in program.axes}
     leaves: dict[str, list[Leaf]] = {}
     for path in [*tensors, *tensors.aliases]:
         owner, _, name = path.rpartition(".")
-        tensor = tensors[path]
+        tensor, canonical = tensors[path], tensors.aliases.get(path, path)
+        dims, axes = _dims(program, canonical, tuple(tensor.shape), names)
         leaf = Leaf(
             name,
             path,
-            _dims(program, tensors.aliases.get(path, path), tuple(tensor.shape)),
+            dims,
             tuple(tensor.shape),
             tensor.numel() * tensor.element_size(),
-            tensors.aliases.get(path, path) in tensors.parameters,
+            canonical in tensors.parameters,
             tensors.aliases.get(path),
+            axes,
         )
         leaves.setdefault(owner, []).append(leaf)
-    paths = {parent for path in (*leaves, *(operations or {})) for parent in _parents(path)}
-    return fold(_build("", program.name, paths, leaves, operations or {}))
+    return _build(program.name, leaves, operations or {})
 
 
-def _dims(program: Program, tensor: str, shape: tuple[int, ...]) -> tuple[str, ...]:
-    if tensor in program.axes.tensor_dims:
-        return program.axes.dims(tensor)
-    return tuple(str(size) for size in shape)
+def _dims(
+    program: Program, tensor: str, shape: tuple[int, ...], names: Mapping[str, str]
+) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
+    from mlgraph.axes.expressions import leaves, render
+
+    dims = program.axes.tensor_dims.get(tensor)
+    if dims is None:
+        return tuple(str(size) for size in shape), ()
+    found = {
+        (names[leaf.axis], leaf.size): None for dim in dims for leaf in leaves(dim) if leaf.axis in names
+    }
+    return tuple(render(dim, lambda axis: names.get(axis, "?")) for dim in dims), tuple(found)
 
 
-def _parents(path: str) -> Iterable[str]:
-    parts = path.split(".") if path else []
-    return (".".join(parts[:length]) for length in range(1, len(parts) + 1))
+def _build(name: str, leaves: Mapping[str, list[Leaf]], operations: Mapping[str, int]) -> Module:
+    """The modules that own tensors in the order of the state dict, then those that only compute."""
+    inside: dict[str, dict[str, None]] = {"": {}}
+    for path in (*leaves, *operations):
+        parts = path.split(".") if path else []
+        for length in range(len(parts)):
+            child = ".".join(parts[: length + 1])
+            inside.setdefault(".".join(parts[:length]), {})[child] = None
+            inside.setdefault(child, {})
 
+    def build(path: str, label: str) -> Module:
+        children = tuple(build(child, child.rpartition(".")[2]) for child in inside[path])
+        total = operations.get(path, 0) + sum(child.operations for child in children)
+        return Module(label, path, tuple(leaves.get(path, ())), children, operations=total)
 
-def _build(
-    path: str, name: str, paths: set[str], leaves: dict[str, list[Leaf]], operations: dict[str, int]
-) -> Module:
-    prefix = f"{path}." if path else ""
-    inner = sorted(
-        {p for p in paths if p.startswith(prefix) and p != path and "." not in p[len(prefix) :]},
-        key=lambda p: list(paths_in_order(leaves, p)),
-    )
-    children = tuple(_build(p, p[len(prefix) :], paths, leaves, operations) for p in inner)
-    total = operations.get(path, 0) + sum(child.operations for child in children)
-    return Module(name, path, tuple(leaves.get(path, ())), children, operations=total)
-
-
-def paths_in_order(leaves: dict[str, list[Leaf]], path: str) -> Iterable[int]:
-    """A sort key: the place of the first tensor under ``path``, in the order of the state dict."""
-    for place, owner in enumerate(leaves):
-        if owner == path or owner.startswith(path + "."):
-            yield place
-            return
-    yield len(leaves)
+    return build("", name)
 
 
 def fold(module: Module) -> Module:
@@ -122,12 +132,13 @@ def fold(module: Module) -> Module:
     children = [fold(child) for child in module.children]
     folded: list[Module] = []
     position = 0
+    keys = [_likeness(child) if child.name.isdecimal() else None for child in children]
     while position < len(children):
-        period, repeat = _longest_run(children, position)
+        period, repeat = longest_run(keys[position:])
         if repeat > 1:
             run = children[position : position + period]
             folded.extend(
-                replace(child, repeat=repeat, name=_numbers(child, period, repeat)) for child in run
+                replace(child, repeat=repeat, name=numbers(child.name, period, repeat)) for child in run
             )
         else:
             folded.append(children[position])
@@ -135,15 +146,13 @@ def fold(module: Module) -> Module:
     return replace(module, children=tuple(folded))
 
 
-def _longest_run(children: Sequence[Module], start: int) -> tuple[int, int]:
-    """(period, repeats) of the run of numbered modules at ``start`` that takes up the most modules."""
+def longest_run(keys: Sequence[object]) -> tuple[int, int]:
+    """(period, repeats) of the run of equal keys at the start that is longest; None belongs to no run."""
     best = (1, 1)
-    if not children[start].name.isdecimal():
-        return best
-    likeness = [_likeness(child) if child.name.isdecimal() else child.path for child in children[start:]]
-    for period in range(1, _LONGEST_PERIOD + 1):
+    end = next((place for place, key in enumerate(keys) if key is None), len(keys))
+    for period in range(1, min(_LONGEST_PERIOD, end) + 1):
         length = period
-        while length < len(likeness) and likeness[length] == likeness[length - period]:
+        while length < end and keys[length] == keys[length - period]:
             length += 1
         repeats = length // period
         if repeats > 1 and repeats * period > best[0] * best[1]:
@@ -160,8 +169,9 @@ def _likeness(module: Module) -> object:
     return leaves, children, module.operations
 
 
-def _numbers(child: Module, period: int, repeat: int) -> str:
-    first = int(child.name)
+def numbers(name: str, period: int, repeat: int) -> str:
+    """``0…11``: the numbers of ``repeat`` modules, the first one's name being a number."""
+    first = int(name)
     last = first + period * (repeat - 1)
     if period == 1:
         return f"{first}…{last}"

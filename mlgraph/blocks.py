@@ -14,6 +14,7 @@ from typing import overload
 from torch import fx
 
 from mlgraph.dataflow import Dataflow
+from mlgraph.display import Shown
 from mlgraph.isomorphism import Partition
 from mlgraph.nearmiss import near_misses
 from mlgraph.numbering import Numbered, common_path, number_under, numbered, renumber
@@ -93,7 +94,7 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class BlockTable(Sequence[Chain]):
+class BlockTable(Shown, Sequence[Chain]):
     """The chains of a program, and why numbered modules that look alike are in none (``rejected``)."""
 
     chains: tuple[Chain, ...]
@@ -116,19 +117,6 @@ class BlockTable(Sequence[Chain]):
                 return chain
         known = ", ".join(chain.name for chain in self.chains) or "none"
         raise KeyError(f"there is no chain {name!r} (chains: {known})")
-
-    def __str__(self) -> str:
-        rows = [("chain", "blocks", "period", "nodes", "tensors", "shared", "sides", "extras")]
-        for chain in self.chains:
-            first = chain.blocks[0]
-            counts = [len(chain), chain.period, len(first.nodes), len(first.tensors), len(chain.shared)]
-            rows.append((chain.name, *map(str, [*counts, len(first.sides), len(first.extras)])))  # type: ignore[arg-type]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = []
-        for name, *cells in rows:
-            right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-            lines.append("  ".join([name.ljust(widths[0]), *right]))
-        return "\n".join([*lines, *(f"not in a chain: {why}" for why in self.rejected)])
 
 
 def find_blocks(program: Program) -> BlockTable:

@@ -13,6 +13,8 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from mlgraph.display import Shown
+
 if TYPE_CHECKING:
     from mlgraph.axes.table import AxisTable
     from mlgraph.blocks import BlockTable
@@ -111,7 +113,7 @@ class Lineage:
 
 
 @dataclass(frozen=True, eq=False)
-class Program:
+class Program(Shown):
     """A captured model.
 
     ``graph`` has four kinds of nodes: one placeholder per input leaf, one get_attr per tensor it reads (the

@@ -311,9 +311,9 @@ def test_dominators_agree_with_networkx() -> None:
 
 def test_the_table_prints_chains_and_near_misses() -> None:
     text = str(small(Stack(Residual(0.5), *(Residual() for _ in range(3)))).blocks)
-    assert text.splitlines()[0].split()[:3] == ["chain", "blocks", "period"]
-    assert text.splitlines()[1].split()[:3] == ["layers", "3", "1"]
-    assert "not in a chain: layers.0-1 differ" in text
+    assert text.splitlines()[0].split()[:2] == ["chain", "blocks"]
+    assert text.splitlines()[1].split()[:3] == ["layers", "×3", "1"]
+    assert "alike, but in no chain\n- layers.0-1 differ" in text
 
 
 def test_numbered_names() -> None:

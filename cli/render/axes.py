@@ -2,36 +2,65 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from mlgraph.cli.render.console import heading, table
-from mlgraph.cli.summary import Family
+from mlgraph.axes.families import Family, alike
+from mlgraph.cli.render.console import heading, shortened, table
+
+if TYPE_CHECKING:
+    from mlgraph.axes.table import AxisTable
 
 _STYLES = {"coarsenable": "green", "kept": "yellow", "frozen": "red"}
+_WIDE = 110
+_LONGEST_NAME = 44
 
 
-def axis_table(families: Iterable[Family]) -> Table:
-    """One line for each kind of axis: name, size, number of axes and slots, fate and reason."""
-    rows = [
-        (
-            family.name,
-            f"{family.size:,}",
-            f"×{len(family.ids)}" if len(family.ids) > 1 else "",
-            f"{family.slots:,}",
-            _fate(family),
-        )
-        for family in families
-    ]
-    return table(("axis", "size", "", "slots", "coarsening"), rows, right=(1, 2, 3))
+def axis_table(families: Iterable[Family], axes: Iterable[Any], width: int = 80) -> Table:
+    """One line for each kind of axis: name, size, where it comes from, slots, fate and reason.
+
+    Where it comes from is the first parameter dim that has it, the numbers of blocks written ``*``. Below 110
+    columns that stands above the fate.
+    """
+    known = {axis.id: axis for axis in axes}
+    rows: list[tuple[Any, ...]] = []
+    for family in families:
+        origin = Text(shortened(first_slot(known[family.ids[0]]), _LONGEST_NAME))
+        number = f"×{len(family.ids)}" if len(family.ids) > 1 else ""
+        head = (family.name, f"{family.size:,}", number, f"{family.slots:,}")
+        if width >= _WIDE:
+            rows.append((*head, origin, fate(family.fate, family.reason)))
+        else:
+            rows.append((*head, Text("\n").join([origin, fate(family.fate, family.reason)])))
+    origins = ("comes from", "coarsening") if width >= _WIDE else ("comes from, coarsening",)
+    return table(("axis", "size", "", "slots", *origins), rows, right=(1, 2, 3))
 
 
-def _fate(family: Family) -> Text:
-    text = Text(family.fate, style=_STYLES[family.fate])
-    return text.append(f": {family.reason}", style="default") if family.reason else text
+def table_view(table: AxisTable, width: int) -> list[Any]:
+    """An axis table in notebooks and interpreters."""
+    return [axis_table(alike(table), table, width)]
+
+
+def first_slot(axis: Any) -> str:
+    """``layers.*.mlp.up.weight[0]``: the first tensor dim on an axis, numbers of modules written ``*``."""
+    if not axis.slots:
+        return "-"
+    return any_block(f"{axis.slots[0].tensor}[{axis.slots[0].dim}]")
+
+
+def any_block(path: str) -> str:
+    """A path with the numbers of modules written ``*``."""
+    return re.sub(r"(?<=\.)\d+(?=\.)|^\d+(?=\.)", "*", path)
+
+
+def fate(what: str, reason: str) -> Text:
+    """``kept: the reason``, coloured."""
+    text = Text(what, style=_STYLES[what])
+    return text.append(f": {reason}", style="default") if reason else text
 
 
 def slot_list(axes: Iterable[Any]) -> list[Any]:

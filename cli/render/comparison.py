@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.table import Table
 from rich.text import Text
 
 from mlgraph.cli.changes import Change, Kept
@@ -15,6 +16,13 @@ from mlgraph.cli.summary import Summary
 
 def comparison(before: Summary, after: Summary, changes: Iterable[Change]) -> list[Any]:
     """A table of figures, axes and chains of blocks, before → after."""
+    return [figures_table(before, after, changes)]
+
+
+def figures_table(
+    before: Summary, after: Summary, changes: Iterable[Change], rest: Iterable[Sequence[str]] = ()
+) -> Table:
+    """The same with the rows of ``rest`` below."""
     rows: list[Sequence[str]] = [
         _figure("parameters", before.parameters, after.parameters, count),
         _figure(f"memory ({'+'.join(before.dtypes)})", before.bytes, after.bytes, size),
@@ -26,7 +34,7 @@ def comparison(before: Summary, after: Summary, changes: Iterable[Change]) -> li
         rows.append(
             (f"{kind} {what}", str(change.before), str(change.after), ratio(change.after, change.before))
         )
-    return [table(("", "before", "after", "ratio"), rows, right=(1, 2, 3))]
+    return table(("", "before", "after", "ratio"), [*rows, *rest], right=(1, 2, 3))
 
 
 def chain_changes(before: Summary, after: Summary) -> list[Change]:

@@ -57,6 +57,13 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]], right: Iterable
     return grid
 
 
+def shortened(name: str, longest: int) -> str:
+    """A dotted name in at most ``longest`` characters: its first parts give way, then its beginning."""
+    while len(name) > longest and "." in name.removeprefix("…"):
+        name = "…" + name.removeprefix("…").partition(".")[2]
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"
+
+
 def heading(text: str) -> Text:
     """A title above a table."""
     return Text(text, style="bold")

@@ -2,74 +2,107 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, zip_longest
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.text import Text
 
+from mlgraph.cli.render.axes import any_block, fate
 from mlgraph.cli.render.console import heading
+from mlgraph.cli.render.layout import wrapped
 from mlgraph.cli.render.numbers import plural
 
 if TYPE_CHECKING:
     from mlgraph.explain import AxisExplanation, DimExplanation, Step, Tie
 
-_FEW = 2
+_FEW = 3
 _ROLES = {"both": "emits and contracts", "emits": "emits", "contracts": "contracts"}
+_LEFT = 0.36
+_LEAST_LEFT = 30
 
 
-def explanation(dims: Iterable[DimExplanation], every: bool) -> list[Any]:
+def explanation(dims: Iterable[DimExplanation], every: bool, width: int = 80) -> list[Any]:
     """Each dim's axes with their fate and their slots, and the way to the nearest or to ``every`` one."""
     lines: list[Any] = []
     for dim in dims:
-        lines += [heading(f"{dim.tensor}[{dim.dim}] = {dim.text} ({dim.size})"), ""]
+        lines += [heading(f"{dim.tensor}[{dim.dim}] = {dim.text} ({dim.size:,})"), ""]
         if not dim.axes:
             lines += ["  on no axis", ""]
         for axis in dim.axes:
-            lines += [*_axis(axis, every), ""]
+            lines += [*_axis(axis, every, width), ""]
     return lines[:-1]
 
 
-def _axis(found: AxisExplanation, every: bool) -> Iterator[Any]:
+def _axis(found: AxisExplanation, every: bool, width: int) -> Iterator[Text]:
     axis = found.axis
-    fate = f"frozen: {axis.frozen}" if axis.frozen else f"kept: {axis.kept}" if axis.kept else "coarsenable"
-    yield Text("  ").append(f"{axis.id}", style="bold").append(f" ({axis.size}) {fate}")
-    if found.cause is not None:
-        yield f"    because of {_node(found.cause)}"
-    yield from _occurrences(found)
-    shown = found.ties if every else found.ties[:_FEW]
+    title = Text("  ").append(axis.id, style="bold").append(f" ({axis.size:,}) ").append(fate(*found.fate))
+    yield from _hanging(title, 4, width)
+    for remark in found.remarks:
+        yield from _hanging(Text(f"    {remark}"), 6, width)
+    if found.chain and found.cause is not None and not found.asked:
+        yield from _hanging(Text(f"    by {found.cause.op}, which it reaches through"), 6, width)
+        yield from _way(found.chain, width)
+    yield from _occurrences(found, width)
+    shown = found.ties if every else _one_of_each_kind(found.ties)[:_FEW]
     for tie in shown:
-        yield f"    tied to {tie.slot.tensor}[{tie.slot.dim}], which {_ROLES[tie.slot.role]} on it, by"
-        yield _way(tie)
+        text = f"    tied to {tie.slot.tensor}[{tie.slot.dim}], which {_ROLES[tie.slot.role]} on it, through"
+        yield from _hanging(Text(text), 8, width)
+        yield from _way(tie.steps, width)
     if len(shown) < len(found.ties):
-        yield f"    and to {plural(len(found.ties) - len(shown), 'more slot')}; --all shows the way to each"
+        left = plural(len(found.ties) - len(shown), "more slot")
+        yield Text(f"    and to {left}; --all shows the way to each")
 
 
-def _occurrences(found: AxisExplanation) -> Iterator[str]:
-    """The slots of an axis, the blocks' numbers folded, by role."""
+def _one_of_each_kind(ties: Iterable[Tie]) -> list[Tie]:
+    kinds: dict[str, Tie] = {}
+    for tie in ties:
+        kinds.setdefault(any_block(f"{tie.slot.tensor}[{tie.slot.dim}]"), tie)
+    return list(kinds.values())
+
+
+def _hanging(text: Text, indent: int, width: int) -> Iterator[Text]:
+    """A text in lines of at most ``width``, all but the first indented."""
+    from rich.console import Console
+
+    first, *rest = text.wrap(Console(width=width), width) or [text]
+    yield first
+    if rest:
+        tail = Text(" ").join(line.copy() for line in rest)
+        for line in tail.wrap(Console(width=width), width - indent):
+            yield Text(" " * indent).append(line)
+
+
+def _occurrences(found: AxisExplanation, width: int) -> Iterator[Text]:
+    """The slots of an axis by role, the numbers of blocks folded."""
     folded: dict[str, dict[str, int]] = defaultdict(dict)
     for slot in found.axis.slots:
-        name = re.sub(r"(?<=\.)\d+(?=\.)", "*", f"{slot.tensor}[{slot.dim}]")
+        name = any_block(f"{slot.tensor}[{slot.dim}]")
         folded[slot.role][name] = folded[slot.role].get(name, 0) + 1
     for role, names in folded.items():
-        number = sum(names.values())
-        yield f"    {_ROLES[role]} in {plural(number, 'slot')} of {plural(len(names), 'kind')}"
+        told = ", ".join(f"{name} ×{number}" if number > 1 else name for name, number in names.items())
+        yield from _hanging(Text(f"    {_ROLES[role]} in {told}"), 6, width)
 
 
-def _way(tie: Tie) -> Table:
-    grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_column(width=5)
-    grid.add_column(overflow="ellipsis", no_wrap=True)
-    for step in tie.steps:
-        grid.add_row("", _node(step))
-    return grid
+def _way(steps: Sequence[Step], width: int) -> Iterator[Text]:
+    """Nodes in order, those of one source line together, beside it."""
+    left_width = max(int(_LEFT * width), _LEAST_LEFT)
+    for source, group in groupby(steps, key=lambda step: step.source):
+        nodes = [_node(step) for step in group]
+        left = wrapped([f"{node} →" for node in nodes[:-1]] + nodes[-1:], left_width)
+        room = width - left_width - 8
+        line = short_source(source)
+        right = [line if len(line) <= room else f"{line[: room - 1]}…"]
+        for one, other in zip_longest(left, right, fillvalue=""):
+            text = Text(f"      {one}".ljust(left_width + 8), no_wrap=True, overflow="ignore")
+            text.append(other, "dim").rstrip()
+            yield text
 
 
 def _node(step: Step) -> str:
-    return f"{step.op} ({step.node})" + (f"  {short_source(step.source)}" if step.source else "")
+    return step.node if step.node.rstrip("_0123456789") == step.op.rstrip("_") else f"{step.node} ({step.op})"
 
 
 def short_source(source: str) -> str:

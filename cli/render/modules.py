@@ -2,77 +2,112 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
+from mlgraph.cli.likeness import like_sibling
 from mlgraph.cli.modules import Leaf, Module
-from mlgraph.cli.render.console import table
-from mlgraph.cli.render.numbers import count
+from mlgraph.cli.render.console import shortened
+from mlgraph.cli.render.layout import Row, lay_out
+from mlgraph.cli.render.numbers import count, size
 
-_MARK = "│ "
-_LEAST_DIMS = 16
-_WIDE = 100
+MARK = "│ "
+_WIDE = 120
+_LONGEST_NAME = 28
 
 
-def tree_table(root: Module, depth: int | None = None, every_tensor: bool = False, width: int = 80) -> Table:
+@dataclass(frozen=True)
+class TreeView:
+    """What of a tree is shown: ``depth`` levels (None: all), and whether ``every_tensor`` has a line.
+
+    ``per`` is the number of tokens or examples in the example batch, by which FLOPs are divided.
+    """
+
+    depth: int | None = None
+    every_tensor: bool = False
+    per: int = 1
+
+
+def tree_lines(root: Module, view: TreeView, width: int = 80) -> list[Text]:
     """One line for each module that holds parameters, with their dims in axis names.
 
-    ``depth`` cuts the tree below that level. A module's first tensor stands for it, and the others are
-    named after it unless ``every_tensor`` gives each a line. Below folded modules the figures are those of
-    one. The shares of parameters and FLOPs are of the whole; the former need a terminal of 100 columns.
+    A module's first tensor stands for it, and the others are named after it unless the view gives every
+    tensor a line; a numbered module that is like one before it but for sizes is told by that. Below folded
+    modules the figures are those of one. Shares are of the whole model; bytes and FLOPs stand where there are
+    120 columns.
     """
-    lines = _lines(root, 1, depth, every_tensor)
-    numel, operations = max(root.parameters, 1), max(root.operations, 1)
-    headers = ("module", "dims", "values", "FLOPs", "share")
+    wide = width >= _WIDE
+    headers = ("params", "share", "FLOPs") if not wide else ("params", "share", "bytes", "FLOPs", "share")
+    top = _Line("", root.name, root.parameters, root.bytes, root.operations, style="bold")
+    listed = [top, *_lines(root, 1, view)]
+    total = (max(root.parameters, 1), max(root.operations, 1))
     rows = [
-        (
-            line.label,
-            line.dims,
-            count(line.numel) if line.numel else "",
-            _percent(line.operations / operations),
-            _percent(line.numel / numel),
-        )
-        for line in (_Line(Text(root.name, style="bold"), "", root.parameters, root.operations), *lines)
+        Row(line.marks, line.label, line.dims, _figures(line, total, view.per, wide), line.style, line.tone)
+        for line in listed
     ]
-    shown = len(headers) if width >= _WIDE else len(headers) - 1
-    grid = table(headers[:shown], (row[:shown] for row in rows), right=(2, 3, 4))
-    for index, column in enumerate(grid.columns):
-        column.no_wrap, column.overflow = index != 1, "ellipsis"
-    grid.columns[1].overflow = "fold"
-    grid.columns[1].min_width = _LEAST_DIMS
-    return grid
+    lines = lay_out(Row("", "module", ("dims",), headers, "bold"), rows, width)
+    if any(line.folds for line in listed):
+        lines.append(Text("Inside ×N, figures are those of one of the N.", style="dim"))
+    return lines
+
+
+@dataclass(frozen=True)
+class _Line:
+    marks: str
+    label: str
+    parameters: int
+    bytes: int = 0
+    operations: int = 0
+    dims: tuple[str, ...] = ()
+    style: str = ""
+    tone: str = ""
+    folds: bool = False
+
+
+def _figures(line: _Line, total: tuple[int, int], per: int, wide: bool) -> tuple[str, ...]:
+    held = count(line.parameters) if line.parameters else ""
+    shares = [
+        _percent(part / whole) for part, whole in zip((line.parameters, line.operations), total, strict=True)
+    ]
+    if not wide:
+        return held, *shares
+    work = count(line.operations / max(per, 1)) if line.operations else ""
+    return held, shares[0], size(line.bytes) if line.bytes else "", work, shares[1]
 
 
 def _percent(part: float) -> str:
     return f"{100 * part:.1f}%" if part else ""
 
 
-@dataclass(frozen=True)
-class _Line:
-    label: Text
-    dims: str
-    numel: int
-    operations: int = 0
-
-
-def _lines(module: Module, level: int, depth: int | None, every_tensor: bool) -> Iterator[_Line]:
-    for leaf in _direct(module, every_tensor):
+def _lines(module: Module, level: int, view: TreeView) -> Iterator[_Line]:
+    for leaf in _direct(module, view.every_tensor):
         yield _tensor(leaf, leaf.name, level)
-    for original in module.children:
+    for place, original in enumerate(module.children):
         child, name = _without_single_steps(original)
         title = f"{name} ×{child.repeat}" if child.repeat > 1 else name
-        below = depth is None or level < depth
+        below = view.depth is None or level < view.depth
+        like = None if view.every_tensor else like_sibling(original, module.children[:place])
         if not child.children and child.leaves and below:
-            yield from _leaf_module(child, title, level, every_tensor)
+            yield from _leaf_module(child, title, level, view.every_tensor)
             continue
-        label = _label(level, title, "bold" if child.repeat > 1 else "")
-        yield _Line(label, "", child.parameters, child.repeat * child.operations)
-        if below:
-            yield from _lines(child, level + 1, depth, every_tensor)
+        told = () if like is None else like.words()
+        yield _Line(
+            MARK * (level - 1),
+            title,
+            child.parameters,
+            child.bytes,
+            child.repeat * child.operations,
+            told,
+            "bold" if child.repeat > 1 else "",
+            "italic" if told else "",
+            child.repeat > 1 and below and like is None,
+        )
+        if below and like is None:
+            yield from _lines(child, level + 1, view)
 
 
 def _leaf_module(module: Module, title: str, level: int, every_tensor: bool) -> Iterator[_Line]:
@@ -80,18 +115,32 @@ def _leaf_module(module: Module, title: str, level: int, every_tensor: bool) -> 
     if not leaves:
         return
     matrices = [leaf for leaf in leaves if len(leaf.shape) > 1]
-    if every_tensor or len(matrices) > 1:
+    work = module.repeat * module.operations
+    if len(matrices) > 1:
+        yield _Line(MARK * (level - 1), title, module.parameters, module.bytes, work)
         for leaf in leaves:
-            yield _tensor(leaf, f"{title}.{leaf.name}", level)
+            yield _tensor(leaf, leaf.name, level + 1)
+        return
+    if every_tensor:
+        for leaf in leaves:
+            own = leaf in matrices or len(leaves) == 1
+            yield _tensor(leaf, f"{title}.{leaf.name}", level, work if own else 0)
         return
     first, *others = leaves
     also = "".join(f" +{leaf.name}" for leaf in others)
-    label = _label(level, f"{title}.{first.name}{also}")
-    yield _Line(label, _shape(first), module.parameters, module.repeat * module.operations)
+    yield _Line(
+        MARK * (level - 1),
+        f"{title}.{first.name}{also}",
+        module.parameters,
+        module.bytes,
+        work,
+        dims_of(first),
+    )
 
 
-def _tensor(leaf: Leaf, name: str, level: int) -> _Line:
-    return _Line(_label(level, name), _shape(leaf), 0 if leaf.tied else leaf.numel)
+def _tensor(leaf: Leaf, name: str, level: int, operations: int = 0) -> _Line:
+    held = (0, 0) if leaf.tied else (leaf.numel if leaf.is_parameter else 0, leaf.bytes)
+    return _Line(MARK * (level - 1), name, *held, operations, dims_of(leaf))
 
 
 def _direct(module: Module, buffers: bool) -> list[Leaf]:
@@ -107,14 +156,32 @@ def _without_single_steps(module: Module) -> tuple[Module, str]:
     return module, name
 
 
-def _label(level: int, text: str, style: str = "") -> Text:
-    return Text(_MARK * (level - 1), style="dim").append(Text(text, style=style or "default"))
+def dims_of(leaf: Leaf) -> tuple[str, ...]:
+    """The dims of a tensor as parts between which a line may break."""
+    parts = [f"{dim}," for dim in leaf.dims]
+    if parts:
+        parts[0] = f"[{parts[0]}"
+        parts[-1] = f"{parts[-1].rstrip(',')}]"
+    else:
+        parts = ["[]"]
+    kind = () if leaf.is_parameter else ("buffer",)
+    tied = (f"= {shortened(leaf.tied, _LONGEST_NAME)}",) if leaf.tied else ()
+    return *parts, *kind, *tied
 
 
-def _shape(leaf: Leaf) -> str:
-    tied = f" = {leaf.tied}" if leaf.tied else ""
-    kind = "" if leaf.is_parameter else " buffer"
-    return f"[{', '.join(leaf.dims)}]{kind}{tied}"
+def axis_sizes(root: Module) -> str:
+    """``hidden 64 · heads 4, 8``: the axes of the parameters by name, with every size that they have."""
+    found: dict[str, dict[int, None]] = defaultdict(dict)
+
+    def visit(module: Module) -> None:
+        for leaf in module.leaves:
+            for name, extent in leaf.axes if leaf.is_parameter else ():
+                found[name][extent] = None
+        for child in module.children:
+            visit(child)
+
+    visit(root)
+    return " · ".join(f"{name} {', '.join(f'{s:,}' for s in sorted(sizes))}" for name, sizes in found.items())
 
 
 def tree_data(module: Module) -> dict[str, Any]:

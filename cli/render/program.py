@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from mlgraph.cli.modules import module_tree
 from mlgraph.cli.render.comparison import notes, outcome, plural_count
+from mlgraph.cli.render.modules import TreeView, axis_sizes, tree_data, tree_lines
 from mlgraph.cli.render.numbers import count, size
-from mlgraph.cli.summary import Summary
+from mlgraph.cli.summary import Summary, summarize
 
 if TYPE_CHECKING:
     from mlgraph.program import Input, Program
+
+
+def inspection(
+    program: Program, width: int = 80, depth: int | None = None, every_tensor: bool = False
+) -> list[Any]:
+    """The modules of a program with repeats folded, then what it is as a whole."""
+    from mlgraph.train.flops import count_flops, forward_by_module
+
+    counted = count_flops(program)
+    root = module_tree(program, forward_by_module(program))
+    view = TreeView(depth, every_tensor, max(counted.tokens, counted.samples, 1))
+    figures = summarize(program)
+    told = facts(program, figures, axis_sizes(root), counted.forward / view.per)
+    return [*tree_lines(root, view, width), "", told, *notes(program.notes)]
+
+
+def program_view(program: Program, width: int) -> list[Any]:
+    """A program in notebooks and interpreters: what ``mlgraph inspect`` shows."""
+    return inspection(program, width)
+
+
+def inspection_data(program: Program) -> dict[str, Any]:
+    """The same for JSON."""
+    from mlgraph.train.flops import forward_by_module
+
+    root = module_tree(program, forward_by_module(program))
+    return {**asdict(summarize(program)), "modules": tree_data(root), "notes": list(program.notes)}
 
 
 def captured(program: Program, figures: Summary, path: str) -> list[Any]:
@@ -20,18 +50,22 @@ def captured(program: Program, figures: Summary, path: str) -> list[Any]:
     return [facts(program, figures), *notes(program.notes), "", closing]
 
 
-def facts(program: Program, figures: Summary) -> Table:
-    """Name, size, cost, blocks and inputs of a program, one line each."""
+def facts(program: Program, figures: Summary, axes: str = "", forward: float = 0.0) -> Table:
+    """Name, size, cost, axes, blocks and inputs of a program, one line each."""
     inputs = [(leaf.name, describe(leaf)) for leaf in program.signature.inputs if leaf.is_tensor]
     blocks = ", ".join(f"{name} ×{number}" for name, number in figures.blocks.items()) or "none repeated"
     held = f"{plural_count(figures.parameters)}, {size(figures.bytes)} ({'+'.join(figures.dtypes)})"
+    passes = f"{count(figures.flops)} in training"
+    if forward:
+        passes = f"{count(forward)} forward, {passes}"
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
     for name, text in (
         ("model", figures.name),
         ("holds", held),
-        ("training", f"{count(figures.flops)} FLOPs per {figures.unit}"),
+        ("FLOPs", f"{passes} per {figures.unit}"),
+        *((("axes", axes),) if axes else ()),
         ("blocks", blocks),
         *((f"input {name}", text) for name, text in inputs),
     ):

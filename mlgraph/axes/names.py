@@ -49,6 +49,8 @@ def _family(candidate: Candidate) -> str:
         return "vocab" if "tokens" in hints else "positions"
     if "indexes classes" in frozen or "returned by the model" in frozen:
         return "classes"
+    if "largest entries are selected" in frozen:
+        return "experts"
     if "dim of the input" in frozen:
         return "input"
     if "heads" in hints:
@@ -62,6 +64,8 @@ def _family(candidate: Candidate) -> str:
     if len(blocks) > 1 or "embedded" in hints:
         return "hidden"
     contracted = roles & {"contracts", "both"}
+    if contracted and all(dim == 0 and candidate.ranks[t] == 3 for t, dim, _ in candidate.slots):
+        return "experts"
     if contracted and any(
         rank >= 3 and dim > 0 for (t, dim, _) in candidate.slots for rank in [candidate.ranks[t]]
     ):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlgraph.axes.expressions import DimExpr, render
+from mlgraph.display import Shown
 from mlgraph.errors import AxisError
 
 
@@ -66,7 +66,7 @@ class Sum:
 
 
 @dataclass(frozen=True, eq=False)
-class AxisTable(Sequence[Axis]):
+class AxisTable(Shown, Sequence[Axis]):
     """All axes of a program; indexed by position, by id, or by a name that one axis has."""
 
     axes: tuple[Axis, ...]
@@ -115,26 +115,3 @@ class AxisTable(Sequence[Axis]):
         """The dims of a tensor in axis names, e.g. ``("heads·head_dim", "hidden")``."""
         names = {axis.id: axis.name for axis in self.axes}
         return tuple(render(dim, lambda a: names.get(a, "?")) for dim in self.tensor_dims[tensor])
-
-    def __str__(self) -> str:
-        return render_table(self)
-
-    def __rich__(self) -> Any:
-        from rich.text import Text
-
-        return Text(render_table(self))
-
-
-def render_table(table: AxisTable) -> str:
-    """One line per family of axes: name, size, how many axes and slots, and what is done with it."""
-    families: dict[tuple[str, int, str], list[Axis]] = defaultdict(list)
-    for axis in table.axes:
-        status = (
-            f"frozen: {axis.frozen}" if axis.frozen else f"kept: {axis.kept}" if axis.kept else "coarsenable"
-        )
-        families[axis.name, axis.size, status].append(axis)
-    lines = [f"{'axis':<14}{'size':>7}{'axes':>6}{'slots':>7}  status"]
-    for (name, size, status), members in families.items():
-        slots = sum(len(axis.slots) for axis in members)
-        lines.append(f"{name:<14}{size:>7}{len(members):>6}{slots:>7}  {status}")
-    return "\n".join(lines)

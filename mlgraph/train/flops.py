@@ -66,7 +66,7 @@ def forward_by_module(program: Program) -> dict[str, int]:
     """Operations of the forward pass that each module runs itself, by its qualified name."""
     totals: dict[str, int] = {}
     for node in program.graph.nodes:
-        count = _RULES.get(node.target)
+        count = _rule_of(node)
         if count is not None:
             module = str(node.meta.get("module", ""))
             totals[module] = totals.get(module, 0) + sum(operations for operations, _ in count(node))
@@ -87,7 +87,7 @@ def _count(graph: fx.Graph, program: Program) -> tuple[int, int]:
     below = feeding_loss(graph)
     forward = backward = 0
     for node in graph.nodes:
-        count = _RULES.get(node.target)
+        count = _rule_of(node)
         if count is None:
             continue
         for operations, operands in count(node):
@@ -139,6 +139,12 @@ Counted = list[tuple[int, tuple[Any, ...]]]
 _RULES: dict[Any, Callable[[fx.Node], Counted]] = {}
 
 
+def _rule_of(node: fx.Node) -> Callable[[fx.Node], Counted] | None:
+    """The rule of a node's op; that of an op which a library registers late goes by its qualified name."""
+    schema = getattr(node.target, "_schema", None)
+    return _RULES.get(node.target) or (_RULES.get(schema.name) if schema is not None else None)
+
+
 def _rule(*targets: Any) -> Callable[[Callable[[fx.Node], Counted]], Callable[[fx.Node], Counted]]:
     def register(function: Callable[[fx.Node], Counted]) -> Callable[[fx.Node], Counted]:
         _RULES.update(dict.fromkeys(targets, function))
@@ -157,6 +163,12 @@ def _product(node: fx.Node, first: fx.Node, second: fx.Node) -> Counted:
 
 @_rule(_aten.linear.default, _aten.mm.default, _aten.bmm.default, _aten.matmul.default, _aten.mv.default)
 def _matmul(node: fx.Node) -> Counted:
+    return _product(node, node.args[0], node.args[1])  # type: ignore[arg-type]
+
+
+@_rule(_aten._grouped_mm.default, "transformers::grouped_mm_fallback")
+def _grouped_matmul(node: fx.Node) -> Counted:
+    """Every row by the matrix of its group."""
     return _product(node, node.args[0], node.args[1])  # type: ignore[arg-type]
 
 

@@ -1,0 +1,36 @@
+"""How programs and their tables show themselves: by the views of the command line.
+
+Those stand above everything else, so they are looked up by name when something is shown.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_VIEWS = {
+    "Program": ("mlgraph.cli.render.program", "program_view"),
+    "AxisTable": ("mlgraph.cli.render.axes", "table_view"),
+    "BlockTable": ("mlgraph.cli.render.blocks", "chain_view"),
+}
+
+
+class Shown:
+    """Something that ``print`` shows as text of the terminal's width, and ``rich.print`` with colours."""
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(color_system=None, highlight=False, emoji=False, markup=False)
+        with console.capture() as captured:
+            for renderable in self._view(console.width):
+                console.print(renderable, crop=False)
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+    def __rich_console__(self, console: Any, options: Any) -> Any:
+        yield from self._view(options.max_width)
+
+    def _view(self, width: int) -> list[Any]:
+        module, function = _VIEWS[type(self).__name__]
+        found: list[Any] = getattr(importlib.import_module(module), function)(self, width)
+        return found
