@@ -28,12 +28,20 @@ def make_accelerator(settings: Settings, out_dir: Path | None) -> Any:
             return Accelerator(
                 mixed_precision=settings.mixed_precision,
                 dynamo_backend="inductor" if settings.compile else None,
-                log_with=list(settings.trackers) or None,
+                log_with=_trackers(settings, out_dir),
                 project_dir=None if out_dir is None else str(out_dir),
                 kwargs_handlers=[DistributedDataParallelKwargs()],
             )
     except (ValueError, ImportError) as error:
         raise TrainError(f"accelerate refuses these settings: {error}") from error
+
+
+def _trackers(settings: Settings, out_dir: Path | None) -> list[str] | None:
+    from accelerate.utils import is_tensorboard_available
+
+    if settings.trackers is not None:
+        return list(settings.trackers) or None
+    return ["tensorboard"] if out_dir is not None and is_tensorboard_available() else None
 
 
 class Interruption:

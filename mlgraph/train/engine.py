@@ -151,7 +151,7 @@ class _Engine:
     def run(self, interruption: Interruption) -> Result:
         main = self.accelerator.is_main_process
         self.metrics = Metrics(self.saver.metrics)
-        if self.settings.trackers:
+        if self.accelerator.log_with and not self.accelerator.trackers:
             self.accelerator.init_trackers("mlgraph")
         saved = self.saver.read(self.initial)
         # Processes draw their own dropout masks.
@@ -177,7 +177,7 @@ class _Engine:
         if self.worker is not None:
             self.worker.close()
             self.worker = None
-        if self.settings.trackers:
+        if self.accelerator.trackers:
             self.accelerator.end_training()
         return Result(program, self.metrics.history)
 
@@ -246,7 +246,7 @@ class _Engine:
         loss = float(self.accelerator.reduce(mean, "mean") if self.accelerator.num_processes > 1 else mean)
         record = {**self._where(), "loss": loss, "lr": lr, "memory": peak_memory()}
         self.metrics.add(record)
-        if self.settings.trackers:
+        if self.accelerator.trackers:
             self.accelerator.log(
                 {key: record[key] for key in ("loss", "lr", "level", "flops")}, step=self.at.step
             )
@@ -288,7 +288,7 @@ class _Engine:
         before.restore()
         record = {**self._where(), **{f"eval_{key}": value for key, value in found.items()}}
         self.metrics.add(record)
-        if self.settings.trackers:
+        if self.accelerator.trackers:
             self.accelerator.log(
                 {key: record[key] for key in record if key.startswith("eval_")}, step=self.at.step
             )

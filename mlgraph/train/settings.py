@@ -39,8 +39,10 @@ class Settings:
     log_every: int = option(10, "steps between lines of metrics")
     checkpoint_every: int = option(500, "steps between checkpoints; 0: at the ends of phases alone")
     keep: int = option(2, "checkpoints kept")
-    trackers: tuple[str, ...] = option(
-        (), "experiment trackers of accelerate beside metrics.jsonl: tensorboard, wandb, …"
+    trackers: tuple[str, ...] | None = option(
+        None,
+        "experiment trackers of accelerate beside metrics.jsonl: tensorboard, wandb, …; nothing: TensorBoard "
+        "in the run directory, where it is installed; an empty list: none",
     )
     progress: bool = option(False, "show a progress bar with the time left")
 

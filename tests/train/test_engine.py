@@ -113,6 +113,21 @@ def test_any_optimizer_can_be_used() -> None:
     assert history[-1]["loss"] < history[0]["loss"]
 
 
+def test_tensorboard_shows_the_losses_of_a_run_directory(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = _train(eval_data=points()[:2], out_dir=tmp_path / "run").history
+    written = EventAccumulator(str(tmp_path / "run" / "mlgraph")).Reload()
+    shown = [event.value for event in written.Scalars("loss")]
+    assert shown == pytest.approx([record["loss"] for record in history if "loss" in record])
+    assert written.Scalars("eval_loss")
+
+
+def test_no_tracker_is_used_where_none_is_wanted(tmp_path: Path) -> None:
+    _train(out_dir=tmp_path / "run", trackers=())
+    assert not (tmp_path / "run" / "mlgraph").exists()
+
+
 @pytest.mark.parametrize("checkpoint_every", [0, 3])
 def test_a_finished_run_is_not_run_again(tmp_path: Path, checkpoint_every: int) -> None:
     out = tmp_path / "run"
