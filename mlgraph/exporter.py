@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import io
 import linecache
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType, TracebackType
@@ -21,9 +20,7 @@ from torch.utils import _pytree as pytree
 from mlgraph.errors import CaptureError
 from mlgraph.normalize.symbolic import size_of
 from mlgraph.propagate import is_fake
-
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-_HERE = os.path.dirname(__file__) + os.sep
+from mlgraph.tracing import SizeTooComplex, Tracing, outside
 
 
 @dataclass(frozen=True)
@@ -60,12 +57,14 @@ def export(model: nn.Module, call: Call, dynamic_shapes: Any, training: bool = T
     LayerDrop) is put in evaluation mode alone, its children stay in training; the notes name
     it. Raises ``CaptureError``.
     """
+    tracing = _tracing(model, call)
     model.train(training)
     notes: list[str] = []
     while True:
         try:
-            program, used = _with_sizes(model, call, dynamic_shapes)
-            return Exported(program, used, (*notes, *_fixed_sizes(program, used, dynamic_shapes)))
+            program, used = _with_sizes(model, call, dynamic_shapes, tracing)
+            told = (*notes, *tracing.notes, *_fixed_sizes(program, used, dynamic_shapes))
+            return Exported(program, used, told)
         except Exception as error:
             if "not a known type" in str(error) and _register_outputs(model, call, training):
                 continue
@@ -80,26 +79,40 @@ def export(model: nn.Module, call: Call, dynamic_shapes: Any, training: bool = T
             )
 
 
-def _with_sizes(model: nn.Module, call: Call, dynamic_shapes: Any) -> tuple[ExportedProgram, Call]:
+def _tracing(model: nn.Module, call: Call) -> Tracing:
+    if not has_values(model):
+        return Tracing()
+    model.eval()
+    return Tracing.of(lambda: model(*call.args, **call.kwargs))
+
+
+def _with_sizes(
+    model: nn.Module, call: Call, dynamic_shapes: Any, tracing: Tracing
+) -> tuple[ExportedProgram, Call]:
     def attempt(shapes: Any, on: Call = call) -> ExportedProgram:
+        # torch.export marks the tensors it was given, and a failure leaves the marks
+        given = on.map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf)
         # what torch prints of a graph that fails says nothing to a user
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            return torch.export.export(model, on.args, on.kwargs, dynamic_shapes=shapes, strict=False)
+        with (
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+            tracing.active(limit=dynamic_shapes == "auto"),
+        ):
+            return torch.export.export(model, given.args, given.kwargs, dynamic_shapes=shapes, strict=False)
 
     if dynamic_shapes != "auto":
         return attempt(dynamic_shapes), call
     wide = _widened(call)
-    if wide is not None:
-        with contextlib.suppress(Exception):
-            return attempt(_shapes(model, wide, _all_dims), wide), wide
-    try:
-        return attempt(_shapes(model, call, _all_dims)), call
-    except Exception as error:
+    for on in (wide, call) if wide is not None else (call,):
         try:
-            best = attempt(None)
-        except Exception as static:
-            # The sizes are not to blame.
-            raise static from error
+            return attempt(_shapes(model, on, _all_dims), on), on
+        except SizeTooComplex:
+            with contextlib.suppress(Exception):
+                return attempt(_shapes(model, on, _all_but_spatial), on), on
+        except Exception:
+            continue
+    # If this fails, the sizes are not to blame.
+    best = attempt(None)
     choice: dict[int, Any] = {}
     for index, leaf in enumerate(call.leaves()):
         if not isinstance(leaf, torch.Tensor):
@@ -119,8 +132,13 @@ def _all_dims(tensor: torch.Tensor) -> Any:
     return tuple(Dim.AUTO for _ in tensor.shape)
 
 
+def _all_but_spatial(tensor: torch.Tensor) -> Any:
+    """Of an image, whose sizes go through the most arithmetic, the batch alone."""
+    return _first_dim(tensor) if tensor.dim() > 3 else _all_dims(tensor)
+
+
 def _first_dim(tensor: torch.Tensor) -> Any:
-    return tuple(Dim.AUTO if dim == 0 else None for dim in range(tensor.dim()))
+    return tuple(Dim.AUTO if dim == 0 else Dim.STATIC for dim in range(tensor.dim()))
 
 
 def _shapes(model: nn.Module, call: Call, dims: Callable[[torch.Tensor], Any]) -> Any:
@@ -168,7 +186,7 @@ def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
     trace: TracebackType | None = error.__traceback__
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
-        if not name.startswith((_TORCH, _HERE, "<")):
+        if outside(name):
             found.append((trace.tb_frame, trace.tb_lineno))
         trace = trace.tb_next
     return found

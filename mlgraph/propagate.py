@@ -17,6 +17,14 @@ from mlgraph.program import Signature
 DEVICE = torch.device("cpu")
 
 
+# Composite ops that ask whether a tensor is empty, which is not known where its size depends on data.
+_LIKE_INPUT = {
+    torch.ops.aten.dropout.default,
+    torch.ops.aten.feature_dropout.default,
+    torch.ops.aten.alpha_dropout.default,
+}
+
+
 class PropagationError(MlgraphError):
     """A node of the graph does not run at the sizes of its inputs."""
 
@@ -75,6 +83,8 @@ def _value(node: fx.Node) -> Any:
 def _run(node: fx.Node, call: Call) -> Any:
     args, kwargs = fx.map_arg((node.args, node.kwargs), _value)
     assert callable(node.target)
+    if node.target in _LIKE_INPUT:
+        return torch.empty_like(args[0])
     try:
         return call(node.target, args, kwargs)
     except Exception as error:

@@ -289,8 +289,7 @@ class Inference(Views):
         self.unknown.setdefault(self._named(node), str(node.target))
         for operand in node.all_input_nodes:
             self.emit(operand)
-            held = self.values.get(operand, [])
-            for dim in held if not held or isinstance(held[0], tuple) else [d for dims in held for d in dims]:
+            for dim in _every_dim(self.values.get(operand) or []):
                 self.freeze(dim, text, node)
         value = self.value(node)
         if isinstance(value, (tuple, list)):
@@ -323,6 +322,15 @@ class Inference(Views):
                 self._call(inner)
         self.inside = None
         return result
+
+
+def _every_dim(held: list[Any]) -> Iterator[Dim]:
+    """The dims of a tensor, or of all tensors of a sequence."""
+    for item in held:
+        if isinstance(item, tuple):
+            yield item
+        else:
+            yield from item
 
 
 def _named_error(error: Exception) -> str:

@@ -253,7 +253,8 @@ def _similarity(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule(
-    "bucketize searchsorted histc bincount unique_consecutive unique_dim _unique2 nonzero nonzero_static isin"
+    "bucketize searchsorted histc bincount unique_consecutive unique_dim _unique2 nonzero nonzero_static "
+    "nonzero_numpy where.default isin"
 )
 def _lookup(ctx: Context, node: fx.Node) -> Result:
     name = node.target._opname  # type: ignore[union-attr]
