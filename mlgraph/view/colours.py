@@ -6,25 +6,12 @@ import colorsys
 from collections.abc import Iterable
 
 from mlgraph.axes.families import Family
-from mlgraph.view.diagram import View
 
 _LIGHT = ("#1f5fa8", "#c2491d", "#1b7f5c", "#8a4fa3", "#a06a00", "#0b7d8c", "#b0306a", "#5d6b1f")
 _DARK = ("#74b3ff", "#ff9568", "#5ad2a4", "#d2a0ea", "#ebb850", "#58d0e2", "#ff8ab8", "#bccb70")
 FROZEN = ("#6d7278", "#9aa1a8")
 DASHES = {"coarsenable": None, "kept": "6 2.5", "frozen": "1.5 2.5"}
 """Dash patterns per fate: an axis that is kept is dashed, a frozen one dotted."""
-
-
-def used(view: View) -> list[int]:
-    """The families that some box or edge of a view shows, in the order of the table."""
-    places: set[int] = set()
-    for diagram in (view.overview, *view.blocks.values()):
-        for edge in diagram.edges:
-            places.update(edge.families)
-        for box in diagram.boxes:
-            dims = [dim for tensor in box.tensors for dim in tensor.dims] + list(box.result)
-            places.update(piece.family for dim in dims for piece in dim if piece.family is not None)
-    return sorted(places)
 
 
 def colours(families: Iterable[Family]) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ KINDS = (
     "output",
     "side",
     "chain",
+    "folded",
     "linear",
     "embedding",
     "convolution",
@@ -28,7 +29,8 @@ KINDS = (
     "module",
     "op",
 )
-"""What a box may be; ``add`` and ``mul`` are drawn as circles, ``chain`` stands for repeated blocks."""
+"""What a box may be; ``add`` and ``mul`` are drawn as circles. ``chain`` stands for repeated blocks and
+``folded`` for a module, of which there are diagrams; ``side`` is what a part reads beside its input."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,9 @@ class Diagram:
 
 @dataclass(frozen=True)
 class View:
-    """All diagrams of a program: the whole with its chains folded, and one block of each chain, by name.
+    """All diagrams of a program: the whole with repeats folded, and its parts by name.
+
+    A part is one block of a chain (``repeat`` says of how many) or a module.
 
     ``families`` are the axes that the diagrams' tokens point to; ``slots`` lists, per family, the slots that
     lie outside chains or in their first blocks, as (tensor, dim, role).
@@ -129,7 +133,7 @@ class View:
     name: str
     parameters: int
     overview: Diagram
-    blocks: Mapping[str, Diagram]
+    parts: Mapping[str, Diagram]
     families: tuple[Family, ...]
     slots: tuple[tuple[tuple[str, int, str], ...], ...]
     notes: tuple[str, ...] = ()

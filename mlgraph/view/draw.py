@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Protocol
 
 from mlgraph.axes.families import Family
-from mlgraph.view.diagram import Token
+from mlgraph.view.diagram import Box, Token
 from mlgraph.view.markup import escaped, tag
 from mlgraph.view.measure import SIZES, Line, text_width
 from mlgraph.view.picture import Picture, Placed, Point, Route
@@ -26,10 +26,11 @@ class Paint(Protocol):
 class Drawing:
     """Draws pictures of one view; ``families`` are those that tokens and edges point to.
 
-    ``in_sizes`` writes dims a second time, in sizes, for a style sheet to show instead.
+    ``variants`` are the ways in which dims are written: in ``"names"``, in ``"sizes"``, or in both, for a
+    style sheet to choose.
     """
 
-    in_sizes = False
+    variants: tuple[str, ...] = ("names",)
 
     def __init__(self, families: Sequence[Family], paint: Paint, prefix: str = "") -> None:
         self.families = families
@@ -67,10 +68,14 @@ class Drawing:
                 **self.paint(f"box {box.kind}"),
                 "data-key": self.key(box.id),
                 "data-axes": " ".join(str(self.place(family)) for family in axes) or None,
-                "data-chain": box.title if box.kind == "chain" else None,
+                "data-part": box.title if box.kind in ("chain", "folded") else None,
             },
-            body,
+            self.hover(box) + body,
         )
+
+    def hover(self, box: Box) -> str:
+        """What is put into a box's element beside its drawing."""
+        return ""
 
     def _circle(self, placed: Placed) -> str:
         radius, x, y, arm = placed.width / 2, placed.x, placed.y, 4.5
@@ -104,15 +109,18 @@ class Drawing:
         return "".join(self._line(line, placed.x, first + number * step) for number, line in enumerate(lines))
 
     def _line(self, line: Line, x: float, y: float) -> str:
-        """A centred line; one with axes is there in names and in sizes."""
-        named = self._text(line.pieces, line.style, x, y, "names", line.width)
-        if not self.in_sizes or not any(piece.family is not None for piece in line.pieces):
+        """A centred line, with axes in every variant."""
+        if not any(piece.family is not None for piece in line.pieces):
             return self._text(line.pieces, line.style, x, y, "", line.width)
         sized = tuple(
             Token(str(self.families[piece.family].size), piece.family) if piece.family is not None else piece
             for piece in line.pieces
         )
-        return named + self._text(sized, line.style, x, y, "sizes", None)
+        known = {"names": (line.pieces, line.width), "sizes": (sized, None)}
+        return "".join(
+            self._text(known[variant][0], line.style, x, y, variant, known[variant][1])
+            for variant in self.variants
+        )
 
     def _text(
         self,
@@ -183,16 +191,22 @@ class Drawing:
         )
 
     def _labels(self, picture: Picture) -> list[str]:
-        """Beside the start of edges, the axes they carry, wherever these are others than what came in."""
+        """Beside the start of edges, the axes they carry, where they neither came in nor stand on the box."""
         arriving: dict[str, set[tuple[int, ...]]] = {}
         for route in picture.routes:
             arriving.setdefault(route.edge.target, set()).add(route.edge.families)
         done: set[str] = set()
         labels = []
+        written = {
+            placed.box.id: {piece.family for line in placed.face.lines for piece in line.pieces}
+            for placed in picture.boxes
+        }
         for route in picture.routes:
             edge = route.edge
             known = arriving.get(edge.source, set())
             if not edge.families or edge.source in done or edge.families in known:
+                continue
+            if written[edge.source].issuperset(edge.families):
                 continue
             done.add(edge.source)
             pieces: list[Token] = []
@@ -200,9 +214,11 @@ class Drawing:
                 pieces += [Token(" · ")] if pieces else []
                 pieces.append(Token(self.families[family].name, family))
             x, y = route.points[0]
-            x += _STRAND * len(edge.families) / 2 + 4
+            aside = _STRAND * len(edge.families) / 2 + 4
             width = text_width("".join(piece.text for piece in pieces), SIZES["label"])
-            labels.append(self._text(pieces, "label", x, y + 9.5, "", width, "start"))
+            right = x + aside + width < picture.width
+            x, anchor = (x + aside, "start") if right else (x - aside, "end")
+            labels.append(self._text(pieces, "label", x, y + 9.5, "", width, anchor))
         return labels
 
 

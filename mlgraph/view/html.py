@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 
-from mlgraph.view.colours import DASHES, colours, used
+from mlgraph.view.colours import DASHES
 from mlgraph.view.diagram import Box, Diagram, Dim, Edge, View
 from mlgraph.view.draw import Drawing
 from mlgraph.view.markup import escaped, json_script, tag
 from mlgraph.view.picture import Picture, arrange
+from mlgraph.view.sides import Side, legend, palette, sides
 
 _MOST_SOURCES = 4
+_NIGHTS = (':root:not([data-theme="light"])', ':root[data-theme="dark"]')
+_LEAST_SCALE = 0.72
 Tip = list[tuple[str, str]]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the programs on a page: its view, what it is called there, and its families' places."""
-
-    view: View
-    label: str
-    places: tuple[int, ...]
 
 
 class PagePaint:
@@ -45,14 +38,16 @@ def page(views: Mapping[str, View]) -> str:
     ``views`` are those of one program or of several, under labels; likenesses stand side by side, and an axis
     that several have is one colour.
     """
-    sides = _sides(views)
+    shown = sides(views)
     tips: dict[str, Tip] = {}
-    cards = [_card(sides, None, tips)] + [_card(sides, name, tips) for name in _chains(sides)]
+    cards = [_card(shown, None, tips)] + [_card(shown, name, tips) for name in _chains(shown)]
+    # Names are the same on both sides of a pair, and sizes are what differs.
+    mode = ' class="in-sizes"' if len(shown) > 1 else ""
     title = " · ".join(dict.fromkeys(view.name for view in views.values()))
     body = "".join(
         [
-            _header(sides, title),
-            tag("div", {"class": "desk"}, _legend(sides), tag("main", {}, *cards, _told(sides))),
+            _header(shown, title),
+            tag("div", {"class": "desk"}, _legend(shown), tag("main", {}, *cards, _told(shown))),
             '<div class="tip" role="tooltip" hidden></div>',
             json_script("mlgraph-data", {"tips": tips}),
             f"<script>{_asset('page.js')}</script>",
@@ -63,57 +58,34 @@ def page(views: Mapping[str, View]) -> str:
             '<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             tag("title", {}, escaped(f"{title} – mlgraph")),
-            f"<style>{_asset('page.css')}{_colour_rules(sides)}</style>",
+            f"<style>{_asset('page.css')}{_colour_rules(shown)}</style>",
         ]
     )
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head><body{mode}>{body}</body></html>\n'
 
 
 def _asset(name: str) -> str:
     return files("mlgraph.view").joinpath(name).read_text(encoding="utf-8")
 
 
-def _sides(views: Mapping[str, View]) -> list[Side]:
-    """The programs with places for their families: a family of a later one has that of its likeness."""
-    by_axis: dict[str, int] = {}
-    sides: list[Side] = []
-    free = 0
-    for label, view in views.items():
-        places: list[int] = []
-        for family in view.families:
-            known = next((by_axis[id] for id in family.ids if id in by_axis), free)
-            free += known == free
-            places.append(known)
-        for family, place in zip(view.families, places, strict=True):
-            for id in family.ids:
-                by_axis.setdefault(id, place)
-        sides.append(Side(view, label, tuple(places)))
-    return sides
+def _chains(programs: Sequence[Side]) -> list[str]:
+    return list(dict.fromkeys(name for side in programs for name in side.view.parts))
 
 
-def _chains(sides: Sequence[Side]) -> list[str]:
-    return list(dict.fromkeys(name for side in sides for name in side.view.blocks))
+def _colour_rules(found: Sequence[Side]) -> str:
+    chosen = list(enumerate(palette(found)))
+    light = "".join(f".f{place}{{--axis:{on_white}}}" for place, (on_white, _) in chosen)
+    system, dark = (
+        "".join(f"{root} .f{place}{{--axis:{c}}}" for place, (_, c) in chosen) for root in _NIGHTS
+    )
+    return f"{light}@media (prefers-color-scheme: dark){{{system}}}{dark}"
 
 
-def _colour_rules(sides: Sequence[Side]) -> str:
-    light, dark = [], []
-    seen: set[int] = set()
-    for side in sides:
-        for place, (on_white, on_black) in zip(side.places, colours(side.view.families), strict=True):
-            if place not in seen:
-                seen.add(place)
-                light.append(f".f{place}{{--axis:{on_white}}}")
-                dark.append(f"{{root}} .f{place}{{--axis:{on_black}}}")
-    night = "".join(dark)
-    system = night.replace("{root}", ':root:not([data-theme="light"])')
-    chosen = night.replace("{root}", ':root[data-theme="dark"]')
-    return "".join(light) + f"@media (prefers-color-scheme: dark){{{system}}}{chosen}"
-
-
-def _header(sides: Sequence[Side], title: str) -> str:
-    counts = " → ".join(f"{side.view.parameters:,}" for side in sides)
+def _header(programs: Sequence[Side], title: str) -> str:
+    counts = " → ".join(f"{side.view.parameters:,}" for side in programs)
+    pressed = str(len(programs) > 1).lower()
     buttons = (
-        '<button data-do="sizes" aria-pressed="false">sizes</button>'
+        f'<button data-do="sizes" aria-pressed="{pressed}">sizes</button>'
         '<button data-do="fold">fold / unfold</button>'
         '<button data-do="theme">light / dark</button>'
     )
@@ -126,11 +98,11 @@ def _header(sides: Sequence[Side], title: str) -> str:
     )
 
 
-def _told(sides: Sequence[Side]) -> str:
+def _told(programs: Sequence[Side]) -> str:
     """Notes of the programs, each once."""
     lines = dict.fromkeys(
         line
-        for side in sides
+        for side in programs
         for line in (*side.view.notes, *(f"not in a chain: {why}" for why in side.view.rejected))
     )
     return tag("ul", {"class": "told"}, *(tag("li", {}, escaped(line)) for line in lines)) if lines else ""
@@ -139,42 +111,25 @@ def _told(sides: Sequence[Side]) -> str:
 # The legend
 
 
-def _legend(sides: Sequence[Side]) -> str:
+def _legend(programs: Sequence[Side]) -> str:
     rows = []
-    shown = list(dict.fromkeys(side.places[family] for side in sides for family in used(side.view)))
-    for place in shown:
-        members = [
-            (side, side.view.families[number], side.view.slots[number])
-            for side in sides
-            for number, own in enumerate(side.places)
-            if own == place
-        ]
-        _, family, slots = members[0]
-        sizes = " → ".join(dict.fromkeys(f"{found.size:,}" for _, found, _ in members))
-        many = f" ×{len(family.ids)}" if len(family.ids) > 1 else ""
-        fate = family.fate if not family.reason else f"{family.fate}: {family.reason}"
-        swatch = (
-            '<svg width="34" height="8" aria-hidden="true">'
-            + tag(
-                "path",
-                {"d": "M0 4h34", "class": f"strand f{place}", "stroke-dasharray": DASHES[family.fate]},
-            )
-            + "</svg>"
-        )
-        listed = [tag("li", {}, escaped(f"{tensor}[{dim}] {role}")) for tensor, dim, role in slots]
+    for entry in legend(programs):
+        stroke = {"class": f"strand f{entry.place}", "stroke-dasharray": DASHES[entry.family.fate]}
+        line = tag("path", {"d": "M0 4h34", **stroke})
+        slots = (f"{tensor}[{dim}] {role}" for tensor, dim, role in entry.slots)
         rows.append(
             tag(
                 "li",
-                {"data-axis": place, "class": family.fate},
+                {"data-axis": entry.place, "class": entry.family.fate},
                 tag(
                     "button",
-                    {"aria-pressed": "false", "class": f"f{place}"},
-                    swatch,
-                    tag("b", {}, escaped(family.name)),
-                    tag("span", {"class": "sizes-of"}, escaped(sizes + many)),
-                    tag("small", {}, escaped(fate)),
+                    {"aria-pressed": "false", "class": f"f{entry.place}"},
+                    tag("svg", {"width": 34, "height": 8, "aria-hidden": "true"}, line),
+                    tag("b", {}, escaped(entry.family.name)),
+                    tag("span", {"class": "sizes-of"}, escaped(entry.size_text)),
+                    tag("small", {}, escaped(entry.fate_text)),
                 ),
-                tag("ul", {"class": "slots"}, *listed),
+                tag("ul", {"class": "slots"}, *(tag("li", {}, escaped(slot)) for slot in slots)),
             )
         )
     return tag("aside", {}, tag("h2", {}, "Axes"), tag("ul", {"class": "legend"}, *rows))
@@ -183,10 +138,10 @@ def _legend(sides: Sequence[Side]) -> str:
 # Diagrams
 
 
-def _card(sides: Sequence[Side], chain: str | None, tips: dict[str, Tip]) -> str:
+def _card(programs: Sequence[Side], chain: str | None, tips: dict[str, Tip]) -> str:
     figures, repeats = [], []
-    for number, side in enumerate(sides):
-        diagram = side.view.overview if chain is None else side.view.blocks.get(chain)
+    for number, side in enumerate(programs):
+        diagram = side.view.overview if chain is None else side.view.parts.get(chain)
         if diagram is None:
             continue
         repeats.append(str(diagram.repeat))
@@ -194,10 +149,11 @@ def _card(sides: Sequence[Side], chain: str | None, tips: dict[str, Tip]) -> str
     if chain is None:
         heading = "the whole model"
     else:
-        heading = escaped(chain) + f" <span>× {' → '.join(dict.fromkeys(repeats))}, one block</span>"
+        times = " → ".join(dict.fromkeys(repeats))
+        heading = escaped(chain) + (f" <span>× {times}, one block</span>" if times != "1" else "")
     return tag(
         "details",
-        {"class": "card", "open": "", "data-chain": chain},
+        {"class": "card", "open": "", "data-part": chain},
         tag("summary", {}, heading),
         tag("div", {"class": "pair"}, *figures),
     )
@@ -220,6 +176,7 @@ def _figure(side: Side, diagram: Diagram, prefix: str, tips: dict[str, Tip]) -> 
             "viewBox": f"0 0 {picture.width:.1f} {picture.height:.1f}",
             "role": "img",
             "aria-label": diagram.name,
+            "style": f"min-width:{picture.width * _LEAST_SCALE:.0f}px",
         },
         drawing.picture(picture),
     )
@@ -230,7 +187,7 @@ def _figure(side: Side, diagram: Diagram, prefix: str, tips: dict[str, Tip]) -> 
 class PageDrawing(Drawing):
     """A drawing whose axes go by their places on the page."""
 
-    in_sizes = True
+    variants = ("names", "sizes")
 
     def __init__(self, side: Side, prefix: str) -> None:
         super().__init__(side.view.families, PagePaint(side), prefix)

@@ -64,10 +64,12 @@ def _lines(box: Box) -> list[Line]:
     if box.kind in ("input", "output", "side"):
         inner = _listed(box.result) if box.kind != "side" and box.result else ()
         return [title, *([Line(inner, "dims")] if inner else [])]
-    if box.kind == "chain":
-        title = Line((Token(f"{_shortened(box.title)} × {box.repeat}"),), "title")
+    if box.kind in ("chain", "folded"):
+        times = f" × {box.repeat}" if box.kind == "chain" else ""
+        title = Line((Token(_shortened(box.title) + times),), "title")
         each = sum(math.prod(tensor.shape) for tensor in box.tensors if tensor.is_parameter)
-        return [title, Line((Token(f"{each:,} parameters each"),), "note")]
+        each_of = " each" if times else ""
+        return [title, Line((Token(f"{each:,} parameters{each_of}"),), "note")]
     lines = [title]
     if box.note and box.kind not in ("norm", "activation", "op"):
         lines.append(Line((Token(_shortened(box.note)),), "note"))

@@ -41,7 +41,7 @@
   function hide() { tip.hidden = true; }
 
   function open(chain, from) {
-    const card = all(".card").find((found) => found.dataset.chain === chain);
+    const card = all(".card").find((found) => found.dataset.part === chain);
     if (!card) return;
     card.open = true;
     card.scrollIntoView({ behavior: "smooth", block: "nearest", inline: "nearest" });
@@ -70,14 +70,14 @@
     if (piece) return choose(piece.dataset.axis);
     const edge = target.closest(".edge");
     if (edge) return axesOf(edge).length ? choose(axesOf(edge)[0]) : undefined;
-    const chain = target.closest(".box[data-chain]");
-    if (chain) return open(chain.dataset.chain);
+    const chain = target.closest(".box[data-part]");
+    if (chain) return open(chain.dataset.part);
     if (chosen !== null && target.closest("svg")) choose(chosen);
   });
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") { hide(); if (chosen !== null) choose(chosen); }
-    const group = event.target.closest && event.target.closest(".box[data-chain]");
-    if (group && (event.key === "Enter" || event.key === " ")) { event.preventDefault(); open(group.dataset.chain); }
+    const group = event.target.closest && event.target.closest(".box[data-part]");
+    if (group && (event.key === "Enter" || event.key === " ")) { event.preventDefault(); open(group.dataset.part); }
   });
 
   const actions = {

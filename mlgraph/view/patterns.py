@@ -23,8 +23,10 @@ class Group:
 
     @property
     def module(self) -> str:
-        """The innermost module that holds them all."""
-        first, *others = (_ancestors(str(node.meta.get("module") or "")) for node in self.nodes)
+        """The innermost module that holds them all; where one of them contracts, that one's."""
+        leading = [node for node in self.nodes if ops.is_contraction(node)]
+        nodes = leading if len(leading) == 1 else self.nodes
+        first, *others = (_ancestors(str(node.meta.get("module") or "")) for node in nodes)
         return [path for path in first if all(path in other for other in others)][-1]
 
 
@@ -48,8 +50,8 @@ def group(wires: Wires, scope: Iterable[fx.Node], roots: Iterable[str]) -> list[
     inside = set(nodes)
     take(_attention(wires, nodes, inside), "attention")
     take(_rotary(wires, nodes, inside), "rotary")
-    take(_modules(wires, [node for node in nodes if node not in taken], set(roots)), "module")
     take(_plumbing(wires, [node for node in nodes if node not in taken]), "plumbing")
+    take(_modules(wires, [node for node in nodes if node not in taken], set(roots)), "module")
     singles = [node for node in nodes if node not in taken]
     take(([node] for node in singles if node in wires.varying or ops.is_contraction(node)), "op")
     return sorted(_acyclic(wires, groups), key=lambda found: wires.flow.order[found.nodes[0]])
@@ -236,3 +238,26 @@ def links(wires: Wires, groups: Sequence[Group]) -> nx.DiGraph[int]:
             if owner.get(origin, number) != number:
                 graph.add_edge(owner[origin], number)
     return graph
+
+
+def numbered_modules(
+    wires: Wires, groups: Sequence[Group], barred: set[str], least: int = 6
+) -> dict[str, list[Group]]:
+    """The outermost numbered modules of at least ``least`` groups that may be drawn as one box, by path.
+
+    ``barred`` are modules, which no such module may hold.
+    """
+    held = {part for path in barred for part in _ancestors(path)}
+    members: dict[str, list[Group]] = {}
+    for found in groups:
+        for path in _ancestors(found.module):
+            if path.rpartition(".")[2].isdigit() and path not in held:
+                members.setdefault(path, []).append(found)
+                break
+    whole: dict[str, list[Group]] = {}
+    for path, inner in members.items():
+        rest = [found for found in groups if found not in inner]
+        one = Group(tuple(node for found in inner for node in found.nodes), "module")
+        if len(inner) >= least and nx.is_directed_acyclic_graph(links(wires, [one, *rest])):
+            whole[path] = inner
+    return whole

@@ -18,6 +18,7 @@ _LANE = 14.0
 _MARGIN = 14.0
 _PORTS = 18.0
 _ROUNDS = 24
+_NEARLY = 30.0
 
 Point = tuple[float, float]
 
@@ -93,10 +94,16 @@ class _Arrangement:
         ports: dict[int, float] = {}
         for id, places in into.items():
             places.sort(key=lambda place: self._from(place))
-            room = self.faces[id].width - 16
-            step = min(_PORTS, room / max(len(places) - 1, 1)) if not self.boxes[id].is_circle else 9.0
-            for number, place in enumerate(places):
-                ports[place] = self.x[id] + (number - (len(places) - 1) / 2) * step
+            circle = self.boxes[id].is_circle
+            room = self.faces[id].width * (0.5 if circle else 0.76)
+            step = min(_PORTS, room / max(len(places) - 1, 1))
+            low, high = self.x[id] - room / 2, self.x[id] + room / 2
+            wanted = [min(max(self._from(place), low), high) for place in places]
+            if circle or len(places) == 1:
+                wanted = [self.x[id]] * len(places)
+            found = spaced(wanted, [1.0] * len(places), [step] * (len(places) - 1))
+            shift = max(low - found[0], 0.0) - max(found[-1] - high, 0.0)
+            ports.update(zip(places, (x + shift for x in found), strict=True))
         return ports
 
     def _from(self, place: int) -> float:
@@ -282,7 +289,28 @@ def _across(layered: Layered, widths: Mapping[str, float]) -> dict[str, float]:
             weights = [float(len(near[id]) or 1) * (3.0 if id not in widths else 1.0) for id in row]
             apart = [(widths.get(a, 8.0) + widths.get(b, 8.0)) / 2 + _APART for a, b in pairwise(row)]
             x.update(zip(row, spaced(wanted, weights, apart), strict=True))
+    _straighten(layered, x, near, widths)
     return x
+
+
+def _straighten(
+    layered: Layered, x: dict[str, float], near: Mapping[str, Sequence[str]], widths: Mapping[str, float]
+) -> None:
+    """Put what has one neighbour above (or, having none there, one below) under it if it nearly is."""
+    layer = {id: number for number, row in enumerate(layered.layers) for id in row}
+    for downwards in (True, False):
+        rows = layered.layers if downwards else layered.layers[::-1]
+        for row in rows:
+            wanted, weights = [], []
+            for id in row:
+                above = [other for other in near[id] if layer[other] < layer[id]]
+                below = [other for other in near[id] if layer[other] > layer[id]]
+                guides = above if downwards else below if not above else []
+                close = len(guides) == 1 and abs(x[guides[0]] - x[id]) < _NEARLY
+                wanted.append(x[guides[0]] if close else x[id])
+                weights.append(1000.0 if close else 1.0)
+            apart = [(widths.get(a, 8.0) + widths.get(b, 8.0)) / 2 + _APART / 2 for a, b in pairwise(row)]
+            x.update(zip(row, spaced(wanted, weights, apart), strict=True))
 
 
 def spaced(wanted: Sequence[float], weights: Sequence[float], apart: Sequence[float]) -> list[float]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from textwrap import wrap
 
-from mlgraph.view.colours import DASHES, colours, used
-from mlgraph.view.diagram import Token, View
+from mlgraph.view.colours import DASHES
+from mlgraph.view.diagram import Box, View
 from mlgraph.view.draw import Drawing
 from mlgraph.view.markup import escaped, tag
 from mlgraph.view.picture import Picture, arrange
+from mlgraph.view.sides import Entry, Side, legend, palette, sides
 
 _APART = 40.0
 _MARGIN = 16.0
@@ -27,15 +29,26 @@ _FILLS = {
     "rotary": "#f7f3e6",
     "chain": "#ffffff",
 }
+_PLAIN: dict[str, dict[str, object]] = {
+    "wire": {"fill": "none", "stroke": "#8a9096", "stroke-width": 1.1},
+    "reach": {"fill": "none", "stroke": "none"},
+    "sign": {"fill": "none", "stroke": _INK, "stroke-width": 1.4},
+    "title": {"fill": _INK, "font-weight": "600"},
+    "note": {"fill": _PALE},
+    "dims": {"fill": _PALE},
+    "label": {"fill": _PALE},
+}
+_LEGEND, _LEGEND_LETTERS, _GAP = 260.0, 54, 24.0
 _FONT = "Helvetica, Arial, sans-serif"
 
 
 class PrintPaint:
     """Literal colours on white, so that no style sheet is needed; dashes tell what is not coarsened."""
 
-    def __init__(self, view: View) -> None:
-        self.fates = [family.fate for family in view.families]
-        self.colours = [light for light, _ in colours(view.families)]
+    def __init__(self, side: Side, chosen: Sequence[tuple[str, str]]) -> None:
+        self.places = side.places
+        self.fates = [family.fate for family in side.view.families]
+        self.colours = [chosen[place][0] for place in side.places]
 
     def __call__(self, role: str, family: int | None = None) -> dict[str, object]:
         first, *rest = role.split()
@@ -44,26 +57,12 @@ class PrintPaint:
             case "strand" | "residual":
                 dash = DASHES[self.fates[family]] if family is not None else None
                 return {"fill": "none", "stroke": colour, "stroke-width": 1.8, "stroke-dasharray": dash}
-            case "wire":
-                return {"fill": "none", "stroke": "#8a9096", "stroke-width": 1.1}
-            case "arrow":
-                return {"fill": colour}
-            case "reach":
-                return {"fill": "none", "stroke": "none"}
-            case "axis":
-                return {"fill": colour}
             case "shape":
                 return self._shape(rest[0])
-            case "sign":
-                return {"fill": "none", "stroke": _INK, "stroke-width": 1.4}
-            case "title":
-                return {"fill": _INK, "font-weight": "600"}
-            case "note":
-                return {"fill": _PALE}
-            case "dims" | "label":
-                return {"fill": _PALE}
+            case "arrow" | "axis":
+                return {"fill": colour}
             case _:
-                return {}
+                return _PLAIN.get(first, {})
 
     def _shape(self, kind: str) -> dict[str, object]:
         dash = "3 2" if kind == "side" else None
@@ -71,17 +70,37 @@ class PrintPaint:
         return {"fill": fill, "stroke": _INK, "stroke-width": 1.0, "stroke-dasharray": dash}
 
 
+class PrintDrawing(Drawing):
+    """A drawing that tells what boxes are when hovered over, where that is shown."""
+
+    def hover(self, box: Box) -> str:
+        lines = [f"{tensor.name} {list(tensor.shape)}" for tensor in box.tensors]
+        return tag("title", {}, escaped("\n".join([" ".join((box.path or box.title, box.note)), *lines])))
+
+
 def svg(views: Mapping[str, View]) -> str:
-    """The text of an SVG file; the views of several programs, by label, one below the other."""
-    rows = [_row(label, view) for label, view in views.items()]
+    """The text of an SVG file.
+
+    ``views`` are those of one program or of several, under labels, which stand one below the other; with
+    several, dims are written in sizes, which is what differs.
+    """
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{fragment(views)}\n'
+
+
+def fragment(views: Mapping[str, View]) -> str:
+    """The svg element alone, to be set into a page."""
+    shown = sides(views)
+    chosen, entries = palette(shown), legend(shown)
+    own = [entry for entry in entries if entry.place in shown[0].places]
+    rest = [entry for entry in entries if entry not in own]
+    rows = [_row(side, chosen, rest if n else own, len(shown) > 1) for n, side in enumerate(shown)]
     width, height = max(row[1] for row in rows), sum(row[2] for row in rows)
     parts, y = [], 0.0
     for drawn, _, tall in rows:
         parts.append(tag("g", {"transform": f"translate(0 {y:.1f})"}, drawn))
         y += tall
     names = ", ".join(dict.fromkeys(view.name for view in views.values()))
-    background = tag("rect", {"width": width, "height": height, "fill": "#ffffff"})
-    return '<?xml version="1.0" encoding="UTF-8"?>\n' + tag(
+    return tag(
         "svg",
         {
             "xmlns": "http://www.w3.org/2000/svg",
@@ -92,30 +111,39 @@ def svg(views: Mapping[str, View]) -> str:
             "role": "img",
         },
         tag("title", {}, escaped(f"{names}: block diagram")),
-        background,
+        tag("rect", {"width": width, "height": height, "fill": "#ffffff"}),
         *parts,
     )
 
 
-def _row(label: str, view: View) -> tuple[str, float, float]:
-    """The elements of one program's view, their width and height."""
-    paint = PrintPaint(view)
-    drawing = Drawing(view.families, paint)
-    pictures = [arrange(view.overview), *(arrange(diagram) for diagram in view.blocks.values())]
-    if label:
-        pictures[0] = replace(pictures[0], name=f"{pictures[0].name} ({label})")
-    parts: list[str] = []
-    x, height = _MARGIN, 0.0
-    for picture in pictures:
-        parts.append(_figure(drawing, picture, x))
+def _row(
+    side: Side, chosen: Sequence[tuple[str, str]], entries: Sequence[Entry], in_sizes: bool
+) -> tuple[str, float, float]:
+    """The elements of one program's view, their width and height; the legend stands below the whole."""
+    view, paint = side.view, PrintPaint(side, chosen)
+    drawing = PrintDrawing(view.families, paint)
+    drawing.variants = ("sizes",) if in_sizes else ("names",)
+    whole, *rest = [arrange(view.overview), *(arrange(diagram) for diagram in view.parts.values())]
+    if side.label:
+        whole = replace(whole, name=f"{whole.name} ({side.label})")
+    first, below = whole.width, _MARGIN + _HEAD + whole.height + _GAP
+    height = below
+    axes = ""
+    if entries:
+        drawn, legend_height = _legend(entries, paint)
+        first, height = max(first, _LEGEND), below + legend_height
+        left = _MARGIN + (first - _LEGEND) / 2
+        axes = tag("g", {"transform": f"translate({left:.1f} {below:.1f})"}, drawn)
+    parts = [_figure(drawing, whole, _MARGIN + (first - whole.width) / 2), axes]
+    x = _MARGIN + first + _APART
+    for picture in rest:
+        parts.append(_figure(drawing, picture, x, framed=True))
         x += picture.width + _APART
-        height = max(height, picture.height)
-    legend, legend_width, legend_height = _legend(view, paint)
-    parts.append(tag("g", {"transform": f"translate({x:.1f} {_MARGIN + _HEAD:.1f})"}, legend))
-    return "".join(parts), x + legend_width + _MARGIN, max(height, legend_height) + _HEAD + 2 * _MARGIN
+        height = max(height, picture.height + _HEAD + _MARGIN)
+    return "".join(parts), x - _APART + _MARGIN, height + _MARGIN
 
 
-def _figure(drawing: Drawing, picture: Picture, x: float) -> str:
+def _figure(drawing: Drawing, picture: Picture, x: float, framed: bool = False) -> str:
     times = f" × {picture.repeat}" if picture.repeat > 1 else ""
     heading = tag(
         "text",
@@ -142,34 +170,29 @@ def _figure(drawing: Drawing, picture: Picture, x: float) -> str:
                 "stroke": _FAINT,
             },
         )
-        if picture.repeat > 1
+        if framed
         else ""
     )
     inner = tag("g", {"transform": f"translate(0 {_HEAD})"}, drawing.picture(picture))
     return tag("g", {"transform": f"translate({x:.1f} {_MARGIN})"}, heading, frame, inner)
 
 
-def _legend(view: View, paint: PrintPaint) -> tuple[str, float, float]:
-    """Each axis with its stroke, name, size and fate."""
-    rows = []
-    for number, place in enumerate(used(view)):
-        family, y = view.families[place], 14.0 + number * 30.0
-        rows.append(tag("path", {"d": f"M0 {y - 4:.1f}h34", **paint("strand", place)}))
-        name = Token(family.name, place)
-        rows.append(
+def _legend(entries: Sequence[Entry], paint: PrintPaint) -> tuple[str, float]:
+    """Each axis with its stroke, name, size and fate; the height of them all."""
+    rows, y = [], 12.0
+    for entry in entries:
+        family = paint.places.index(entry.place)
+        rows += [
+            tag("path", {"d": f"M0 {y - 4:.1f}h34", **paint("strand", family)}),
             tag(
                 "text",
                 {"x": 42.0, "y": y, "font-size": 11.5, "fill": _INK},
-                tag("tspan", {**paint("axis", name.family), "font-weight": "600"}, escaped(name.text)),
-                escaped(f"  {family.size:,}" + (f" (×{len(family.ids)})" if len(family.ids) > 1 else "")),
-            )
-        )
-        words = family.fate if family.fate == "coarsenable" else f"{family.fate}: {family.reason}"
-        rows.append(
-            tag("text", {"x": 42.0, "y": y + 12, "font-size": 9.0, "fill": _PALE}, escaped(_short(words)))
-        )
-    return "".join(rows), 300.0, 14.0 + len(used(view)) * 30.0
-
-
-def _short(text: str, longest: int = 62) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+                tag("tspan", {**paint("axis", family), "font-weight": "600"}, escaped(entry.family.name)),
+                escaped(f"  {entry.size_text}"),
+            ),
+        ]
+        for line in wrap(entry.fate_text, _LEGEND_LETTERS):
+            y += 12.0
+            rows.append(tag("text", {"x": 42.0, "y": y, "font-size": 9.0, "fill": _PALE}, escaped(line)))
+        y += 19.0
+    return "".join(rows), y
