@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ aten = torch.ops.aten
 
 
 def capture(
-    model: nn.Module,
+    model: nn.Module | str | os.PathLike[str],
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = "auto",
@@ -37,11 +38,20 @@ def capture(
     """The program that ``model`` runs on the example ``args`` and ``kwargs``.
 
     The graph has training semantics and shares the model's parameters and buffers; the model itself is left
-    as it was. A transformers or timm model makes example inputs of its own. ``dynamic_shapes`` is what
+    as it was. A transformers or timm model makes example inputs of its own; a string or path is opened as
+    the command line does (``mlgraph.sources.open_source``). ``dynamic_shapes`` is what
     ``torch.export.export`` takes, or ``"auto"``: every size that the model allows to vary does, and the
     program's notes name those that do not. Raises ``CaptureError`` with the line of the model's source
     that stands in the way.
     """
+    if isinstance(model, (str, os.PathLike)):
+        from mlgraph.sources import open_source
+
+        return open_source(model, inputs=(args, dict(kwargs or {})) if args or kwargs else None)
+    if not isinstance(model, nn.Module):
+        raise CaptureError(
+            f"{type(model).__name__} is not a module; pass an nn.Module, a file or a directory"
+        )
     known = getattr(model, "program", None)
     if isinstance(known, Program):
         return known

@@ -101,6 +101,20 @@ def test_a_huggingface_directory(bert_directory):
     torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-5, atol=1e-6)
 
 
+def test_capture_takes_what_the_command_line_takes(bert_directory):
+    for source in (bert_directory, str(bert_directory)):
+        program = mlgraph.capture(source)
+        assert program.state_dict().keys() == open_source(source).state_dict().keys()
+        assert {"input_ids", "labels"} <= {given.name for given in program.signature.inputs}
+    given = mlgraph.capture(bert_directory, (), {"input_ids": torch.randint(2, 9, (2, 5))})
+    assert [given.name for given in given.signature.inputs] == ["input_ids"]
+
+
+def test_capture_refuses_what_is_no_model():
+    with pytest.raises(CaptureError, match="dict is not a module"):
+        mlgraph.capture({"weight": torch.zeros(2)})
+
+
 def test_weights_that_the_files_lack_are_named(bert_directory, tmp_path):
     from safetensors.torch import load_file, save_file
 
