@@ -66,7 +66,7 @@ def differences(before: Program, after: Program) -> Differences:
     return Differences(
         summarize(before),
         summarize(after),
-        (lineage(before), lineage(after)),
+        (lineage(before, after), lineage(after, before)),
         tuple(_axes(before, after)),
         tuple(tensors),
         equal,

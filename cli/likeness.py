@@ -48,8 +48,8 @@ def _compare(module: Module, other: Module) -> Like | None:
     fewest = _SHARED * max(len(ours), len(theirs))
     if len(common) < max(fewest, _FEWEST) or any(ours[p].dims != theirs[p].dims for p in common):
         return None
-    kinds = {kind: None for leaf in ours.values() for kind in leaf.axes}
-    known = {kind for leaf in theirs.values() for kind in leaf.axes}
+    kinds = {kind: None for leaf in ours.values() if leaf.is_parameter for kind in leaf.axes}
+    known = {kind for leaf in theirs.values() if leaf.is_parameter for kind in leaf.axes}
     sizes = tuple(kind for kind in kinds if kind not in known)
     missing, extra = (tuple(_topmost(a, b)) for a, b in ((theirs, ours), (ours, theirs)))
     repeats = tuple(_repeats(module, other))

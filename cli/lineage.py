@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,13 +25,18 @@ class Step:
     changes: tuple[Change, ...] = ()
 
 
-def lineage(program: Program) -> tuple[Step, ...]:
+def lineage(program: Program, origin: Program | None = None) -> tuple[Step, ...]:
     """The way from the user's model, level 1, to ``program``.
 
-    Coalescing leads one level down, interpolation keeps the level, and every other pass leads one up.
+    Coalescing leads one level down, interpolation keeps the level, and every other pass leads one up. A
+    program that was taken back up has forgotten what the passes changed; where ``origin`` is one that it came
+    from, they are run on its shapes again.
     """
-    history = [str(step) for step in program.origin.get("history", ())]
+    history = _history(program)
     told = _changes(program, len(history))
+    if origin is not None and not any(told) and history[: len(_history(origin))] == _history(origin):
+        again = _replayed(origin, history[len(_history(origin)) :])
+        told = [()] * len(_history(origin)) + again
     number, seen = 1, {"L1"}
     steps = [Step("L1")]
     for operation, changed in zip(history, told, strict=True):
@@ -53,6 +59,26 @@ def _changes(program: Program, length: int) -> list[tuple[Change, ...]]:
         found.append(tuple(changes(parent, current)))
         current = parent
     return [()] * (length - len(found)) + found[::-1]
+
+
+def _history(program: Program) -> list[str]:
+    return [str(step) for step in program.origin.get("history", ())]
+
+
+def _replayed(origin: Program, operations: Sequence[str]) -> list[tuple[Change, ...]]:
+    """What passes change when run one after the other; nothing from the first on that shapes do not allow."""
+    from mlgraph.errors import MlgraphError
+    from mlgraph.passes.base import parse_pass
+
+    current, found = origin.skeleton(), []
+    for operation in operations:
+        try:
+            after = parse_pass(operation)(current)
+        except (MlgraphError, NotImplementedError, RuntimeError, TypeError):
+            break
+        found.append(tuple(changes(current, after)))
+        current = after
+    return found + [()] * (len(operations) - len(found))
 
 
 def frozen_by_user(program: Program) -> tuple[str, ...]:

@@ -70,7 +70,9 @@ def _hanging(text: Text, indent: int, width: int) -> Iterator[Text]:
     first, *rest = text.wrap(Console(width=width), width) or [text]
     yield first
     if rest:
-        tail = Text(" ").join(line.copy() for line in rest)
+        for line in rest:
+            line.rstrip()
+        tail = Text(" ").join(rest)
         for line in tail.wrap(Console(width=width), width - indent):
             yield Text(" " * indent).append(line)
 

@@ -46,7 +46,7 @@ def graph_data(program: Program) -> list[dict[str, Any]]:
                     "call": notation.call(node),
                     "dims": list(notation.dims(node.name)),
                     "module": str(node.meta.get("module", "")),
-                    "source": str(node.meta.get("source", "")),
+                    "source": str(node.meta.get("source") or ""),
                 }
                 for node in nodes
             ],
@@ -71,7 +71,7 @@ def _node_lines(notation: Notation, nodes: Iterable[fx.Node], prefix: str, width
     """Each node with its dims, below the source line that it comes from."""
     source = ""
     for node in nodes:
-        line = short_source(str(node.meta.get("source", "")))
+        line = short_source(str(node.meta.get("source") or ""))
         if line and line != source:
             source = line
             told = f"# {line}"

@@ -12,7 +12,7 @@ from rich.text import Text
 from mlgraph.cli.likeness import like_sibling
 from mlgraph.cli.modules import Leaf, Module
 from mlgraph.cli.render.console import shortened
-from mlgraph.cli.render.layout import Row, lay_out
+from mlgraph.cli.render.layout import Row, lay_out, wrapped
 from mlgraph.cli.render.numbers import count, size
 
 MARK = "│ "
@@ -32,7 +32,10 @@ class TreeView:
     per: int = 1
 
 
-def tree_lines(root: Module, view: TreeView, width: int = 80) -> list[Text]:
+_ALL = TreeView()
+
+
+def tree_lines(root: Module, view: TreeView = _ALL, width: int = 80) -> list[Text]:
     """One line for each module that holds parameters, with their dims in axis names.
 
     A module's first tensor stands for it, and the others are named after it unless the view gives every
@@ -51,7 +54,8 @@ def tree_lines(root: Module, view: TreeView, width: int = 80) -> list[Text]:
     ]
     lines = lay_out(Row("", "module", ("dims",), headers, "bold"), rows, width)
     if any(line.folds for line in listed):
-        lines.append(Text("Inside ×N, figures are those of one of the N.", style="dim"))
+        told = wrapped(("Inside ×N,", "figures are those", "of one of the N."), width)
+        lines += [Text(line, style="dim") for line in told]
     return lines
 
 
