@@ -61,13 +61,24 @@ class Collections:
             keys.append(key)
         laid: list[tuple[Any, Place | None]] = []
         done = set()
+        scattered = {key for key in groups if not self._in_order(key, keys, groups[key])}
         for part, key in zip(parts, keys, strict=True):
             if key is None:
                 laid.append((part, None))
+            elif key in scattered:
+                block = next(block for block, known in groups[key].items() if known is part)
+                laid.append((part, self.single(key[0], block, user)))
             elif key not in done:
                 done.add(key)
                 laid += self._laid(key[0], groups[key], user)
         return laid
+
+    @staticmethod
+    def _in_order(key: Any, keys: Sequence[Any], group: Mapping[int, Any]) -> bool:
+        """Whether the elements of one kind stand side by side in the order of their blocks."""
+        at = [position for position, other in enumerate(keys) if other == key]
+        blocks = list(group)
+        return at == list(range(at[0], at[0] + len(at))) and blocks == sorted(blocks)
 
     def _laid(self, chain: int, group: Mapping[int, Any], user: str) -> list[tuple[Any, Place | None]]:
         layout, length = self.layouts[chain], self.lengths[chain]

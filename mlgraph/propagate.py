@@ -84,7 +84,7 @@ def _run(node: fx.Node, call: Call) -> Any:
     args, kwargs = fx.map_arg((node.args, node.kwargs), _value)
     assert callable(node.target)
     if node.target in _LIKE_INPUT:
-        return torch.empty_like(args[0])
+        return torch.empty_like(args[0])  # type: ignore[arg-type]
     try:
         return call(node.target, args, kwargs)
     except Exception as error:

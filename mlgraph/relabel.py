@@ -44,14 +44,17 @@ class Labels:
             if chain.prefix == prefix and chain.numbers.stop <= number
         )
 
-    def block_path(self, index: int, block: int, path: str) -> str:
-        """A module or tensor path inside a block of chain ``index``, as it reads in new block ``block``."""
+    def block_path(self, index: int, block: int, path: str, home: int | None = None) -> str:
+        """A module or tensor path inside a block of chain ``index``, as it reads in new block ``block``.
+
+        ``home`` is the old block that it belongs to, where its number alone does not tell: a block may end in
+        what the next numbered module begins with.
+        """
         chain = self.chains[index]
-        old = chain.block_of(path)
-        if chain.prefix is None or old is None:
+        old = chain.block_of(path) if home is None else home
+        number = None if chain.prefix is None else number_under(path, chain.prefix)
+        if chain.prefix is None or old is None or number is None:
             return path
-        number = number_under(path, chain.prefix)
-        assert number is not None
         shift = self.shift(chain.prefix, chain.start)
         return renumber(path, chain.prefix, number + chain.period * (block - old) + shift)
 
@@ -75,7 +78,7 @@ class Labels:
         chain = self.chains[index]
         old = chain.blocks
         if block < len(old):
-            return self.block_path(index, block, old[block].tensors[position])
+            return self.block_path(index, block, old[block].tensors[position], block)
         if pattern := chain.numbering[position]:
             name = pattern(block)
             if chain.prefix is None:
@@ -84,7 +87,7 @@ class Labels:
             number = number_under(name, chain.prefix)
             return name if number is None else renumber(name, chain.prefix, number + moved)
         name = old[-1].tensors[position]
-        renamed = self.block_path(index, block, name)
+        renamed = self.block_path(index, block, name, len(old) - 1)
         return renamed if renamed != name else _another(name, old[0].tensors[position], block)
 
 

@@ -283,7 +283,8 @@ class _Surgery:
         copy.meta = dict(node.meta)
         if module := copy.meta.get("module"):
             if inside and place is not None:
-                copy.meta["module"] = self.labels.block_path(*place, module)
+                home = self.labels.layouts[place[0]][place[1]]
+                copy.meta["module"] = self.labels.block_path(*place, module, home)
             else:
                 copy.meta["module"] = self.labels.outside_path(module)
         return copy

@@ -154,6 +154,55 @@ def test_collected_values_follow_the_layout(layout: tuple[int, ...]) -> None:
     assert_equal(other(x), found, rtol=1e-5, atol=1e-6)
 
 
+class Scattered(nn.Module):
+    """Concatenates values of its layers out of their order, as aggregation trees do."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.head = nn.Linear(24, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = []
+        for layer in self.layers:
+            x = layer(x)
+            found.append(x)
+        return self.head(torch.cat([found[2], found[0], found[3], found[1]], -1))
+
+
+def test_values_collected_out_of_order_keep_their_order() -> None:
+    model, x = Scattered(*(Residual() for _ in range(4))), torch.randn(3, 5, 6)
+    program = capture(model, (x,))
+    (chain,) = program.blocks
+    same = restack(program, {chain.name: tuple(range(len(chain)))})
+    assert_equal(model(x), evaluate(same.program, (x,), {}), rtol=1e-5, atol=1e-6)
+    with pytest.raises(MlgraphError, match=r"block \d of layers is dropped but node \w+ reads"):
+        restack(program, {chain.name: (0, 2)})
+
+
+class Stage(nn.Module):
+    """Layers, with what reduces the width of their input before them, or not."""
+
+    def __init__(self, reduces: bool) -> None:
+        super().__init__()
+        self.reduce = nn.Linear(6, 6) if reduces else nn.Identity()
+        self.layer = Residual()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(self.reduce(x))
+
+
+def test_a_block_may_end_in_the_next_numbered_module() -> None:
+    model, x = Stack(*(Stage(number > 0) for number in range(4))), torch.randn(3, 5, 6)
+    program = capture(model, (x,))
+    (chain,) = program.blocks
+    same = restack(program, {})
+    assert list(same.program.state_dict()) == list(program.state_dict())
+    shorter = restack(program, {chain.name: (0,)})
+    numbers = {name.split(".")[1] for name in shorter.program.state_dict()}
+    assert numbers == {str(number) for number in range(len(numbers))}
+
+
 def test_a_reader_of_one_dropped_block_is_named() -> None:
     program = capture(Skipping(), (torch.randn(3, 5, 6),))
     with pytest.raises(

@@ -62,7 +62,8 @@ def _draw(node: fx.Node, draws: dict[fx.Node, _Draw]) -> _Draw | None:
     if target in _UNIFORM:
         return _Draw(uniform=True)
     if target is aten.bernoulli.p:
-        return _Draw(keep=float(node.args[1]))  # type: ignore[arg-type]
+        given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+        return _Draw(keep=float(given)) if isinstance(given, int | float) else None
     if target is aten.bernoulli.default:
         return _filled(node.args[0])
     source, other = _operands(node, draws)

@@ -213,9 +213,9 @@ vision(
 vision(
     "sequencer2d_s",
     lambda s: {
-        "layers": [*s.depths(2, 2, 2, 2)],
-        "embed_dims": [*s.widths(16, 24, 24, 24)],
-        "hidden_sizes": [*s.widths(8, 12, 12, 12)],
+        "layers": [*s.depths(2, 2, 4, 2)],
+        "embed_dims": [*s.widths(16, 24, 32, 40)],
+        "hidden_sizes": [*s.widths(8, 12, 16, 20)],
     },
     56,
 )
