@@ -1,4 +1,4 @@
-"""How programs and their tables show themselves: by the views of the command line.
+"""How programs and their tables show themselves: by the views of the command line and of notebooks.
 
 Those stand above everything else, so they are looked up by name when something is shown.
 """
@@ -13,10 +13,14 @@ _VIEWS = {
     "AxisTable": ("mlgraph.cli.render.axes", "table_view"),
     "BlockTable": ("mlgraph.cli.render.blocks", "chain_view"),
 }
+_NOTEBOOK = "mlgraph.view.notebook"
+_HTML = {"Program": "program_html", "AxisTable": "axes_html", "BlockTable": "blocks_html"}
 
 
 class Shown:
-    """Something that ``print`` shows as text of the terminal's width, and ``rich.print`` with colours."""
+    """Something that ``print`` shows as text of the terminal's width, ``rich.print`` with colours, and a
+    notebook as HTML.
+    """
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -34,3 +38,7 @@ class Shown:
         module, function = _VIEWS[type(self).__name__]
         found: list[Any] = getattr(importlib.import_module(module), function)(self, width)
         return found
+
+    def _repr_html_(self) -> str:
+        shown: str = getattr(importlib.import_module(_NOTEBOOK), _HTML[type(self).__name__])(self)
+        return shown

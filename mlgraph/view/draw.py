@@ -191,34 +191,28 @@ class Drawing:
         )
 
     def _labels(self, picture: Picture) -> list[str]:
-        """Beside the start of edges, the axes they carry, where they neither came in nor stand on the box."""
-        arriving: dict[str, set[tuple[int, ...]]] = {}
-        for route in picture.routes:
-            arriving.setdefault(route.edge.target, set()).add(route.edge.families)
-        done: set[str] = set()
-        labels = []
-        written = {
+        """Beside the start of edges, the axes that neither came in nor stand on the box."""
+        known: dict[str, set[int | None]] = {
             placed.box.id: {piece.family for line in placed.face.lines for piece in line.pieces}
             for placed in picture.boxes
         }
         for route in picture.routes:
-            edge = route.edge
-            known = arriving.get(edge.source, set())
-            if not edge.families or edge.source in done or edge.families in known:
+            known[route.edge.target].update(route.edge.families)
+        labels = []
+        for route in picture.routes:
+            source = route.edge.source
+            new = [family for family in route.edge.families if family not in known[source]]
+            if not new:
                 continue
-            if written[edge.source].issuperset(edge.families):
-                continue
-            done.add(edge.source)
-            pieces: list[Token] = []
-            for family in edge.families:
-                pieces += [Token(" · ")] if pieces else []
-                pieces.append(Token(self.families[family].name, family))
+            known[source].update(new)
+            pieces = [Token(self.families[family].name, family) for family in new]
+            pieces[1:] = [piece for token in pieces[1:] for piece in (Token(" · "), token)]
             x, y = route.points[0]
-            aside = _STRAND * len(edge.families) / 2 + 4
+            aside = _STRAND * len(route.edge.families) / 2 + 4
             width = text_width("".join(piece.text for piece in pieces), SIZES["label"])
             right = x + aside + width < picture.width
             x, anchor = (x + aside, "start") if right else (x - aside, "end")
-            labels.append(self._text(pieces, "label", x, y + 9.5, "", width, anchor))
+            labels.append(self._text(pieces, "label", x, y + 9.0, "", width, anchor))
         return labels
 
 

@@ -42,7 +42,8 @@ def layered(diagram: Diagram) -> Layered:
     bypasses = frozenset(
         place
         for place, edge in enumerate(diagram.edges)
-        if (edge.source, edge.target) in redundant and rank[edge.target] - rank[edge.source] > 1
+        if rank[edge.target] <= rank[edge.source]
+        or ((edge.source, edge.target) in redundant and rank[edge.target] - rank[edge.source] > 1)
     )
     rows: list[list[str]] = [[] for _ in range(max(rank.values(), default=0) + 1)]
     links: list[tuple[str, str]] = []

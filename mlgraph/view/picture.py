@@ -12,7 +12,8 @@ from mlgraph.view.layers import Layered, bend, layered
 from mlgraph.view.measure import Face, face
 
 _APART = 22.0
-_GAP = 30.0
+_GAP = 32.0
+_FIRST_TRACK = 15.0
 _TRACK = 7.0
 _LANE = 14.0
 _MARGIN = 14.0
@@ -112,9 +113,16 @@ class _Arrangement:
         return self.x[self.stops[place][-2]]
 
     def _enters_at_side(self, place: int) -> bool:
-        """Whether nothing lies between a bypass's target and the right margin."""
+        """Whether nothing lies between a bypass's target and the right margin, or it comes from below."""
+        if self._leads_up(place):
+            return True
         target = self.diagram.edges[place].target
         return self.layered.layers[self.layered.rank[target]][-1] == target
+
+    def _leads_up(self, place: int) -> bool:
+        """Whether an edge closes a circle, so that its target lies no lower than its source."""
+        edge, rank = self.diagram.edges[place], self.layered.rank
+        return rank[edge.target] <= rank[edge.source]
 
     def _lanes(self) -> dict[int, float]:
         """Per bypass, the x of its lane right of all that it passes; shorter ones lie further in."""
@@ -127,6 +135,8 @@ class _Arrangement:
 
         def span(place: int) -> tuple[int, int]:
             edge = self.diagram.edges[place]
+            if self._leads_up(place):
+                return rank[edge.target], rank[edge.source] + 1
             return rank[edge.source] + 1, rank[edge.target] + (1 if self._enters_at_side(place) else 0)
 
         for place in sorted(self.layered.bypasses, key=lambda p: (span(p)[1] - span(p)[0], span(p))):
@@ -177,6 +187,8 @@ class _Arrangement:
     def _horizontals(self, place: int) -> list[tuple[int, str, float, float]]:
         """The horizontal pieces of an edge in the gaps below layers: (gap, line, from x, to x)."""
         edge, rank = self.diagram.edges[place], self.layered.rank
+        if self._leads_up(place):
+            return []
         if place in self.lanes:
             found = [(rank[edge.source], edge.source, self.x[edge.source], self.lanes[place])]
             if place in self.ports:
@@ -215,6 +227,10 @@ class _Arrangement:
     def _points(self, place: int, placed: Mapping[str, Placed]) -> tuple[Point, ...]:
         edge = self.diagram.edges[place]
         source, target = placed[edge.source], placed[edge.target]
+        if self._leads_up(place):
+            start, end = source.x + source.width / 2, target.x + target.width / 2
+            lane = self.lanes[place]
+            return ((start, source.y), (lane, source.y), (lane, target.y), (end, target.y))
         points: list[Point] = [(source.x, source.y + source.height / 2)]
         for gap, key, a, b in self._horizontals(place):
             y = self._track_y(gap, key)
@@ -229,7 +245,7 @@ class _Arrangement:
         bottom = self.top[gap] + self._height(self.layered.layers[gap])
         room = self.top[gap + 1] - bottom
         number = self.tracks.get((gap, key), 0)
-        return bottom + (_GAP / 2 - 3.0) + number * _TRACK if room > 0 else bottom
+        return bottom + _FIRST_TRACK + number * _TRACK if room > 0 else bottom
 
 
 def _upper_edge(box: Placed, x: float) -> float:
