@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Json, Loss, Out, Source, Trust
+from mlgraph.cli.options import Json, Loss, Module, Out, Source, Trust
 
 
 def command(
@@ -22,6 +22,7 @@ def command(
             show_default=False,
         ),
     ] = None,
+    module: Module = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -36,7 +37,7 @@ def command(
     from mlgraph.cli.summary import summarize
     from mlgraph.storage import save
 
-    program = open_program(source, trust=trust, loss=loss, inputs=tuple(inputs or ()))
+    program = open_program(source, trust=trust, loss=loss, inputs=tuple(inputs or ()), module=module)
     path = out or default_output(source, "").with_suffix(".pt")
     save(program, path)
     figures = summarize(program)

@@ -14,6 +14,7 @@ from mlgraph.cli.options import (
     Freeze,
     Json,
     Loss,
+    Module,
     Out,
     ShardSize,
     Source,
@@ -44,6 +45,7 @@ def command(
     ] = False,
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
+    module: Module = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -65,7 +67,7 @@ def command(
     )
     if depth == 1 and width == 1 and not axis:
         raise typer.BadParameter("say how much smaller: --depth N, --width N or --axis NAME=N")
-    program = open_program(source, trust=trust, loss=loss)
+    program = open_program(source, trust=trust, loss=loss, module=module)
     with status("coarsening"):
         coarse = run_pass(operator, program, weights=not dry_run or pairing == "similarity")
     report(

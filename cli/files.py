@@ -31,21 +31,26 @@ class Written:
 
 
 def open_program(
-    source: str, *, trust: bool = False, loss: bool = True, inputs: tuple[str, ...] = ()
+    source: str,
+    *,
+    trust: bool = False,
+    loss: bool = True,
+    inputs: tuple[str, ...] = (),
+    module: str | None = None,
 ) -> Program:
-    """The program of a SOURCE string, with a sign of life on a terminal while it is captured."""
+    """The program of a SOURCE string or of its submodule; a terminal shows a sign of life meanwhile."""
     with status(f"reading {source}"):
         from mlgraph.sources import open_source
         from mlgraph.sources.specs import parse_inputs
 
         given = parse_inputs(inputs) if inputs else None
-        if given is None and Path(source).is_dir():
+        if given is None and module is None and Path(source).is_dir():
             from mlgraph.emit.huggingface import read_skeleton
 
             known = read_skeleton(source)
             if known is not None:
                 return known
-        return open_source(source, trust=trust, loss=loss, inputs=given)
+        return open_source(source, trust=trust, loss=loss, inputs=given, module=module)
 
 
 @contextmanager

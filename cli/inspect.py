@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Json, Loss, Source, Trust
+from mlgraph.cli.options import Json, Loss, Module, Source, Trust
 
 
 def command(
@@ -27,6 +27,7 @@ def command(
     code: Annotated[
         bool, typer.Option("--code", help="Show the generated forward functions instead.")
     ] = False,
+    module: Module = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -43,7 +44,7 @@ def command(
         raise typer.BadParameter(f"{' and '.join(asked)} are views of their own; ask for one at a time")
     if asked and (params or depth is not None):
         raise typer.BadParameter(f"--depth and --params shape the tree of modules, which {asked[0]} replaces")
-    program = open_program(source, trust=trust, loss=loss)
+    program = open_program(source, trust=trust, loss=loss, module=module)
     if json:
         data = {"--blocks": block_data, "--graph": graph_data, "--code": code_data}
         show_json(data[asked[0]](program) if asked else inspection_data(program))

@@ -26,6 +26,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Loss = Annotated[
     bool, typer.Option("--loss/--no-loss", help="Capture a Hugging Face head with its labels and loss.")
 ]
+Module = Annotated[
+    str | None,
+    typer.Option(
+        "--module",
+        metavar="PATH",
+        help="Take this submodule, on what the model gives it, instead of the whole model.",
+        show_default=False,
+    ),
+]
 Tied = Annotated[
     str, typer.Option("--tied", metavar="exact|paper", help="How parameters used in both roles are treated.")
 ]

@@ -24,6 +24,7 @@ from mlgraph.normalize.symbolic import size_of
 from mlgraph.program import Input, Program, Signature, Tensors
 from mlgraph.propagate import is_fake, propagate
 from mlgraph.sources.inputs import example_inputs, needs_inputs
+from mlgraph.submodules import called_with, submodule, suggestion
 
 aten = torch.ops.aten
 
@@ -34,6 +35,7 @@ def capture(
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = "auto",
     name: str | None = None,
+    module: str | None = None,
 ) -> Program:
     """The program that ``model`` runs on the example ``args`` and ``kwargs``.
 
@@ -41,13 +43,16 @@ def capture(
     as it was. A transformers or timm model makes example inputs of its own; a string or path is opened as
     the command line does (``mlgraph.sources.open_source``). ``dynamic_shapes`` is what
     ``torch.export.export`` takes, or ``"auto"``: every size that the model allows to vary does, and the
-    program's notes name those that do not. Raises ``CaptureError`` with the line of the model's source
+    program's notes name those that do not. With ``module``, the path of a submodule, the program is that of
+    the submodule on what the whole model gives it, and its inputs and outputs keep their widths, so that
+    ``emit(program, into=model)`` can put it back. Raises ``CaptureError`` with the line of the model's source
     that stands in the way.
     """
     if isinstance(model, (str, os.PathLike)):
         from mlgraph.sources import open_source
 
-        return open_source(model, inputs=(args, dict(kwargs or {})) if args or kwargs else None)
+        given = (args, dict(kwargs or {})) if args or kwargs else None
+        return open_source(model, inputs=given, module=module)
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"{type(model).__name__} is not a module; pass an nn.Module, a file or a directory"
@@ -59,8 +64,17 @@ def capture(
         args, kwargs = example_inputs(model)
     call = _bind(model, args, dict(kwargs or {}))
     name = name or type(model).__name__
+    if module is not None:
+        return _part(model, module, call, dynamic_shapes, f"{name}.{module}")
+    return _whole(model, call, dynamic_shapes, name)
+
+
+def _whole(model: nn.Module, call: Call, dynamic_shapes: Any, name: str) -> Program:
     with _preserved(model), torch.enable_grad():
-        exported = export(model, call, dynamic_shapes)
+        try:
+            exported = export(model, call, dynamic_shapes)
+        except CaptureError as error:
+            raise CaptureError(f"{error}{suggestion(model, call, error.__cause__ or error)}") from error
         program = _program(model, exported, name)
         if not has_values(model):
             return program
@@ -71,6 +85,17 @@ def capture(
         program = _with_modes(model, _program(model, exported, name))
     note = f"training behaviour other than dropout and batch norm is not preserved: {difference}"
     return program.replace(notes=(*program.notes, note))
+
+
+def _part(model: nn.Module, path: str, call: Call, dynamic_shapes: Any, name: str) -> Program:
+    """The program of a submodule, on what it is given when the whole model runs."""
+    part = submodule(model, path)
+    with _preserved(model):
+        given, times = called_with(model, path, call)
+    program = _whole(part, _bind(part, given.args, given.kwargs), dynamic_shapes, name)
+    notes = () if times == 1 else (f"{path} is called {times} times; the program is that of its first call",)
+    origin = {**program.origin, "module": path}
+    return program.replace(notes=(*program.notes, *notes), origin=origin)
 
 
 def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

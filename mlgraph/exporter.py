@@ -222,6 +222,30 @@ def _training_culprit(model: nn.Module, error: BaseException) -> tuple[str, nn.M
     return None
 
 
+def failing_module(model: nn.Module, error: BaseException) -> str | None:
+    """The path of the innermost module in whose own code an error arose."""
+    names: dict[int, str] = {id(module): name for name, module in model.named_modules()}
+    for frame, _ in reversed(_frames(error)):
+        first = frame.f_code.co_varnames[:1]
+        module = frame.f_locals.get(first[0]) if first else None
+        if isinstance(module, nn.Module) and id(module) in names:
+            return names[id(module)]
+    return None
+
+
+def captures(module: nn.Module, call: Call) -> bool:
+    """Whether a module can be exported in evaluation at the sizes of a call."""
+    mode = module.training
+    try:
+        with torch.no_grad():
+            _with_sizes(module.eval(), call, None, _tracing(module, call))
+    except Exception:  # whatever stands in the way
+        return False
+    finally:
+        module.train(mode)
+    return True
+
+
 def _register_outputs(model: nn.Module, call: Call, training: bool) -> bool:
     """Let dataclasses in the model's results be pytrees; whether there was one that was not."""
     if not has_values(model):

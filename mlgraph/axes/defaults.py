@@ -34,6 +34,10 @@ def freeze_outputs(run: Inference, roles: RoleTable) -> None:
                     contracted.add(id(leaf))
                 if len(dims) == 2 and factors.size_of(dims[0]) == factors.size_of(dims[1]):
                     square.add(id(leaf))
+    if run.program.origin.get("module"):
+        around = Reason("it is returned to the module around this one", "output")
+        for dim in run.outputs:
+            factors.freeze(dim, around)
     for dim in run.outputs:
         for leaf in factors.leaves(dim):
             feature = id(leaf) in contracted or ("activated" in leaf.hints and id(leaf) in square)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import fx, nn
@@ -71,12 +71,30 @@ class EmittedModule(Outlined):
         raise MlgraphError(f"argument {argument} {why}")
 
 
+@overload
+def emit(
+    program: Program,
+    device: torch.device | str | None = ...,
+    dtype: torch.dtype | None = ...,
+    compile: bool = ...,
+    into: None = ...,
+) -> EmittedModule: ...
+@overload
+def emit(
+    program: Program,
+    device: torch.device | str | None = ...,
+    dtype: torch.dtype | None = ...,
+    compile: bool = ...,
+    *,
+    into: nn.Module,
+) -> nn.Module: ...
 def emit(
     program: Program,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     compile: bool = False,
-) -> EmittedModule:
+    into: nn.Module | None = None,
+) -> nn.Module:
     """An executable module that runs ``program`` and shares its parameters and buffers.
 
     With another ``device`` or ``dtype`` tensors are converted as ``module.to`` converts them, and those that
@@ -84,7 +102,21 @@ def emit(
     module on its first call. A float64 module computes in float64 throughout, casts to float32 included.
     Dropout, attention dropout, stochastic depth and batch norm follow ``train()`` and ``eval()``; a new
     module is in training mode, as any new ``nn.Module``.
+
+    ``into`` is the model that a program was captured from with ``module=``: the result is a copy of it that
+    shares all else, with the emitted module in that submodule's place and mode.
     """
+    emitted = _emitted(program, device, dtype, compile)
+    if into is None:
+        return emitted
+    from mlgraph.emit.splice import splice
+
+    return splice(program, emitted, into)
+
+
+def _emitted(
+    program: Program, device: torch.device | str | None, dtype: torch.dtype | None, compile: bool
+) -> EmittedModule:
     if dtype is not None and dtype is not torch.float64:
         program = with_dtype(program, dtype)
     elif dtype is not None:

@@ -231,6 +231,8 @@ def _outcome(run: Callable[[Subject], None], subject: Subject) -> tuple[str, str
     try:
         with _quiet():
             run(subject)
+    except round_trip.NotApplicable:
+        return NONE, ""
     except mlgraph.MlgraphError as error:
         return REFUSED, _line(str(error))
     except (Mismatch, round_trip.RoundTripError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -19,6 +20,10 @@ class RoundTripError(AssertionError):
     """What the library loads is not what was written."""
 
 
+class NotApplicable(Exception):
+    """The entry's class has no format of a library."""
+
+
 def check(entry: Entry, program: Program, model: nn.Module, folder: Path, call: tuple[Any, Any]) -> None:
     """Coarsen by 2 in every way the entry allows, save, load with the library, compare on ``call``.
 
@@ -26,11 +31,15 @@ def check(entry: Entry, program: Program, model: nn.Module, folder: Path, call: 
         RoundTripError: the library misses a key, has one left over, or computes something else.
         MlgraphError: mlgraph refuses, by name.
     """
-    if entry.suite != "hf":
-        raise NotImplementedError(entry.suite)
-    origin = describe_origin(model)
-    coarse = mlgraph.coalesce(program.replace(origin=origin), width=2, depth=2 if entry.chain else 1)
-    loaded = through_huggingface(coarse, type(model), folder / "coarse")
+    depth = 2 if entry.chain else 1
+    if entry.suite == "timm":
+        name, arguments = create_model_call(entry)
+        origin = describe_origin(model, model=name, kwargs=arguments)
+        coarse = mlgraph.coalesce(program.replace(origin=origin), width=2, depth=depth)
+        loaded = through_timm(coarse, folder / "coarse.safetensors")
+    else:
+        coarse = mlgraph.coalesce(program.replace(origin=describe_origin(model)), width=2, depth=depth)
+        loaded = through_huggingface(coarse, type(model), folder / "coarse")
     args, kwargs = call
     with torch.no_grad():
         expected = mlgraph.emit(coarse).eval()(*args, **kwargs)
@@ -38,6 +47,37 @@ def check(entry: Entry, program: Program, model: nn.Module, folder: Path, call: 
     error = oracles.outputs_error(found, expected)
     if not error <= 1e-4:
         raise RoundTripError(f"the loaded {type(model).__name__}'s outputs differ by {error:.1e}")
+
+
+def create_model_call(entry: Entry) -> tuple[str, dict[str, Any]]:
+    """The name and arguments of the call of timm that makes the entry's model.
+
+    Raises:
+        NotApplicable: the entry is made from a class, by no such call.
+    """
+    import timm
+
+    calls: list[tuple[str, dict[str, Any]]] = []
+    create = timm.create_model
+
+    def record(name: str, **arguments: Any) -> nn.Module:
+        calls.append((name, arguments))
+        return create(name, **arguments)
+
+    with mock.patch.object(timm, "create_model", record):
+        entry.build()
+    if not calls:
+        raise NotApplicable
+    return calls[0]
+
+
+def through_timm(program: Program, path: Path) -> nn.Module:
+    import timm
+
+    from mlgraph.emit.timm import save_timm
+
+    saved = save_timm(program, path)
+    return timm.create_model(saved.model, **saved.kwargs, checkpoint_path=str(saved.path)).eval()
 
 
 def through_huggingface(program: Program, cls: Any, folder: Path) -> nn.Module:

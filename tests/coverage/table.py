@@ -131,3 +131,9 @@ def worse(row: Row, baseline: dict[str, list[str]]) -> list[str]:
 
 def to_json(rows: Sequence[Row]) -> str:
     return json.dumps([asdict(row) for row in rows], indent=1)
+
+
+def from_json(paths: Iterable[str | Path]) -> list[Row]:
+    """Rows of files that ``to_json`` made, later ones in the place of earlier ones."""
+    rows = [Row(**row) for path in paths for row in json.loads(Path(path).read_text())]
+    return list({row.name: row for row in rows}.values())
