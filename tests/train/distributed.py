@@ -33,7 +33,8 @@ def main(out: str, sharding: str, mode: str, accumulate: str) -> None:
     if int(torch.distributed.is_initialized() and torch.distributed.get_rank()) == 0:
         total = sum(t.detach().double().square().sum().item() for t in result.program.tensors.values())
         with open(out, "w") as file:
-            json.dump({"losses": losses, "weights": total}, file)
+            processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+            json.dump({"losses": losses, "weights": total, "processes": processes}, file)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,10 @@ def _torchrun() -> list[str]:
 
 
 def _accelerate() -> list[str]:
-    port = ["--main_process_port", str(_free_port())]
-    return ["-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1", *port]
+    # With --cpu accelerate starts several processes by MPI only; ACCELERATE_USE_CPU keeps these on the CPU.
+    processes = ["--multi_gpu", "--num_processes=2", "--num_machines=1"]
+    plain = ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port", str(_free_port())]
+    return ["-m", "accelerate.commands.launch", *processes, *plain]
 
 
 @pytest.mark.parametrize("mode", ["carry", "reset", "asymmetric"])
@@ -48,6 +50,7 @@ def _accelerate() -> list[str]:
 def test_two_processes_train_as_one(tmp_path: Path, sharding: str, mode: str) -> None:
     one = _losses(tmp_path / "one.json", [], "ddp", mode, 2)
     two = _losses(tmp_path / "two.json", _torchrun(), sharding, mode, 1)
+    assert (one["processes"], two["processes"]) == (1, 2)
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-4)
     assert len(one["losses"]) == 6 + 3 + 3
@@ -57,4 +60,5 @@ def test_two_processes_train_as_one(tmp_path: Path, sharding: str, mode: str) ->
 def test_accelerate_launch_does_too(tmp_path: Path, sharding: str) -> None:
     one = _losses(tmp_path / "one.json", [], "ddp", "carry", 2)
     two = _losses(tmp_path / "two.json", _accelerate(), sharding, "carry", 1)
+    assert (one["processes"], two["processes"]) == (1, 2)
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
