@@ -41,7 +41,8 @@ class Leaf:
 class Module:
     """A module: what it holds and the modules inside it; ``repeat`` like modules are folded into one.
 
-    ``operations`` are those of a forward pass through one of them.
+    ``path`` is that of the first of them, ``step`` what the numbers of two in a row differ by;
+    ``operations`` are those of a forward pass through one.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Module:
     children: tuple[Module, ...] = ()
     repeat: int = 1
     operations: int = 0
+    step: int = 1
 
     @property
     def parameters(self) -> int:
@@ -138,7 +140,8 @@ def fold(module: Module) -> Module:
         if repeat > 1:
             run = children[position : position + period]
             folded.extend(
-                replace(child, repeat=repeat, name=numbers(child.name, period, repeat)) for child in run
+                replace(child, repeat=repeat, step=period, name=numbers(child.name, period, repeat))
+                for child in run
             )
         else:
             folded.append(children[position])

@@ -38,6 +38,7 @@ VERBS = (
     Verb("axes", _LOOK, "List the axes: what may be coarsened and what may not, and why."),
     Verb("blocks", _LOOK, "List the chains of repeated blocks."),
     Verb("explain", _LOOK, "Say what ties or freezes a dim of a parameter."),
+    Verb("browse", _LOOK, "Explore a model full-screen, and preview what coarsening would do."),
     Verb("view", _LOOK, "Draw a model as a block diagram, in an HTML page or an SVG."),
     Verb("diff", _LOOK, "Compare two models."),
     Verb("verify", _LOOK, "Check the inferred axes by permuting them."),

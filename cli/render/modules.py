@@ -91,7 +91,7 @@ def _lines(module: Module, level: int, view: TreeView) -> Iterator[_Line]:
     for leaf in _direct(module, view.every_tensor):
         yield _tensor(leaf, leaf.name, level)
     for place, original in enumerate(module.children):
-        child, name = _without_single_steps(original)
+        child, name = joined(original)
         title = f"{name} ×{child.repeat}" if child.repeat > 1 else name
         below = view.depth is None or level < view.depth
         like = None if view.every_tensor else like_sibling(original, module.children[:place])
@@ -151,8 +151,8 @@ def _direct(module: Module, buffers: bool) -> list[Leaf]:
     return [leaf for leaf in module.leaves if leaf.is_parameter or buffers]
 
 
-def _without_single_steps(module: Module) -> tuple[Module, str]:
-    """Join a module that holds nothing but one other to it: ``encoder.layer``."""
+def joined(module: Module) -> tuple[Module, str]:
+    """A module joined to the only one that it holds, as often as it holds one, with the joint name."""
     name = module.name
     while not module.leaves and len(module.children) == 1 and module.repeat == 1:
         module = module.children[0]

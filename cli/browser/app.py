@@ -1,0 +1,344 @@
+"""The screen of the explorer: a tree, a panel on what is chosen, and a preview of coarsening."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.text import Text
+from textual import work
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Footer, Input, OptionList, Static, Tree
+from textual.widgets.option_list import Option
+from textual.widgets.tree import TreeNode
+from textual.worker import get_current_worker
+
+from mlgraph.cli.browser.explorer import Explorer, Place
+from mlgraph.cli.browser.panels import Line, detail, figures, label, request_line
+from mlgraph.cli.browser.preview import Preview, Request, preview
+from mlgraph.cli.modules import Module
+from mlgraph.cli.render.modules import joined
+from mlgraph.cli.render.numbers import count, size
+from mlgraph.cli.summary import summarize
+
+_HELP = """\
+arrows        move; right and left, or space, unfold and fold; Enter chooses
+/ n N         search for words of a path or axis; next, previous match
+Tab           go to the panel; Enter there jumps: from a parameter
+              to an axis, from an axis to a parameter that shares it
+b             back to what was shown before
+e             why: the nodes that tie or freeze the parameter shown
+w W  d D      factor of width, of depth: up, down
++ -  f        factor of the axis shown; freeze it
+p             pairing: adjacent, halves, similarity
+r             no coarsening again
+q             quit
+"""
+
+
+class Browser(App[None]):
+    """Explores one program; whatever it shows comes from an :class:`Explorer`."""
+
+    CSS = """
+    #title { height: 1; background: $primary; color: $text; padding: 0 1; }
+    #tree { width: 1fr; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 0; }
+    #side { width: 1fr; border-left: solid $primary; }
+    #detail { height: 1fr; border: none; padding: 0; background: $surface; scrollbar-size-vertical: 1; }
+    #coarsen { height: auto; max-height: 60%; border-top: solid $primary; padding: 0 1; }
+    #figures, #command { height: auto; }
+    #search { dock: bottom; height: 1; border: none; padding: 0 1; display: none; }
+    #search.open { display: block; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q", "quit", "quit"),
+        Binding("slash", "search", "search", key_display="/"),
+        Binding("n", "match(1)", "next", show=False),
+        Binding("N", "match(-1)", "previous", show=False),
+        Binding("b,backspace", "return", "back", key_display="b"),
+        Binding("e", "explain", "why"),
+        Binding("w", "width(1)", "width"),
+        Binding("W", "width(-1)", "width down", show=False),
+        Binding("d", "depth(1)", "depth"),
+        Binding("D", "depth(-1)", "depth down", show=False),
+        Binding("plus,equals_sign", "factor(1)", "axis", key_display="+-"),
+        Binding("minus", "factor(-1)", "axis down", show=False),
+        Binding("f", "freeze", "freeze"),
+        Binding("p", "pairing", "pairing"),
+        Binding("r", "reset", "reset", show=False),
+        Binding("question_mark", "keys", "keys", key_display="?"),
+    ]
+    ENABLE_COMMAND_PALETTE = False
+
+    def __init__(self, explorer: Explorer, source: str = "SOURCE") -> None:
+        super().__init__()
+        self.explorer = explorer
+        self.source = source
+        self.before = summarize(explorer.program)
+        self.request = Request()
+        self.shown = Preview(self.request)
+        self.place = Place("module", "")
+        self.history: list[Place] = []
+        self.matches: tuple[Place, ...] = ()
+        self.match = -1
+        self.lines: list[Line] = []
+        self.nodes: dict[Place, TreeNode[Place]] = {}
+
+    def compose(self) -> ComposeResult:
+        name, held = self.explorer.program.name, self.before
+        yield Static(
+            Text(f"{name}  {count(held.parameters)} parameters  {size(held.bytes)}", no_wrap=True), id="title"
+        )
+        with Horizontal():
+            yield Tree[Place](Text(name), Place("module", ""), id="tree")
+            with Vertical(id="side"):
+                yield OptionList(id="detail")
+                with Vertical(id="coarsen"):
+                    yield Static(id="request")
+                    yield Static(id="figures")
+                    yield Static(id="command")
+        yield Input(placeholder="words of a path or an axis", id="search", compact=True)
+        yield Footer(compact=True)
+
+    def on_mount(self) -> None:
+        tree = self.outline
+        tree.guide_depth = 2
+        tree.show_guides = True
+        self.nodes[self.place] = tree.root
+        self._fill(tree.root, self.explorer.root)
+        tree.root.expand()
+        for node in tree.root.children:
+            node.expand()
+        tree.focus()
+        self._show(self.place)
+        self._tell()
+
+    @property
+    def outline(self) -> Tree[Place]:
+        """The tree on the left."""
+        return self.query_one("#tree", Tree)
+
+    def _fill(self, node: TreeNode[Place], module: Module, prefix: str = "") -> None:
+        for leaf in module.leaves:
+            place = Place("tensor", leaf.path)
+            self.nodes[place] = node.add_leaf(label(leaf, f"{prefix}{leaf.name}"), place)
+        for child in module.children:
+            inner, name = joined(child)
+            place = Place("module", inner.path)
+            if len(inner.leaves) == 1 and not inner.children:
+                self._fill(node, inner, f"{name}.")
+                self.nodes[place] = node.children[-1]
+            else:
+                self.nodes[place] = node.add(label(inner, name), place)
+                self._fill(self.nodes[place], inner)
+            while child is not inner:
+                self.nodes[Place("module", child.path)] = self.nodes[place]
+                child = child.children[0]
+
+    # what is shown
+
+    def _show(self, place: Place) -> None:
+        self.place = place
+        panel = self.query_one("#detail", OptionList)
+        self.lines = detail(self.explorer, place, self.shown, (panel.size.width or 40) - 2)
+        kept = panel.highlighted
+        panel.clear_options()
+        panel.add_options(Option(line.text, disabled=line.leads is None) for line in self.lines)
+        if kept is not None and kept < len(self.lines) and self.lines[kept].leads is not None:
+            panel.highlighted = kept
+
+    def go(self, place: Place, *, remember: bool = True) -> None:
+        """Show a place, and let the tree point at it, unfolded down to it."""
+        if remember and place != self.place:
+            self.history.append(self.place)
+        self.query_one("#detail", OptionList).highlighted = None
+        self._show(place)
+        if place.kind == "axis":
+            return
+        node = self.nodes.get(Place(place.kind, self.explorer.shown_at(place.key)))
+        if node is None:
+            return
+        above = node.parent
+        while above is not None:
+            above.expand()
+            above = above.parent
+        self.call_after_refresh(self._point, node, place)
+
+    def _point(self, node: TreeNode[Place], place: Place) -> None:
+        with self.prevent(Tree.NodeHighlighted):
+            self.outline.move_cursor(node)
+        self.outline.scroll_to_node(node)
+        self._show(place)
+
+    def on_tree_node_highlighted(self, event: Tree.NodeHighlighted[Place]) -> None:
+        place = event.node.data
+        if place is not None and self.outline.has_focus:
+            self._show(place)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        leads = self.lines[event.option_index].leads
+        if leads is not None:
+            self.go(leads)
+            self._first_choice()
+
+    def _first_choice(self) -> None:
+        panel = self.query_one("#detail", OptionList)
+        panel.highlighted = next((i for i, line in enumerate(self.lines) if line.leads), None)
+
+    def action_return(self) -> None:
+        if self.history:
+            self.go(self.history.pop(), remember=False)
+
+    # search
+
+    def action_search(self) -> None:
+        box = self.query_one("#search", Input)
+        box.add_class("open")
+        box.value = ""
+        box.focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self.matches, self.match = self.explorer.search(event.value), -1
+        found = f"{len(self.matches)} found" if event.value.strip() else ""
+        event.input.border_subtitle = found
+        if self.matches:
+            self._to_match(0, remember=False)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        self._close_search()
+        if not self.matches and event.value.strip():
+            self.notify(f"nothing is called {event.value.strip()}", severity="warning", timeout=3)
+
+    def on_key(self, event: object) -> None:
+        if getattr(event, "key", "") == "escape" and self.query_one("#search").has_class("open"):
+            self._close_search()
+
+    def _close_search(self) -> None:
+        self.query_one("#search").remove_class("open")
+        if self.place.kind == "axis":
+            self.query_one("#detail").focus()
+            self._first_choice()
+        else:
+            self.outline.focus()
+
+    def action_match(self, by: int) -> None:
+        if self.matches:
+            self._to_match((self.match + by) % len(self.matches))
+
+    def _to_match(self, number: int, remember: bool = True) -> None:
+        self.match = number
+        self.go(self.matches[number], remember=remember)
+        self.sub_title = f"{number + 1} of {len(self.matches)}"
+
+    # coarsening
+
+    def action_width(self, by: int) -> None:
+        self._ask(self.request.wider(by))
+
+    def action_depth(self, by: int) -> None:
+        self._ask(self.request.deeper(by))
+
+    def action_pairing(self) -> None:
+        self._ask(self.request.paired())
+
+    def action_reset(self) -> None:
+        self._ask(Request())
+
+    def action_factor(self, by: int) -> None:
+        axis = self._axis()
+        if axis is not None:
+            self._ask(self.request.factor(axis, by))
+
+    def action_freeze(self) -> None:
+        axis = self._axis()
+        if axis is not None:
+            self._ask(self.request.frozen(axis))
+
+    def _axis(self) -> str | None:
+        """The axis that is shown or highlighted."""
+        if self.place.kind == "axis":
+            return self.place.key
+        panel = self.query_one("#detail", OptionList)
+        line = self.lines[panel.highlighted] if panel.highlighted is not None else None
+        if line is not None and line.leads is not None and line.leads.kind == "axis":
+            return line.leads.key
+        self.notify("choose an axis first: Tab goes to the panel, arrows choose", timeout=3)
+        return None
+
+    def _ask(self, request: Request) -> None:
+        if request != self.request:
+            self.request = request
+            self._tell()
+            self._compute(request)
+
+    @work(thread=True, exclusive=True)
+    def _compute(self, request: Request) -> None:
+        worker = get_current_worker()
+        try:
+            shown = preview(self.explorer.program, request)
+        except Exception as error:
+            shown = Preview(request, refused=f"An error inside mlgraph: {type(error).__name__}: {error}")
+        if not worker.is_cancelled:
+            self.call_from_thread(self._computed, shown)
+
+    def _computed(self, shown: Preview) -> None:
+        if shown.request == self.request:
+            self.shown = shown
+            self._show(self.place)
+            self._tell()
+
+    def _tell(self) -> None:
+        self.query_one("#request", Static).update(request_line(self.request))
+        waiting = self.shown.request != self.request
+        told = Text("…", "dim") if waiting else figures(self.before, self.shown)
+        self.query_one("#figures", Static).update(told)
+        done = self.shown.after is not None and not waiting
+        line = self.request.command(self.source) if done else ""
+        self.query_one("#command", Static).update(Text(line, "dim"))
+
+    # more
+
+    def action_explain(self) -> None:
+        from mlgraph.cli.render.explanation import explanation
+        from mlgraph.errors import MlgraphError
+        from mlgraph.explain import explain
+
+        if self.place.kind != "tensor":
+            self.notify("choose a parameter first", timeout=3)
+            return
+        width = max(self.size.width - 12, 40)
+        try:
+            found = explain(self.explorer.program, self.place.key, self.request.freeze)
+        except MlgraphError as error:
+            self.notify(str(error), severity="warning")
+            return
+        told = Text("\n").join(
+            Text(line) if isinstance(line, str) else line for line in explanation(found, False, width)
+        )
+        self.push_screen(Page(told))
+
+    def action_keys(self) -> None:
+        self.push_screen(Page(Text(_HELP)))
+
+
+class Page(ModalScreen[None]):
+    """A text over everything else; any key that does not scroll closes it."""
+
+    CSS = """
+    Page { align: center middle; }
+    Page > VerticalScroll { width: 100%; height: auto; max-height: 100%; margin: 1 2; padding: 0 1;
+                      background: $panel; border: solid $primary; overflow-y: auto; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,e,question_mark,enter", "dismiss", "close", key_display="Esc")
+    ]
+
+    def __init__(self, text: Text) -> None:
+        super().__init__()
+        self.text = text
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll():
+            yield Static(self.text)
+        yield Footer(compact=True)

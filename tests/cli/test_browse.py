@@ -1,0 +1,416 @@
+"""The explorer: what it knows, what it previews, and the screen driven by keys; once in a real terminal."""
+
+import asyncio
+import builtins
+import importlib.util
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import cache
+
+import pytest
+import torch
+
+import mlgraph
+from mlgraph.cli.browser.explorer import Explorer, Place
+from mlgraph.cli.browser.panels import detail, figures
+from mlgraph.cli.browser.preview import Preview, Request, coarse_shape, preview
+from mlgraph.cli.summary import summarize
+from tests.cli.planted import Attention, states
+from tests.cli.test_views import stack
+
+pytest.importorskip("textual", reason="textual is not installed")
+
+from textual.widgets import OptionList, Tree
+
+from mlgraph.cli.browser.app import Browser
+
+DOWN = Place("tensor", "blocks.0.mlp.down.weight")
+
+
+@cache
+def explorer() -> Explorer:
+    return Explorer(stack())
+
+
+def texts(place: Place, shown: Preview | None = None) -> list[str]:
+    return [line.text.plain for line in detail(explorer(), place, shown or Preview(Request()))]
+
+
+# what is known
+
+
+def test_a_tensor_of_any_block_is_shown_at_the_first_of_its_fold():
+    assert explorer().shown_at("blocks.2.mlp.up.weight") == "blocks.0.mlp.up.weight"
+    assert explorer().shown_at("blocks.4.mlp.up.weight") != "blocks.0.mlp.up.weight"
+    assert explorer().shown_at("head.weight") == "head.weight"
+    leaf = explorer().leaf("blocks.3.mlp.down.weight")
+    assert leaf is not None
+    assert leaf.shape == (24, 20)
+
+
+def test_folds_of_two_kinds_keep_their_numbers_apart():
+    class Pair(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            widths = [8, 12] * 3
+            self.layers = torch.nn.ModuleList(torch.nn.Linear(24, width) for width in widths)
+            self.backs = torch.nn.ModuleList(torch.nn.Linear(width, 24) for width in widths)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer, back in zip(self.layers, self.backs, strict=True):
+                x = x + back(torch.relu(layer(x)))
+            return x
+
+    found = Explorer(mlgraph.capture(Pair(), (torch.randn(5, 24),)))
+    assert [found.shown_at(f"layers.{number}.weight") for number in range(6)] == [
+        f"layers.{number % 2}.weight" for number in range(6)
+    ]
+
+
+def test_from_a_parameter_to_its_axis_to_the_others():
+    lines = detail(explorer(), DOWN, Preview(Request()))
+    axis = next(line.leads for line in lines if line.leads and line.leads.key.endswith("mlp"))
+    slots = detail(explorer(), axis, Preview(Request()))
+    leads = [line.leads.key for line in slots if line.leads]
+    assert leads == ["blocks.0.mlp.up.weight", "blocks.0.mlp.up.bias", "blocks.0.mlp.down.weight"]
+    hidden = explorer().slots("hidden")
+    assert next(slot for slot in hidden if "norm.weight" in slot.text).text == "blocks.*.norm.weight[0]"
+    assert sum(slot.number for slot in hidden) == len(explorer().axes["hidden"].slots)
+
+
+def test_every_line_leads_to_something_that_can_be_shown():
+    seen, todo = set(), [Place("module", "")]
+    while todo:
+        place = todo.pop()
+        if place not in seen:
+            seen.add(place)
+            todo += [line.leads for line in detail(explorer(), place, Preview(Request())) if line.leads]
+    assert seen > {place for place in explorer().places if place.kind == "tensor"}
+    assert {place.key for place in seen if place.kind == "axis"} >= {"hidden", "vocab"}
+
+
+def test_search_wants_every_word_and_prefers_ends():
+    assert explorer().search("mlp down")[:2] == (Place("module", "blocks.0.mlp.down"), DOWN)
+    assert explorer().search("DOWN.WEIGHT") == (DOWN,)
+    assert Place("axis", "hidden") in explorer().search("hidd")
+    assert explorer().search("  ") == ()
+    assert explorer().search("nothing like it") == ()
+    assert explorer().search("blocks.3.mlp.down.weight") == (Place("tensor", "blocks.3.mlp.down.weight"),)
+
+
+# what coarsening would do
+
+
+def test_requests_step_by_step():
+    request = Request().wider(1).wider(1).wider(-1).deeper(1).factor("hidden", 1).frozen("mlp").paired()
+    assert request == Request(2, 2, "halves", {"hidden": 2}, ("mlp",))
+    assert request.frozen("mlp").freeze == ()
+    assert request.factor("hidden", -1).axes == {}
+    assert Request().wider(-1) == Request().deeper(-1) == Request()
+    assert not Request(freeze=("mlp",), pairing="halves").asks
+    assert request.command("model.pt") == (
+        "mlgraph coarsen model.pt --depth 2 --width 2 --pairing halves --axis hidden=2 --freeze mlp"
+    )
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [Request(2), Request(1, 2), Request(2, 2, "halves"), Request(axes={"hidden": 3}), Request(4, 4)],
+)
+def test_a_preview_is_what_coarsening_does(request_):
+    shown = preview(stack(), request_)
+    done = mlgraph.coalesce(
+        stack(), depth=request_.depth, width=request_.width, pairing=request_.pairing, axes=request_.axes
+    )
+    assert shown.refused == ""
+    assert shown.after == summarize(done)
+    for name in ("embed.weight", "blocks.0.mlp.up.weight", "head.weight"):
+        assert coarse_shape(stack(), name, shown.sizes) == tuple(done.tensors[name].shape)
+
+
+def test_what_cannot_be_is_refused_in_a_sentence():
+    assert "which 5 does not divide" in preview(stack(), Request(5)).refused
+    assert "which 3 does not divide" in preview(stack(), Request(1, 3)).refused
+    assert "cannot change" in preview(stack(), Request(axes={"vocab": 31})).refused
+    program = mlgraph.capture(Attention(), (states(),))
+    assert "no chain of repeated blocks" in preview(program, Request(1, 2)).refused
+    assert "31 does not divide" in str(figures(summarize(stack()), preview(stack(), Request(31))))
+
+
+def test_panels_show_sizes_before_and_after():
+    shown = preview(stack(), Request(2))
+    assert "parameter [24, 20] → [12, 10], 1.88 KiB" in texts(DOWN, shown)
+    assert "hidden 24 → 12 coarsenable" in texts(Place("axis", "hidden"), shown)
+    frozen = Preview(Request(freeze=("hidden",)))
+    assert "hidden 24 kept: you froze it" in texts(Place("axis", "hidden"), frozen)
+    assert "vocab 31 frozen: it indexes a lookup table" in texts(Place("axis", "vocab"), frozen)
+    assert "a chain of 4 blocks; depth divides them" in texts(Place("module", "blocks.0"))
+
+
+# the screen
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What there was after some keys."""
+
+    text: str
+    place: Place
+    cursor: Place | None
+    chosen: Place | None
+    request: Request
+    shown: Preview
+    searching: bool
+    screens: int
+
+
+LOOK = "look"
+
+
+def looks(*keys: str, size: tuple[int, int] = (80, 24)) -> list[Seen]:
+    """The explorer at every LOOK among the keys; what they ask for is computed before the next one."""
+
+    async def scenario() -> list[Seen]:
+        browser, seen = Browser(Explorer(stack())), []
+        async with browser.run_test(size=size, notifications=True) as pilot:
+            for key in keys:
+                if key == LOOK:
+                    await pilot.pause()
+                    seen.append(look(browser))
+                else:
+                    await pilot.press(key)
+                    await browser.workers.wait_for_complete()
+                    await pilot.pause()
+        return seen
+
+    return asyncio.run(scenario())
+
+
+def look(browser: Browser) -> Seen:
+    below = browser.screen_stack[0]
+    panel, cursor = below.query_one("#detail", OptionList), below.query_one(Tree).cursor_node
+    return Seen(
+        "\n".join(strip.text.rstrip() for strip in browser.screen._compositor.render_strips()),
+        browser.place,
+        cursor.data if cursor is not None else None,
+        None if panel.highlighted is None else browser.lines[panel.highlighted].leads,
+        browser.request,
+        browser.shown,
+        below.query_one("#search").has_class("open"),
+        len(browser.screen_stack),
+    )
+
+
+def drive(*keys: str, size: tuple[int, int] = (80, 24)) -> Seen:
+    """The explorer after keys."""
+    return looks(*keys, LOOK, size=size)[0]
+
+
+def keys_of(text: str) -> list[str]:
+    names = {" ": "space", ".": "full_stop", "_": "underscore"}
+    return [names.get(character, character) for character in text]
+
+
+def left(seen: Seen) -> str:
+    return "\n".join(line[:39] for line in seen.text.splitlines())
+
+
+def words(seen: Seen) -> str:
+    """The text of the screen as one line, without the border between the panels."""
+    return " ".join(seen.text.replace("│", " ").split())
+
+
+def test_the_first_screen_shows_the_tree():
+    shown = drive().text
+    assert "stack" in shown
+    assert "blocks ×4" in shown
+    assert "coarsen width 1  depth 1  adjacent" in shown
+    assert "q quit" in shown
+
+
+def test_folding_and_unfolding():
+    unfolded, folded, again = looks("down", "down", LOOK, "space", LOOK, "space", LOOK)
+    assert unfolded.place == Place("module", "blocks.0")
+    assert "mlp" in left(unfolded)
+    assert "mlp" not in left(folded)
+    assert "mlp" in left(again)
+
+
+def test_search_jumps_and_goes_on():
+    found = drive("slash", *keys_of("down.weight"), "enter")
+    assert found.place == found.cursor == DOWN
+    assert "blocks.0.mlp.down.weight" in found.text
+    typing, first, second, back = looks("slash", *keys_of("we"), LOOK, "enter", LOOK, "n", LOOK, "N", LOOK)
+    assert (typing.searching, first.searching) == (True, False)
+    assert second.place != first.place == back.place
+
+
+def test_a_search_in_vain_is_told_and_escape_ends_one():
+    vain, left_off = looks("slash", *keys_of("zz"), "enter", LOOK, "slash", "d", "escape", LOOK)
+    assert "nothing is called zz" in words(vain)
+    assert not left_off.searching
+
+
+def test_jumps_from_parameter_to_axis_to_parameter_and_back():
+    way = ["slash", *keys_of("down.weight"), "enter", "tab", "down"]
+    chosen, axis, slot, back, first = looks(*way, LOOK, "enter", LOOK, "enter", LOOK, "b", LOOK, "b", LOOK)
+    assert chosen.chosen == Place("axis", "hidden")
+    assert axis.place == chosen.chosen
+    assert slot.place == slot.cursor == Place("tensor", "embed.weight")
+    assert back.place == axis.place
+    assert first.place == DOWN
+
+
+def test_the_preview_follows_the_factors():
+    two, reset, refused = looks("w", "d", LOOK, "r", LOOK, "w", "w", "w", "w", LOOK)
+    assert two.request == Request(2, 2)
+    assert "width 2 depth 2" in words(two)
+    assert "hidden 24 → 12" in words(two)
+    assert "blocks 4 → 2" in words(two)
+    assert "mlgraph coarsen SOURCE --depth 2 --width 2" in words(two)
+    assert reset.shown == Preview(Request())
+    assert "which 5 does not divide" in words(refused)
+    assert drive("w", "W", "p", "p").request == Request(pairing="similarity")
+
+
+def test_an_axis_gets_its_own_factor_and_is_frozen():
+    keys = ["slash", *keys_of("hidden"), "enter", LOOK, "plus", "plus", LOOK, "minus", "minus", LOOK]
+    axis, factor, none, frozen = looks(*keys, "w", "f", LOOK)
+    assert axis.place == Place("axis", "hidden")
+    assert factor.request.axes == {"hidden": 3}
+    assert "hidden 24 → 8 coarsenable" in factor.text
+    assert none.request == Request()
+    assert frozen.request == Request(2, freeze=("hidden",))
+    assert "hidden 24 kept: you froze it" in frozen.text
+    assert "choose an axis first" in words(drive("plus"))
+
+
+def test_why_and_keys_open_a_page():
+    why, closed, keys = looks(
+        "slash", *keys_of("down.weight"), "enter", "e", LOOK, "escape", LOOK, "question_mark", LOOK
+    )
+    assert why.screens == 2
+    assert "contracts in" in why.text
+    assert closed.screens == 1
+    assert "freeze it" in keys.text
+
+
+@pytest.mark.parametrize("size", [(80, 24), (140, 40), (50, 12)])
+def test_every_size_of_terminal(size):
+    shown = drive("w", size=size).text
+    assert len(shown.splitlines()) <= size[1]
+    assert max(map(len, shown.splitlines())) <= size[0]
+    assert "stack" in shown
+
+
+# the verb
+
+
+@pytest.fixture
+def saved(tmp_path):
+    mlgraph.save(stack(), tmp_path / "stack.pt")
+    return tmp_path / "stack.pt"
+
+
+def test_without_a_terminal_it_says_what_to_use(cli, saved):
+    result = cli("browse", saved)
+    assert result.code == 1
+    assert result.err == (
+        "mlgraph: mlgraph browse needs a terminal: use mlgraph inspect where output is piped.\n"
+    )
+
+
+def test_without_textual_it_says_what_to_install(cli, saved, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "textual" else find(name))
+    result = cli("browse", saved)
+    assert result.code == 1
+    assert "pip install 'mlgraph[browse]'" in result.err
+
+
+def test_textual_is_imported_by_browse_alone(cli, saved, monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "textual"]:
+        monkeypatch.delitem(sys.modules, name)
+    load = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        assert name.partition(".")[0] != "textual"
+        return load(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    assert cli("inspect", saved).code == 0
+
+
+class Terminal:
+    """A real terminal: tmux on a server of its own."""
+
+    def __init__(self, folder, columns: int, rows: int) -> None:
+        self.command = ["tmux", "-S", str(folder / "tmux"), "-f", "/dev/null"]
+        self.size = ["-x", str(columns), "-y", str(rows)]
+
+    def start(self, *arguments: str) -> None:
+        line = shlex.join([sys.executable, "-m", "mlgraph", *arguments])
+        environment = os.environ | {"TERM": "xterm-256color"}
+        environment.pop("NO_COLOR", None)
+        subprocess.run(
+            [*self.command, "new-session", "-d", *self.size, f"{line}; sleep 60"], check=True, env=environment
+        )
+
+    def send(self, *keys: str) -> None:
+        subprocess.run([*self.command, "send-keys", *keys], check=True)
+
+    def screen(self) -> str:
+        done = subprocess.run(
+            [*self.command, "capture-pane", "-p"], check=True, capture_output=True, text=True
+        )
+        return done.stdout
+
+    def wait_for(self, text: str, seconds: float = 120) -> str:
+        end = time.monotonic() + seconds
+        while text not in (shown := self.screen()):
+            assert time.monotonic() < end, f"{text!r} did not come up on\n{shown}"
+            time.sleep(0.2)
+        return shown
+
+    def stop(self) -> None:
+        subprocess.run([*self.command, "kill-server"], check=False, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (140, 40)])
+def test_in_a_real_terminal(tmp_path, columns, rows):
+    mlgraph.save(stack(), tmp_path / "stack.pt")
+    terminal = Terminal(tmp_path, columns, rows)
+    terminal.start("browse", str(tmp_path / "stack.pt"))
+    try:
+        first = terminal.wait_for("q quit")
+        assert "blocks ×4" in first
+        assert len(first.splitlines()) <= rows
+        terminal.send("/")
+        terminal.send("-l", "down.weight")
+        terminal.send("Enter")
+        terminal.wait_for("blocks.0.mlp.down.weight")
+        terminal.send("w")
+        terminal.wait_for("[24, 20] → [12, 10]")
+        terminal.send("Tab")
+        terminal.send("Down")
+        terminal.send("Enter")
+        terminal.wait_for("axis hidden")
+        terminal.send("w")
+        terminal.send("w")
+        terminal.send("w")
+        terminal.wait_for("not divide")
+        terminal.send("q")
+        for _ in range(50):
+            if "q quit" not in terminal.screen():
+                break
+            time.sleep(0.2)
+        assert "q quit" not in terminal.screen()
+    finally:
+        terminal.stop()
