@@ -10,7 +10,7 @@ from mlgraph.dataflow import Dataflow
 from mlgraph.program import Program
 from mlgraph.view import ops
 from mlgraph.view.diagram import Box, Edge
-from mlgraph.view.drafts import Draft
+from mlgraph.view.drafts import Draft, owner
 from mlgraph.view.naming import describe
 from mlgraph.view.patterns import Group
 from mlgraph.view.scope import Wires
@@ -39,7 +39,7 @@ class Boxes:
         tensors = tuple(self.words.tensor(name) for name in self._tensors(found, owned))
         path = found.module
         if not title and not path.removeprefix(root).strip(".") and tensors:
-            path = tensors[0].name
+            path = owner(tensors[0].name)
         sources = (str(node.meta["source"]) for node in found.nodes if node.meta.get("source"))
         return Box(
             box_id(found),

@@ -66,8 +66,8 @@ class Box:
 
     ``title`` is what is written largest, ``kind`` one of :data:`KINDS`, ``note`` the kind in words. ``path``
     is the qualified name of the module, ``ops`` the ops inside in order, ``sources`` their lines in the
-    model's code. ``result`` and ``shape`` are the dims of the (first) result. ``repeat`` counts the blocks of
-    a chain, whose name is ``title``.
+    model's code. ``result`` and ``shape`` are the dims of the (first) result, a size that depends on data by
+    its symbol. ``repeat`` counts the blocks of a chain, whose name is ``title``.
     """
 
     id: str
@@ -79,7 +79,7 @@ class Box:
     ops: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     result: tuple[Dim, ...] = ()
-    shape: tuple[int, ...] = ()
+    shape: tuple[int | str, ...] = ()
     repeat: int = 1
 
     @property
@@ -99,7 +99,7 @@ class Edge:
     source: str
     target: str
     dims: tuple[Dim, ...] = ()
-    shape: tuple[int, ...] = ()
+    shape: tuple[int | str, ...] = ()
     families: tuple[int, ...] = ()
     through: tuple[str, ...] = ()
     count: int = 1

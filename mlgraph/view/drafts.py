@@ -39,12 +39,13 @@ class Draft:
 def titled(boxes: Sequence[Box], root: str) -> list[Box]:
     """Boxes with titles: the ends of module paths, as long as it takes to tell them apart.
 
-    Of boxes that one module holds, each goes by a tensor of its own.
+    Of boxes that one module holds, each goes by the tensor that it reads.
     """
     untitled = [box for box in boxes if not box.title]
     often = Counter(box.path for box in untitled)
     named = {
-        box.id: box.tensors[0].name if often[box.path] > 1 and box.tensors else box.path for box in untitled
+        box.id: owner(box.tensors[0].name) if often[box.path] > 1 and box.tensors else box.path
+        for box in untitled
     }
     paths = {id: path.removeprefix(root).strip(".") for id, path in named.items()}
     return [
@@ -53,6 +54,12 @@ def titled(boxes: Sequence[Box], root: str) -> list[Box]:
         else box
         for box in boxes
     ]
+
+
+def owner(tensor: str) -> str:
+    """What a tensor is called after: the module whose weight it is, else itself."""
+    path, _, last = tensor.rpartition(".")
+    return path if path and last in ("weight", "bias") else tensor
 
 
 def _shortest(path: str, others: Iterable[str]) -> str:

@@ -205,5 +205,8 @@ def _result_names(program: Program, count: int) -> list[str]:
     if spec.num_leaves != count:
         return [f"result {place}" for place in range(count)]
     paths, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(count)), spec))
-    names = ["".join(str(key) for key in path) for path, _ in paths]
-    return [name.strip(".[]'\"") or "result" for name in names]
+    keys = ("key", "idx", "name")
+    parts = (
+        [next(str(getattr(key, a)) for a in keys if hasattr(key, a)) for key in path] for path, _ in paths
+    )
+    return [".".join(part) or "result" for part in parts]

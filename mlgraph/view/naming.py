@@ -11,6 +11,7 @@ from mlgraph.view import ops
 from mlgraph.view.patterns import Group, meets
 from mlgraph.view.scope import Wires
 
+_SIGNS = {"add": "+", "mul": "×", "sub": "−", "div": "÷"}
 _PLAIN = {
     "index": "gather",
     "index_select": "gather",
@@ -75,6 +76,9 @@ def _pointwise_words(wires: Wires, nodes: Sequence[fx.Node], names: Sequence[str
     if len(nodes) == 1:
         if meeting and names[0] in ("add", "mul"):
             return names[0], "sum" if names[0] == "add" else "product, element by element", names[0]
+        read = [str(origin.target) for origin in wires.origins(nodes[0]) if origin.op == "get_attr"]
+        if names[0] in _SIGNS and read:
+            return "op", "", f"{_SIGNS[names[0]]} {read[0].rpartition('.')[2]}"
         kind = "activation" if ops.is_activation(nodes[0]) else "op"
         return kind, "", _PLAIN.get(names[0], names[0].strip("_").replace("_", " "))
     if any(map(ops.is_activation, nodes)) and all(ops.is_pointwise(node) for node in nodes):

@@ -103,26 +103,25 @@ def _forward_to_product(wires: Wires, node: fx.Node, inside: set[fx.Node]) -> li
 
 
 def _rotary(wires: Wires, nodes: Sequence[fx.Node], inside: set[fx.Node]) -> Iterator[list[fx.Node]]:
-    """Products with sines and cosines of what comes from one place, and what puts them together."""
-    turned: dict[fx.Node, list[fx.Node]] = {}
+    """Products with sines and cosines, what they turn round, and the sums in which they meet."""
+    turned: nx.Graph[fx.Node] = nx.Graph()
+    sources: set[fx.Node] = set()
+    paths: dict[fx.Node, list[fx.Node]] = {}
     for node in nodes:
-        if ops.name_of(node) != "mul" or node in wires.turning:
-            continue
         origins = wires.origins(node)
         plain = [origin for origin in origins if origin not in wires.turning]
-        if len(origins) == 2 and len(plain) == 1 and plain[0] in wires.varying:
-            path: list[fx.Node] = []
-            source = _through_joins(wires, plain[0], inside, path)
-            turned.setdefault(source, []).extend([*path, node])
-    for source, found in turned.items():
-        members = dict.fromkeys(found)
-        for node in nodes:
-            origins = wires.origins(node)
-            known = {*members, source} if ops.name_of(node) == "cat" else members
-            own = any(origin in members for origin in origins)
-            if ops.name_of(node) in _JOINED and own and all(origin in known for origin in origins):
-                members[node] = None
-        yield list(members)
+        if ops.name_of(node) == "mul" and len(origins) == 2 and len(plain) == 1 and plain[0] in wires.varying:
+            turned.add_node(node)
+            paths[node] = []
+            sources.add(_through_joins(wires, plain[0], inside, paths[node]))
+        elif ops.name_of(node) in _JOINED:
+            known = [origin for origin in origins if origin in turned]
+            rest = [origin for origin in origins if origin not in turned]
+            if known and (not rest or (ops.name_of(node) == "cat" and sources.issuperset(rest))):
+                turned.add_edges_from((origin, node) for origin in known)
+    for part in nx.connected_components(turned):
+        if len(part) > 1:
+            yield list(dict.fromkeys([*part, *(node for mul in part for node in paths.get(mul, ()))]))
 
 
 def _through_joins(wires: Wires, node: fx.Node, inside: set[fx.Node], path: list[fx.Node]) -> fx.Node:

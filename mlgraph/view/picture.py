@@ -19,7 +19,7 @@ _LANE = 14.0
 _MARGIN = 14.0
 _PORTS = 18.0
 _ROUNDS = 24
-_NEARLY = 30.0
+_NEARLY = 40.0
 
 Point = tuple[float, float]
 
@@ -322,7 +322,8 @@ def _straighten(
                 above = [other for other in near[id] if layer[other] < layer[id]]
                 below = [other for other in near[id] if layer[other] > layer[id]]
                 guides = above if downwards else below if not above else []
-                close = len(guides) == 1 and abs(x[guides[0]] - x[id]) < _NEARLY
+                reach = float("inf") if downwards and not below else _NEARLY
+                close = len(guides) == 1 and abs(x[guides[0]] - x[id]) < reach
                 wanted.append(x[guides[0]] if close else x[id])
                 weights.append(1000.0 if close else 1.0)
             apart = [(widths.get(a, 8.0) + widths.get(b, 8.0)) / 2 + _APART / 2 for a, b in pairwise(row)]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from torch import fx
 
 from mlgraph.dataflow import Dataflow, is_tensor_valued
-from mlgraph.view.ops import TURNS, is_layout, name_of
+from mlgraph.view.ops import TURNS, is_join, is_layout, name_of
 
 
 class Wires:
@@ -37,10 +37,11 @@ class Wires:
     def _turns(self, node: fx.Node, above: tuple[fx.Node, ...]) -> bool:
         if node.op != "call_function":
             return False
+        if name_of(node) in TURNS:
+            return True
         rest = [arg for arg in above if arg not in self.turning]
-        return name_of(node) in TURNS or (
-            len(rest) < len(above) and not any(arg in self.varying for arg in rest)
-        )
+        rearranges = is_layout(node) or is_join(node) or name_of(node) == "mul"
+        return rearranges and len(rest) < len(above) and not any(arg in self.varying for arg in rest)
 
     def is_layout(self, node: fx.Node) -> bool:
         """Whether the node is folded into the edges that pass it."""

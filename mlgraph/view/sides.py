@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlgraph.axes.families import Family
-from mlgraph.view.colours import colours
+from mlgraph.view.colours import DASHES, colours
 from mlgraph.view.diagram import View
 from mlgraph.view.measure import face
 
@@ -77,7 +77,7 @@ class Entry:
 
 
 def legend(found: Sequence[Side]) -> list[Entry]:
-    """An entry for each place that something drawn shows."""
+    """An entry for each place that something drawn shows; what may be coarsened comes first."""
     shown = dict.fromkeys(side.places[family] for side in found for family in _drawn(side.view))
     entries = []
     for place in shown:
@@ -90,15 +90,16 @@ def legend(found: Sequence[Side]) -> list[Entry]:
         family, slots = members[0]
         sizes = tuple(dict.fromkeys(family.size for family, _ in members))
         entries.append(Entry(place, family, sizes, len(family.ids), slots))
-    return entries
+    return sorted(entries, key=lambda entry: list(DASHES).index(entry.family.fate))
 
 
 def _drawn(view: View) -> list[int]:
-    """The families written on boxes or carried by edges, in the order of the table."""
+    """The families written on boxes that compute or carried by edges, in the order of the table."""
     places: set[int | None] = set()
     for diagram in (view.overview, *view.parts.values()):
         for edge in diagram.edges:
             places.update(edge.families)
         for box in diagram.boxes:
-            places.update(piece.family for line in face(box).lines for piece in line.pieces)
+            if box.kind not in ("input", "output", "side"):
+                places.update(piece.family for line in face(box).lines for piece in line.pieces)
     return sorted(place for place in places if place is not None)

@@ -56,10 +56,11 @@ class Words:
         roles = self.table.roles.get((name, dim), ())
         return bool(roles) and all(role == "contracts" for role in roles)
 
-    def result(self, node: fx.Node) -> tuple[tuple[Dim, ...], tuple[int, ...]]:
+    def result(self, node: fx.Node) -> tuple[tuple[Dim, ...], tuple[int | str, ...]]:
         """Dims and sizes of a node's result, of several the first's."""
         value = value_of(node)
-        shape = tuple(int(size) for size in getattr(value, "shape", ()))
+        # A size that depends on data has a symbol for its value.
+        shape = tuple(s if isinstance(s, int) else str(s) for s in getattr(value, "shape", ()))
         found: Any = self.table.node_dims.get(node.name) or ()
         if found and all(isinstance(dim, tuple) and dim and isinstance(dim[0], tuple) for dim in found):
             found = found[0]

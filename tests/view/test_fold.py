@@ -141,6 +141,31 @@ def test_mixtral_shows_router_and_experts():
     assert titles(block, "plumbing") == ["routing"]
 
 
+def test_what_modulates_is_no_rotation_and_functional_layers_go_by_their_tensors():
+    shown = view(captured("diffusion-transformer").program)
+    block = shown.parts["blocks"]
+    assert kinds(block)["rotary"] == 0
+    assert kinds(block)["mul"] == 4
+    assert "out_proj" in titles(block, "linear")
+
+
+class Chosen(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 4)
+
+    def forward(self, x, keep):
+        return self.second(self.first(x)[keep])
+
+
+def test_a_size_that_depends_on_data_goes_by_its_symbol():
+    program = mlgraph.capture(Chosen(), (torch.randn(5, 6), torch.tensor([True, False, True, True, False])))
+    shown = view(program)
+    last = next(box for box in shown.overview.boxes if box.title == "second")
+    assert isinstance(last.shape[0], str)
+    assert last.shape[1] == 4
+
+
 def test_swin_shows_its_stages():
     shown = view(captured("swin").program)
     assert {name: part.repeat for name, part in shown.parts.items()} == {

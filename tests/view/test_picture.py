@@ -50,10 +50,12 @@ def test_a_source_stands_right_above_its_only_reader():
     assert ranks(diagram) == {"a": 0, "b": 1, "c": 2, "d": 3, "s": 2}
 
 
-def test_a_circle_is_drawn_all_the_same():
+def test_an_edge_that_closes_a_circle_leads_up_beside_the_others():
     boxes = tuple(Box(id, "linear", id) for id in "abc")
-    diagram = Diagram("", boxes, (Edge("a", "b"), Edge("b", "c"), Edge("c", "b")))
-    assert len(arrange(diagram).boxes) == 3
+    picture = arrange(Diagram("", boxes, (Edge("a", "b"), Edge("b", "c"), Edge("c", "b"))))
+    upwards = [route for route in picture.routes if route.points[0][1] > route.points[-1][1]]
+    assert len(upwards) == 1
+    assert max(x for x, _ in upwards[0].points) > max(one.x + one.width / 2 for one in picture.boxes)
 
 
 def test_a_side_input_is_drawn_beside_each_of_its_distant_readers():
