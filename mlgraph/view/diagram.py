@@ -121,13 +121,24 @@ class Diagram:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A module: its tensors and the modules inside; ``repeat`` blocks of a chain are folded into it."""
+
+    name: str
+    path: str
+    tensors: tuple[Tensor, ...] = ()
+    inner: tuple[Branch, ...] = ()
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
 class View:
     """All diagrams of a program: the whole with repeats folded, and its parts by name.
 
     A part is one block of a chain (``repeat`` says of how many) or a module.
 
     ``families`` are the axes that the diagrams' tokens point to; ``slots`` lists, per family, the slots that
-    lie outside chains or in their first blocks, as (tensor, dim, role).
+    lie outside chains or in their first blocks, as (tensor, dim, role). ``modules`` is the tree of modules.
     """
 
     name: str
@@ -136,5 +147,6 @@ class View:
     parts: Mapping[str, Diagram]
     families: tuple[Family, ...]
     slots: tuple[tuple[tuple[str, int, str], ...], ...]
+    modules: Branch
     notes: tuple[str, ...] = ()
     rejected: tuple[str, ...] = ()

@@ -67,6 +67,7 @@ class Drawing:
             {
                 **self.paint(f"box {box.kind}"),
                 "data-key": self.key(box.id),
+                "data-path": (box.path or None) if self.prefix else None,
                 "data-axes": " ".join(str(self.place(family)) for family in axes) or None,
                 "data-part": box.title if box.kind in ("chain", "folded") else None,
             },

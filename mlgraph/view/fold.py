@@ -14,6 +14,7 @@ from mlgraph.view.boxes import Boxes, box_id
 from mlgraph.view.diagram import Box, Diagram, View
 from mlgraph.view.drafts import Draft, titled
 from mlgraph.view.patterns import Group, group, numbered_modules
+from mlgraph.view.tree import module_tree
 
 _MOST_BOXES = 28
 
@@ -33,6 +34,7 @@ def view(program: Program) -> View:
         fold.parts(),
         fold.boxes.words.families,
         tuple(fold.slots()),
+        module_tree(program, fold.boxes.words),
         program.notes,
         program.blocks.rejected,
     )

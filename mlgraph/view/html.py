@@ -9,6 +9,7 @@ from mlgraph.view.colours import DASHES
 from mlgraph.view.diagram import Box, Diagram, Dim, Edge, View
 from mlgraph.view.draw import Drawing
 from mlgraph.view.markup import escaped, json_script, tag
+from mlgraph.view.outline import outline
 from mlgraph.view.picture import Picture, arrange
 from mlgraph.view.sides import Side, legend, palette, sides
 
@@ -132,7 +133,8 @@ def _legend(programs: Sequence[Side]) -> str:
                 tag("ul", {"class": "slots"}, *(tag("li", {}, escaped(slot)) for slot in slots)),
             )
         )
-    return tag("aside", {}, tag("h2", {}, "Axes"), tag("ul", {"class": "legend"}, *rows))
+    modules = tag("details", {"class": "modules"}, tag("summary", {}, "Modules"), outline(programs[0]))
+    return tag("aside", {}, tag("h2", {}, "Axes"), tag("ul", {"class": "legend"}, *rows), modules)
 
 
 # Diagrams

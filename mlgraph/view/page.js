@@ -15,7 +15,7 @@
     for (const group of all(".box, .edge")) {
       group.classList.toggle("on", chosen !== null && axesOf(group).includes(chosen));
     }
-    for (const piece of all("svg [data-axis]")) piece.classList.toggle("on", piece.dataset.axis === chosen);
+    for (const piece of all("svg [data-axis], .tree [data-axis]")) piece.classList.toggle("on", piece.dataset.axis === chosen);
     for (const item of all(".legend li[data-axis]")) {
       const own = item.dataset.axis === chosen;
       item.classList.toggle("chosen", own);
@@ -38,6 +38,14 @@
     tip.style.top = `${Math.max(8, y + 16 + box.height > innerHeight ? y - box.height - 10 : y + 16)}px`;
   }
 
+  // Boxes of a module stand out while the pointer is on it in the tree.
+  function point(path) {
+    for (const box of all(".box")) {
+      const own = box.dataset.path || "";
+      box.classList.toggle("pointed", path !== null && (own === path || own.startsWith(`${path}.`)));
+    }
+  }
+
   function hide() { tip.hidden = true; }
 
   function open(chain, from) {
@@ -53,6 +61,8 @@
     const group = event.target.closest(".box, .edge");
     if (group) show(group.dataset.key, event.clientX, event.clientY);
     else hide();
+    const module = event.target.closest(".tree summary");
+    point(module ? module.dataset.path : null);
   });
   document.addEventListener("focusin", (event) => {
     const group = event.target.closest(".box");
@@ -66,7 +76,7 @@
     if (action) return actions[action.dataset.do](action);
     const item = target.closest(".legend li[data-axis]");
     if (item) return target.closest(".slots") ? undefined : choose(item.dataset.axis);
-    const piece = target.closest("svg [data-axis]");
+    const piece = target.closest("svg [data-axis], .tree [data-axis]");
     if (piece) return choose(piece.dataset.axis);
     const edge = target.closest(".edge");
     if (edge) return axesOf(edge).length ? choose(axesOf(edge)[0]) : undefined;

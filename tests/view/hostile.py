@@ -1,7 +1,7 @@
 """A view in which every string is an attempt to break out of a page."""
 
 from mlgraph.axes.families import Family
-from mlgraph.view.diagram import Box, Diagram, Edge, Tensor, Token, View
+from mlgraph.view.diagram import Box, Branch, Diagram, Edge, Tensor, Token, View
 
 ATTACKS = (
     '</script><script>alert("1")</script>',
@@ -28,6 +28,6 @@ def hostile_view(attack: str) -> View:
     )
     diagram = Diagram(attack, boxes, edges, repeat=2)
     families = (Family(attack, 4, (attack,), 1, "frozen", attack, attack),)
-    return View(
-        attack, 7, diagram, {attack: diagram}, families, (((attack, 0, attack),),), (attack,), (attack,)
-    )
+    slots = (((attack, 0, attack),),)
+    modules = Branch(attack, "", (), (Branch(attack, attack, (tensor,), repeat=2),))
+    return View(attack, 7, diagram, {attack: diagram}, families, slots, modules, (attack,), (attack,))

@@ -137,6 +137,22 @@ def test_hovering_shows_what_a_box_and_an_edge_are(act):
     assert "→" in found["edge"]
 
 
+def test_the_tree_of_modules_points_at_boxes_and_chooses_axes(act):
+    found = act(
+        """
+        all(".modules, .tree details").forEach((details) => { details.open = true; });
+        const module = all(".tree summary").find((found) => found.dataset.path.endsWith("attention.self"));
+        hover(module);
+        found.pointed = all(".box.pointed").map((box) => box.querySelector(".title").textContent);
+        hover(one("header"));
+        found.after = all(".box.pointed").length;
+        click(all(".tree [data-axis]").find((name) => name.textContent === "mlp"));
+        found.chosen = state().chosen;
+        """
+    )
+    assert found == {"pointed": ["query", "key", "value", "attention"], "after": 0, "chosen": ["mlp"]}
+
+
 def test_folding_and_unfolding(act):
     found = act(
         """

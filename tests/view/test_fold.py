@@ -204,6 +204,17 @@ def test_without_blocks_there_is_one_diagram():
     assert titles(shown.overview, "linear", "activation") == ["0", "gelu", "2"]
 
 
+def test_the_tree_of_modules_folds_chains_and_joins_lone_modules():
+    tree = view(captured("bert-mlm").program).modules
+    bert, head = tree.inner
+    assert (tree.name, bert.name, head.name) == ("BertForMaskedLM", "bert", "cls.predictions")
+    layer = bert.inner[1]
+    assert (layer.name, layer.path, layer.repeat) == ("encoder.layer.0", "bert.encoder.layer.0", 4)
+    query = layer.inner[0].inner[0].inner[0]
+    assert [tensor.name for tensor in query.tensors] == [f"{query.path}.weight", f"{query.path}.bias"]
+    assert text(query.tensors[0].dims) == ["heads·head_dim", "hidden"]
+
+
 def test_slots_are_those_of_first_blocks():
     program = captured("bert-mlm").program
     shown = view(program)
