@@ -38,6 +38,12 @@ class Coalesce(Pass):
     freeze: tuple[str, ...] = ()
 
     def __call__(self, program: Program) -> Program:
+        groupings, layers = self.groupings(program)
+        options = {"pairing": self.pairing, "tied": self.tied}
+        return apply_down(program, groupings, layers, self.tied, str(self), options)
+
+    def groupings(self, program: Program) -> tuple[dict[str, Grouping], dict[str, Grouping]]:
+        """What is grouped, before anything is done: by axis id, and by chain name."""
         chains = (
             {chain.name for chain in program.blocks} if self.depth != 1 or self.axes or self.freeze else set()
         )
@@ -60,8 +66,7 @@ class Coalesce(Pass):
             [name for name in self.freeze if name not in chains],
             coarse_grouping(program, self.pairing),
         )
-        options = {"pairing": self.pairing, "tied": self.tied}
-        return apply_down(program, groupings, layers, self.tied, str(self), options)
+        return groupings, layers
 
 
 def coalesce(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual import work
@@ -17,12 +19,16 @@ from textual.worker import get_current_worker
 
 from mlgraph.cli.browser.explorer import Explorer, Place
 from mlgraph.cli.browser.panels import Line, detail, figures, label, request_line
-from mlgraph.cli.browser.preview import Preview, Request, preview
+from mlgraph.cli.browser.preview import Preview, Request, preview, sketch
 from mlgraph.cli.modules import Module
 from mlgraph.cli.render.modules import joined
 from mlgraph.cli.render.numbers import count, size
 from mlgraph.cli.summary import summarize
 
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+
+_PATIENCE = 0.25
 _HELP = """\
 arrows        move; right and left, or space, unfold and fold; Enter chooses
 / n N         search for words of a path or axis; next, previous match
@@ -275,12 +281,23 @@ class Browser(App[None]):
     @work(thread=True, exclusive=True)
     def _compute(self, request: Request) -> None:
         worker = get_current_worker()
-        try:
-            shown = preview(self.explorer.program, request)
-        except Exception as error:
-            shown = Preview(request, refused=f"An error inside mlgraph: {type(error).__name__}: {error}")
+        rough = self._attempt(sketch, request)
         if not worker.is_cancelled:
-            self.call_from_thread(self._computed, shown)
+            self.call_from_thread(self._computed, rough)
+        if rough.refused or not request.asks:
+            return
+        # more keys may follow, and a rewriting that has begun cannot be stopped
+        time.sleep(_PATIENCE)
+        if not get_current_worker().is_cancelled:
+            shown = self._attempt(preview, request)
+            if not get_current_worker().is_cancelled:
+                self.call_from_thread(self._computed, shown)
+
+    def _attempt(self, step: Callable[[Program, Request], Preview], request: Request) -> Preview:
+        try:
+            return step(self.explorer.program, request)
+        except Exception as error:
+            return Preview(request, refused=f"An error inside mlgraph: {type(error).__name__}: {error}")
 
     def _computed(self, shown: Preview) -> None:
         if shown.request == self.request:

@@ -131,6 +131,9 @@ def figures(before: Summary, shown: Preview) -> Table | Text:
     """The figures before and after, or the sentence that says why not."""
     if shown.refused:
         return Text(shown.refused, style="bold red")
+    if shown.after is None and shown.parameters is not None:
+        told = Text(f"params  {count(before.parameters)} → {count(shown.parameters)}")
+        return told.append(f"  ×{ratio(shown.parameters, before.parameters)}", "dim")
     if shown.after is None:
         return Text("w and d choose factors of width and depth; + and - that of an axis", style="dim")
     after = shown.after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from mlgraph.cli.changes import Change, changes
 from mlgraph.cli.summary import Summary, summarize
 
 if TYPE_CHECKING:
+    from mlgraph.passes import Coalesce
     from mlgraph.program import Program
 
 PAIRINGS = ("adjacent", "halves", "similarity")
@@ -66,37 +68,73 @@ class Request:
 class Preview:
     """The outcome of a request: figures after it and what changed, or the sentence that refuses it.
 
-    ``sizes`` has the new size of every axis by id, ``shapes`` the shape of every tensor whose name stays.
+    ``sizes`` has the new size of every axis by id. A sketch knows sizes and ``parameters`` but not ``after``.
     """
 
     request: Request
     after: Summary | None = None
+    parameters: int | None = None
     changes: tuple[Change, ...] = ()
     sizes: dict[str, int] = field(default_factory=dict)
     refused: str = ""
 
 
-def preview(program: Program, request: Request) -> Preview:
-    """Run the coarsening on shapes; weights are read by the pairing by similarity alone."""
+def sketch(program: Program, request: Request) -> Preview:
+    """What is known at once, from sizes alone: whether they divide, and how many parameters stay."""
+    from mlgraph.axes.expressions import resized
     from mlgraph.errors import MlgraphError
-    from mlgraph.passes import Coalesce
 
     if not request.asks:
         return Preview(request)
     try:
-        operator = Coalesce(
-            depth=request.depth,
-            width=request.width,
-            pairing=request.pairing,
-            axes=dict(request.axes),
-            freeze=request.freeze,
-        )
-        coarse = operator(program if request.pairing == "similarity" else program.skeleton())
+        # sizes do not depend on which indices are alike, and looking for those reads weights
+        groupings, layers = _operator(replace(request, pairing="adjacent")).groupings(program)
+    except MlgraphError as error:
+        return Preview(request, refused=str(error))
+    sizes = {axis: grouping.coarse for axis, grouping in groupings.items()}
+    merged = {
+        name
+        for chain in program.blocks
+        if chain.name in layers
+        for group in layers[chain.name].members
+        for block in group[1:]
+        for name in chain.blocks[block].tensors
+    }
+    dims = program.axes.tensor_dims
+    meta = program.skeleton().tensors
+    parameters = sum(
+        math.prod(resized(dim, sizes) for dim in dims[name]) if name in dims else meta[name].numel()
+        for name in program.tensors.parameters - merged
+    )
+    return Preview(request, parameters=parameters, sizes=sizes)
+
+
+def _operator(request: Request) -> Coalesce:
+    from mlgraph.passes import Coalesce
+
+    return Coalesce(
+        depth=request.depth,
+        width=request.width,
+        pairing=request.pairing,
+        axes=dict(request.axes),
+        freeze=request.freeze,
+    )
+
+
+def preview(program: Program, request: Request) -> Preview:
+    """Run the coarsening on shapes; weights are read by the pairing by similarity alone."""
+    from mlgraph.errors import MlgraphError
+
+    if not request.asks:
+        return Preview(request)
+    try:
+        coarse = _operator(request)(program if request.pairing == "similarity" else program.skeleton())
     except MlgraphError as error:
         return Preview(request, refused=str(error))
     groupings: dict[str, Any] = dict(coarse.lineage.groupings) if coarse.lineage else {}
     sizes = {axis: max(grouping) + 1 for axis, grouping in groupings.items() if grouping}
-    return Preview(request, summarize(coarse), tuple(changes(program, coarse)), sizes)
+    after = summarize(coarse)
+    return Preview(request, after, after.parameters, tuple(changes(program, coarse)), sizes)
 
 
 def coarse_shape(program: Program, tensor: str, sizes: dict[str, int]) -> tuple[int, ...] | None:

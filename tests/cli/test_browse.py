@@ -18,7 +18,7 @@ import torch
 import mlgraph
 from mlgraph.cli.browser.explorer import Explorer, Place
 from mlgraph.cli.browser.panels import detail, figures
-from mlgraph.cli.browser.preview import Preview, Request, coarse_shape, preview
+from mlgraph.cli.browser.preview import Preview, Request, coarse_shape, preview, sketch
 from mlgraph.cli.summary import summarize
 from tests.cli.planted import Attention, states
 from tests.cli.test_views import stack
@@ -129,6 +129,8 @@ def test_a_preview_is_what_coarsening_does(request_):
     )
     assert shown.refused == ""
     assert shown.after == summarize(done)
+    rough = sketch(stack(), request_)
+    assert (rough.after, rough.parameters, rough.sizes) == (None, done.num_parameters(), shown.sizes)
     for name in ("embed.weight", "blocks.0.mlp.up.weight", "head.weight"):
         assert coarse_shape(stack(), name, shown.sizes) == tuple(done.tensors[name].shape)
 
@@ -139,6 +141,8 @@ def test_what_cannot_be_is_refused_in_a_sentence():
     assert "cannot change" in preview(stack(), Request(axes={"vocab": 31})).refused
     program = mlgraph.capture(Attention(), (states(),))
     assert "no chain of repeated blocks" in preview(program, Request(1, 2)).refused
+    for request in (Request(5), Request(1, 3), Request(axes={"vocab": 31})):
+        assert sketch(stack(), request) == preview(stack(), request)
     assert "31 does not divide" in str(figures(summarize(stack()), preview(stack(), Request(31))))
 
 
