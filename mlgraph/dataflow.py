@@ -251,9 +251,9 @@ class Dataflow:
             kwargs.pop("dropout_p", None)
         elif name == "slice" and len(node.args) > 3:
             source = node.all_input_nodes[0].meta.get("val")
-            dim, end = node.args[1], node.args[3]
+            dim, start, end = node.args[1:4]
             if isinstance(source, torch.Tensor) and isinstance(dim, int) and isinstance(end, int):
-                args = [*node.args[:3], min(end, source.shape[dim]), *node.args[4:]]
+                args = [*node.args[:2], start or 0, min(end, source.shape[dim]), *node.args[4:]]
         elif name in _SIZE_ONLY:
             args = [arg for arg in node.args if not isinstance(arg, fx.Node)]
         kwargs.pop("device", None)

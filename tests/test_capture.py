@@ -282,6 +282,7 @@ def test_a_region_without_gradients_has_none() -> None:
         lambda x: torch.zeros(3, 4).index_put_((torch.tensor([0]),), x[:1]),
         lambda x: _assigned(x),
         lambda x: (y := x * 1, y[:, 0].mul_(3), y + 1)[-1],
+        lambda x: (y := (x * 1).t().contiguous(), y[0].add_(1), y[1:].fill_(x.sum()), y.t() + 1)[-1],
     ],
 )
 def test_in_place_ops_on_fresh_values_are_functional(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -293,6 +294,20 @@ def test_in_place_ops_on_fresh_values_are_functional(change: Callable[[torch.Ten
     program = capture(Changing(), (x,))
     assert not [t for t in targets(program) if t._schema.is_mutable]
     torch.testing.assert_close(run(program, kwargs={"x": x}), change(x))
+
+
+@pytest.mark.parametrize("late", [lambda y: y + 1, lambda y: y[0] * 2])
+def test_a_write_to_what_may_be_a_view_is_seen_by_later_readers(
+    late: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    class Changing(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x * 1
+            y.contiguous().add_(1)
+            return late(y)
+
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(run(capture(Changing(), (x,)), kwargs={"x": x}), Changing()(x))
 
 
 def _assigned(x: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -57,11 +58,11 @@ def views(node: fx.Node) -> fx.Node | None:
     return node.args[0] if shares or target in _MAYBE_VIEWS else None
 
 
-def memory(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
-    """For every node, the node that made the memory its result may lie in."""
+def memory(graph: fx.Graph, fresh: Collection[fx.Node] = ()) -> dict[fx.Node, fx.Node]:
+    """For every node, the node that made the memory its result may lie in; ``fresh`` nodes make their own."""
     root: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        base = views(node)
+        base = views(node) if node not in fresh else None
         root[node] = root[base] if base is not None else node
     return root
 
@@ -80,15 +81,16 @@ def functional(graph: fx.Graph) -> None:
     slice or selection of a fresh value is scattered back. What writes to inputs or buffers stays.
     """
     order = {node: index for index, node in enumerate(graph.nodes)}
+    apart = _last_views(graph, order)
     for node in list(graph.nodes):
         if not mutates(node) or node.target in (aten.batch_norm.default,):
             continue
         form = _functional_form(node.target)
-        chain = _chain(node.args[0])
+        chain = _chain(node.args[0], apart)
         if form is None or chain is None:
             continue
         base, path = chain
-        related = {n for n, r in memory(graph).items() if r is base and n is not base}
+        related = {n for n, r in memory(graph, apart).items() if r is base and n is not base}
         known = {node, *path}
         before = {n for n in related - known if order.get(n, len(order)) < order[node]}
         after = [n for n in before if any(order.get(u, -1) > order[node] for u in n.users)]
@@ -97,13 +99,35 @@ def functional(graph: fx.Graph) -> None:
         _rewrite(graph, node, form, base, path, order)
 
 
-def _chain(node: Any) -> tuple[fx.Node, list[fx.Node]] | None:
+def _last_views(graph: fx.Graph, order: Mapping[fx.Node, int]) -> set[fx.Node]:
+    """Possible views of fresh values that nothing else reads from then on: a write to them stays theirs."""
+    root = memory(graph)
+    relatives: defaultdict[fx.Node, list[fx.Node]] = defaultdict(list)
+    for node, maker in root.items():
+        relatives[maker].append(node)
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.target not in _MAYBE_VIEWS or root[node].op != "call_function":
+            continue
+        own = {node}
+        for other in relatives[root[node]]:
+            if views(other) in own:
+                own.add(other)
+        others = [other for other in relatives[root[node]] if other not in own]
+        if all(order[user] <= order[node] for other in others for user in other.users):
+            found.add(node)
+    return found
+
+
+def _chain(node: Any, apart: Collection[fx.Node] = ()) -> tuple[fx.Node, list[fx.Node]] | None:
     """The fresh value behind a chain of slices and selections, and the chain from it on."""
     path: list[fx.Node] = []
     while isinstance(node, fx.Node) and node.target in _SCATTER:
         path.insert(0, node)
         node = node.args[0]
-    if not isinstance(node, fx.Node) or node.op != "call_function" or views(node) is not None:
+    if not isinstance(node, fx.Node) or node.op != "call_function":
+        return None
+    if views(node) is not None and node not in apart:
         return None
     return node, path
 
@@ -147,6 +171,8 @@ def _functional_form(target: Any) -> Any:
     special = {"fill_": None, "zero_": None}
     if target is aten.copy_.default:
         return aten.copy.default
+    if target is aten.fill_.Tensor:
+        return aten.fill.Tensor
     if target is aten.fill_.Scalar:
         return aten.full_like.default
     if target is aten.zero_.default:

@@ -54,11 +54,12 @@ def read_sizes_directly(graph: fx.Graph) -> None:
         value = _plain(node.args[0], known)
         if value is None:
             continue
-        node.replace_all_uses_with(value) if isinstance(value, fx.Node) else _put_number(node, value)
+        node.replace_all_uses_with(value) if isinstance(value, fx.Node) else put_number(node, value)
         graph.erase_node(node)
 
 
-def _put_number(node: fx.Node, value: int) -> None:
+def put_number(node: fx.Node, value: int) -> None:
+    """Put a number in the place of a node in all that use it."""
     for user in list(node.users):
 
         def swap(argument: fx.Node) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from mlgraph.normalize.effects import is_random, memory, mutates, written
+from mlgraph.normalize.scalars import put_number
 from mlgraph.normalize.symbolic import argument_size, arguments, dtype_of, same_sizes, sizes_of
 
 aten = torch.ops.aten
@@ -334,6 +335,11 @@ def hoist_sizes(graph: fx.Graph) -> None:
         if node.target is not aten.sym_size.int:
             continue
         size = argument_size(node)
+        if isinstance(size, int):
+            # a size that was free when it was read, and fixed by what came later
+            put_number(node, size)
+            graph.erase_node(node)
+            continue
         if size not in first:
             continue
         if size not in made:
