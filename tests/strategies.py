@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from tests.zoo.registry import perturb_
+from tests.perturbation import perturb_
 
 BATCH, LENGTH, VOCABULARY = 7, 13, 17
 WINDOW = 3

@@ -30,14 +30,16 @@ A column says **yes** only if the check passed:
 - *axes*: the dims coarsened by default are exactly those that the class halves with its own fields.
 - *sound*: permuting every inferred axis in all its slots at once changes nothing (fp64, 1e-9).
 - *width*, *depth*, *both*: after coarsening by 2, names, shapes and ties equal those of the class built at
-  half size, which loads the state dict strictly and gives outputs of the same shapes.
+  half size, which loads the state dict strictly and gives outputs of the same shapes. Where the zoo says that
+  the class hard-codes an inner width, the program may halve it all the same, which is listed below.
 - *regrow*: de-coalescing brings back names, shapes and the coarse function, and coalescing again is
   bit for bit exact.
 - *round trip*: the coarse model, written in its library's own format, is loaded by the library with
   nothing missing or left over, and gives the same outputs.
 
-**refused** means that mlgraph said no in a sentence that names the axis, op or line; **NO** that the
-result was wrong or an error escaped; `-` that the column does not apply.
+**refused** means that mlgraph said no in a sentence that names the axis, op or line, or kept a width that
+the class halves, for the reason that the axis gives; **NO** that the result was wrong or an error escaped;
+`-` that the column does not apply.
 """
 
 
@@ -74,7 +76,7 @@ def render(rows: Sequence[Row]) -> str:
         f"- `{row.name}`, {column}: {reason}" for row in rows for column, reason in row.reasons.items()
     ]
     if reasons:
-        parts += ["## Where not, and why\n", "\n".join(reasons) + "\n"]
+        parts += ["## Where not, or not as the class, and why\n", "\n".join(reasons) + "\n"]
     return "\n".join(parts)
 
 

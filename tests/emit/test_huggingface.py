@@ -74,7 +74,7 @@ def tiny_t5() -> nn.Module:
 
 
 def zoo_perturbed(model: nn.Module) -> nn.Module:
-    from tests.zoo.registry import perturb_
+    from tests.perturbation import perturb_
 
     perturb_(model)
     return model.eval()

@@ -3,7 +3,16 @@
 ``python -m tests.zoo`` lists them.
 """
 
-from tests.zoo import attention, composition, huggingface, modalities, sequence, spine, timm_models
+from tests.zoo import (
+    attention,
+    composition,
+    decoders,
+    encoders,
+    modalities,
+    sequence,
+    spine,
+    timm_models,
+)
 from tests.zoo.registry import SCALES, Built, Entry, Scale, entries, get, perturb_
 
 __all__ = [
@@ -13,9 +22,10 @@ __all__ = [
     "Scale",
     "attention",
     "composition",
+    "decoders",
+    "encoders",
     "entries",
     "get",
-    "huggingface",
     "modalities",
     "perturb_",
     "sequence",

@@ -99,7 +99,14 @@ def swin_fields(s: Scale) -> dict[str, Any]:
 
 
 pyramid("hf-swin", "SwinForImageClassification", "SwinConfig", swin_fields, 56)
-pyramid("swinv2", "Swinv2ForImageClassification", "Swinv2Config", swin_fields, 56)
+pyramid(
+    "swinv2",
+    "Swinv2ForImageClassification",
+    "Swinv2Config",
+    swin_fields,
+    56,
+    fixed=["continuous_position_bias_mlp"],
+)
 pyramid(
     "hf-convnext",
     "ConvNextForImageClassification",
@@ -180,9 +187,9 @@ def clip_text(s: Scale) -> dict[str, Any]:
     }
 
 
-@entry("siglip", "SiglipModel", suite="hf")
+@entry("siglip", "SiglipModel", suite="hf", fixed=["text_model.", "vision_model."])
 def _(s: Scale) -> Call:
-    # Both towers end in the width in which image meets text, which stays.
+    # Both towers end in the width in which image meets text, which stays; it is the towers' own too.
     text = clip_text(s) | {"hidden_size": 32, "projection_size": 32}
     vision = vision_fields(s) | {"hidden_size": 32}
     config = hf.SiglipConfig(text_config=text, vision_config=vision)

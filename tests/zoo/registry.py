@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from tests.perturbation import perturb_
+
 BATCH = 5
 SEQUENCE = 11
 VOCABULARY = 97
@@ -75,6 +77,8 @@ class Entry:
 
     ``suite`` says where its class lives (``hf``, ``timm``, ``torch`` or ``module``); ``chain`` is
     False where the class has no repeated blocks to halve; ``tags`` are free labels for selecting.
+    ``fixed`` are fragments of the names of tensors some of whose widths the class has no field for
+    (a bias table's MLP of 512): a program may halve these widths where the class keeps them.
     """
 
     name: str
@@ -83,6 +87,7 @@ class Entry:
     suite: str = "module"
     chain: bool = True
     tags: frozenset[str] = field(default_factory=frozenset)
+    fixed: tuple[str, ...] = ()
 
     def build(self, scale: str = "full", seed: int = 0) -> Built:
         """The model at ``scale``, every parameter perturbed so that no gain is 1 and no bias 0."""
@@ -97,35 +102,24 @@ class Entry:
         return self.name
 
 
-@torch.no_grad()
-def perturb_(model: nn.Module, scale: float = 0.1) -> None:
-    """Add noise to every floating-point parameter and running statistic, in place.
-
-    A fresh norm's gain of 1 and bias of 0 are the same under any permutation and any mean, so a
-    wrong treatment of them would show nowhere.
-    """
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            parameter.add_(scale * torch.randn_like(parameter))
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.add_(scale * torch.randn_like(buffer))
-        elif name.endswith("running_var"):
-            buffer.mul_(1 + scale * torch.rand_like(buffer))
-
-
 _ENTRIES: dict[str, Entry] = {}
 
 
 def entry(
-    name: str, family: str, *, suite: str = "module", chain: bool = True, tags: Iterable[str] = ()
+    name: str,
+    family: str,
+    *,
+    suite: str = "module",
+    chain: bool = True,
+    tags: Iterable[str] = (),
+    fixed: Iterable[str] = (),
 ) -> Callable[[Builder], Builder]:
     """Register the decorated builder under ``name``; names are unique."""
 
     def register(builder: Builder) -> Builder:
         if name in _ENTRIES:
             raise ValueError(f"the zoo has two entries named {name}")
-        _ENTRIES[name] = Entry(name, family, builder, suite, chain, frozenset(tags))
+        _ENTRIES[name] = Entry(name, family, builder, suite, chain, frozenset(tags), tuple(fixed))
         return builder
 
     return register

@@ -139,9 +139,19 @@ vision(
     heads(stages("embed_dims", FOUR, "depths", DEEP, window_sizes=[2, 2, 2, 2]), "num_heads", 2, 4, 4, 8),
     64,
 )
-vision("efficientformer_l1", stages("embed_dims", (16, 24, 40, 64), "depths", (2, 2, 4, 2), num_vit=1), 224)
+vision(
+    "efficientformer_l1",
+    lambda s: {
+        "embed_dims": s.widths(16, 24, 40, 64),
+        "depths": s.depths(2, 2, 4, 4),
+        "num_vit": s.depth(2),
+    },
+    224,
+    fixed=["stages.3.blocks."],
+)
 vision("fastvit_t8", stages("embed_dims", (16, 32, 64, 128), "layers", DEEP), 64)
-vision("repvit_m0_9", stages("embed_dim", FOUR, "depth", DEEP), 64)
+# Squeeze and excitation rounds its width to a multiple of 8.
+vision("repvit_m0_9", stages("embed_dim", (64, 128, 192, 256), "depth", DEEP), 64)
 vision("swiftformer_xs", stages("embed_dims", FOUR, "layers", DEEP), 64)
 vision(
     "edgenext_xx_small",
@@ -162,6 +172,7 @@ vision(
         "num_heads": s.widths(4, 8),
     },
     56,
+    fixed=["cpb_mlp"],
 )
 vision(
     "swinv2_cr_tiny_224",
@@ -173,6 +184,7 @@ vision(
         "num_heads": s.widths(4, 8),
     },
     56,
+    fixed=["meta_mlp"],
 )
 vision(
     "hiera_tiny_224",
@@ -219,10 +231,15 @@ vision(
     },
     56,
 )
-vision("starnet_s1", lambda s: {"base_dim": s.width(8), "depths": s.depths(2, 2, 4, 2)}, 64)
+vision(
+    "starnet_s1",
+    lambda s: {"base_dim": s.width(8), "depths": s.depths(2, 2, 4, 2)},
+    64,
+    fixed=["stem.", "stages.0.0."],
+)
 vision(
     "gcvit_xxtiny",
-    lambda s: {"img_size": 64, "window_size": (2, 2, 2, 2), "embed_dim": s.width(32), "mlp_ratio": 2.0},
+    lambda s: {"img_size": 64, "window_size": (2, 2, 2, 2), "embed_dim": s.width(64), "mlp_ratio": 2.0},
     64,
     chain=False,
 )
@@ -231,21 +248,23 @@ vision(
     lambda s: {"channels": s.widths(16, 24, 40, 48), "stem_width": s.width(16), "layers": (2, 2, 2, 2)},
     64,
     chain=False,
+    fixed=["conv1.", "bn1.", "layer1.0."],
 )
 vision(
     "resnet50",
     lambda s: {
-        "channels": s.widths(16, 24, 40, 48),
+        "channels": s.widths(24, 40, 48, 56),
         "stem_width": s.width(16),
         "layers": (3, 3, 3, 3),
         "base_width": 64,
     },
     64,
     chain=False,
+    fixed=["conv1.", "bn1.", "layer1.0."],
 )
 vision(
     "resnetv2_50",
-    lambda s: {"channels": s.widths(32, 64, 96, 128), "stem_chs": s.width(16), "layers": (3, 3, 3, 3)},
+    lambda s: {"channels": s.widths(64, 128, 192, 256), "stem_chs": s.width(16), "layers": (3, 3, 3, 3)},
     64,
     chain=False,
 )
@@ -286,7 +305,7 @@ vision(
 vision(
     "levit_128s",
     lambda s: {
-        "embed_dim": s.widths(24, 32, 48),
+        "embed_dim": s.widths(32, 48, 64),
         "num_heads": s.widths(2, 4, 4),
         "key_dim": 4,
         "depth": s.depths(2, 4, 4),
