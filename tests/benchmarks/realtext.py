@@ -2,10 +2,11 @@
 
 ``python -m tests.benchmarks.realtext --scale full --out runs/realtext`` trains a GPT of d=128, 8 layers and
 4 heads on a byte-level BPE of 2,048 tokens with 16 x 128 tokens a step: from scratch for 2,000 steps, and
-by V-cycles. Every recipe is tuned over the same learning rates, then repeated with further seeds at its
-best. ``--scale small`` is the same with a fifth of the steps and a model a tenth in cost. Runs that are
-finished are not run again, so the command can be stopped and repeated; the table at the end says what there
-is.
+by V-cycles. Both sides are tuned over the same learning rates, level by level, then repeated with further
+seeds at their best: the coarse level's rate is the one with the lowest loss at the end of the coarse level,
+the fine level's the one with the lowest final loss. ``--scale small`` is the same with a fifth of the steps
+and a model a tenth in cost. Runs that are finished are not run again, so the command can be stopped and
+repeated, and several processes may share the work by ``--only``; the table at the end says what there is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import html
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from torch.utils.data import DataLoader
 
 import mlgraph
 from mlgraph.program import Program
-from mlgraph.train import Optimizer, Phase, Schedule, plain, run, vcycle
+from mlgraph.train import Optimizer, Phase, Refine, Schedule, plain, run, vcycle
 from mlgraph.train.compare import curve, saving, spread
 from mlgraph.train.metering import read_metrics
 from mlgraph.train.text import TokenBlocks, load_tokenizer, tokenize
@@ -55,25 +57,44 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """A name, a phase program and how optimizer state crosses levels."""
+    """From scratch, or a V-cycle: factors, alpha and how optimizer state crosses levels."""
 
     name: str
-    phases: Sequence[Phase]
+    depth: int = 1
+    width: int = 1
+    alpha: float = 0.25
     state: str = "carry"
 
+    @property
+    def cycles(self) -> bool:
+        """Whether this is a V-cycle."""
+        return self.depth * self.width > 1
 
-def recipes(scale: Scale) -> list[Recipe]:
-    """From scratch, and V-cycles with what is coarsened, alpha and the optimizer state varied in turn."""
-    fine = round(0.75 * scale.steps)
+    def phases(self, scale: Scale, rate: float, coarse_rate: float | None) -> list[Phase]:
+        """The phase program at the given rates of level 1 and level 2."""
+        if not self.cycles:
+            return plain(scale.steps, lr=rate)
+        return vcycle(
+            round(0.75 * scale.steps),
+            scale.init_steps,
+            scale.coarse_steps,
+            depth=self.depth,
+            width=self.width,
+            alpha=self.alpha,
+            lr=(rate, rate if coarse_rate is None else coarse_rate),
+        )
 
-    def cycle(depth: int, width: int, alpha: float) -> list[Phase]:
-        return vcycle(fine, scale.init_steps, scale.coarse_steps, depth=depth, width=width, alpha=alpha)
 
-    found = [Recipe("scratch", plain(scale.steps)), Recipe("both-0.25", cycle(2, 2, 0.25))]
-    found += [Recipe("depth-0.25", cycle(2, 1, 0.25)), Recipe("width-0.25", cycle(1, 2, 0.25))]
-    found += [Recipe(f"both-{alpha:g}", cycle(2, 2, alpha)) for alpha in (0.5, 1.0)]
-    found += [Recipe(f"both-0.25-{state}", cycle(2, 2, 0.25), state) for state in ("reset", "asymmetric")]
-    return found
+RECIPES = (
+    Recipe("scratch"),
+    Recipe("both-0.25", 2, 2),
+    Recipe("depth-0.25", 2, 1),
+    Recipe("width-0.25", 1, 2),
+    Recipe("both-0.5", 2, 2, 0.5),
+    Recipe("both-1", 2, 2, 1.0),
+    Recipe("both-0.25-reset", 2, 2, state="reset"),
+    Recipe("both-0.25-asymmetric", 2, 2, state="asymmetric"),
+)
 
 
 def corpus() -> Iterator[str]:
@@ -126,20 +147,21 @@ def model(scale: Scale, seed: int) -> Program:
     return mlgraph.capture(transformers.GPT2LMHeadModel(config), kwargs={"input_ids": ids, "labels": ids})
 
 
-def train(recipe: Recipe, scale: Scale, rate: float, seed: int, out: Path) -> Path:
+def train(
+    phases: Sequence[Phase], scale: Scale, rate: float, seed: int, folder: Path, state: str = "carry"
+) -> Path:
     """One run; where it was finished before, nothing is done."""
-    folder = out / f"{recipe.name}-lr{rate:g}-seed{seed}"
     if not (folder / "done").exists():
-        training, held_out = loaders(scale, out / "cache")
+        training, held_out = loaders(scale, folder.parent / "cache")
         run(
             model(scale, seed),
-            recipe.phases,
+            phases,
             training,
             held_out,
             None,
             folder,
             optimizer=Optimizer(lr=rate),
-            optimizer_state=recipe.state,
+            optimizer_state=state,
             schedule=Schedule("cosine", warmup=scale.steps // 40, final=0.0, rewarm=scale.steps // 100),
             seed=seed,
             eval_every=max(scale.steps // 20, 1),
@@ -151,9 +173,33 @@ def train(recipe: Recipe, scale: Scale, rate: float, seed: int, out: Path) -> Pa
     return folder
 
 
-def final_loss(folder: Path) -> float:
-    """The last evaluation at level 1."""
-    return curve(read_metrics(folder / "metrics.jsonl"), "flops")[-1][1]
+def final_loss(folder: Path, level: int = 1) -> float:
+    """The last evaluation at a level."""
+    return curve(read_metrics(folder / "metrics.jsonl"), "flops", level=level)[-1][1]
+
+
+def best_coarse_rate(recipe: Recipe, scale: Scale, out: Path) -> float:
+    """The rate with the lowest loss at the end of the coarse level, of runs that stop there."""
+    found = {}
+    for rate in RATES:
+        phases = recipe.phases(scale, rate, rate)
+        descent = list(takewhile(lambda phase: not isinstance(phase, Refine), phases))
+        folder = out / f"descent-{recipe.depth}x{recipe.width}-lr{rate:g}-seed0"
+        found[rate] = final_loss(train(descent, scale, rate, 0, folder), level=2)
+    return min(found, key=lambda rate: found[rate])
+
+
+def tuned(recipe: Recipe, scale: Scale, rates: Sequence[float], seeds: int, out: Path) -> list[Path]:
+    """The runs of a recipe at its best rates, one per seed."""
+    coarse = best_coarse_rate(recipe, scale, out) if recipe.cycles else None
+    mark = "" if coarse is None else f"-{coarse:g}"
+
+    def at(rate: float, seed: int) -> Path:
+        folder = out / f"{recipe.name}-lr{rate:g}{mark}-seed{seed}"
+        return train(recipe.phases(scale, rate, coarse), scale, rate, seed, folder, recipe.state)
+
+    best = min(rates, key=lambda rate: final_loss(at(rate, 0)))
+    return [at(best, seed) for seed in range(seeds)]
 
 
 def main() -> None:
@@ -166,14 +212,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="seeds of the best rate of each recipe")
     options = parser.parse_args()
     scale = SCALES[options.scale]
-    chosen = [r for r in recipes(scale) if not options.only or r.name in options.only]
     best: dict[str, list[Path]] = {}
-    for recipe in chosen:
-        tuned = {rate: train(recipe, scale, rate, 0, options.out) for rate in options.rates}
-        rate = min(tuned, key=lambda rate: final_loss(tuned[rate]))
-        seeds = range(1, options.seeds or scale.seeds)
-        best[recipe.name] = [tuned[rate], *(train(recipe, scale, rate, seed, options.out) for seed in seeds)]
-        table(best)
+    for recipe in RECIPES:
+        if not options.only or recipe.name in options.only:
+            seeds = options.seeds or scale.seeds
+            best[recipe.name] = tuned(recipe, scale, options.rates, seeds, options.out)
+            table(best)
 
 
 def table(best: dict[str, list[Path]]) -> None:
