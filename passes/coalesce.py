@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mlgraph.chunks import down_chunks
+from mlgraph.constants import kept_constants
 from mlgraph.layers import group_layers
 from mlgraph.passes.base import Pass
 from mlgraph.program import Lineage, Program
@@ -103,7 +104,12 @@ def apply_down(
     for name in stacked.program.tensors:
         recipes[name] = _Recipe(program, narrow, plan, members.get(name, (stacked.sources[name].name,)))
     tensors = stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors))
-    notes = [*program.notes, *(f"approximate: {text}" for text in plan.approximate)]
+    sizes = {axis: grouping.coarse for axis, grouping in groupings.items()}
+    notes = [
+        *program.notes,
+        *(f"approximate: {text}" for text in plan.approximate),
+        *kept_constants(program, sizes),
+    ]
     lineage = Lineage(
         operation,
         program.skeleton(),

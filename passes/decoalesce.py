@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mlgraph.blocks import Chain
+from mlgraph.constants import kept_constants
 from mlgraph.errors import MlgraphError
 from mlgraph.passes.base import Pass
 from mlgraph.passes.coalesce import group_members, narrowed, realise, stack_down
@@ -134,7 +135,12 @@ def apply_up(
         {chain: grouping.coarse_of for chain, grouping in layers.items()},
         {"tied": tied, "depth_mode": depth_mode, "direction": "up"},
     )
-    notes = [*program.notes, *(f"approximate: {text}" for text in plan.approximate)]
+    sizes = {axis: grouping.fine for axis, grouping in groupings.items()}
+    notes = [
+        *program.notes,
+        *(f"approximate: {text}" for text in plan.approximate),
+        *kept_constants(program, sizes),
+    ]
     return stacked.program.replace(
         tensors=stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors)),
         lineage=lineage,

@@ -188,6 +188,7 @@ def _axes(
                 ranks,
                 leaf.frozen,
                 frozenset(leaf.hints),
+                run.program.tensors.parameters.isdisjoint(ranks),
             )
         )
     named = name_axes(candidates)

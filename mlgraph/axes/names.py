@@ -11,14 +11,15 @@ from mlgraph.axes.factors import Reason
 
 @dataclass(frozen=True)
 class Candidate:
-    """What naming goes by: the slots (tensor, dim, role) of an axis, tensor ranks, its freeze and usage
-    hints."""
+    """What naming goes by: the slots (tensor, dim, role) of an axis, tensor ranks, its freeze, usage hints,
+    and whether it is found in constants alone."""
 
     key: int
     slots: tuple[tuple[str, int, str], ...]
     ranks: Mapping[str, int]
     frozen: Reason | None
     hints: frozenset[str]
+    constant: bool = False
 
 
 def name_axes(candidates: Sequence[Candidate]) -> dict[int, tuple[str, str]]:
@@ -53,6 +54,8 @@ def _family(candidate: Candidate) -> str:
         return "experts"
     if "dim of the input" in frozen:
         return "input"
+    if candidate.constant:
+        return "positions"
     if "heads" in hints:
         return "rep" if "rep" in hints else "kv_heads" if "shared" in hints else "heads"
     if "head_dim" in hints:
@@ -61,6 +64,8 @@ def _family(candidate: Candidate) -> str:
         return "v_dim"
     if "rep" in hints:
         return "rep"
+    if _is_inner(candidate):
+        return "mlp"
     if len(blocks) > 1 or "embedded" in hints:
         return "hidden"
     contracted = roles & {"contracts", "both"}
@@ -70,9 +75,19 @@ def _family(candidate: Candidate) -> str:
         rank >= 3 and dim > 0 for (t, dim, _) in candidate.slots for rank in [candidate.ranks[t]]
     ):
         return "expert_mlp" if all(candidate.ranks[t] == 3 for t, _, _ in candidate.slots) else "channels"
-    if contracted:
-        return "hidden" if blocks == {""} and "normalised" in hints else "mlp"
+    if contracted and blocks == {""} and "normalised" in hints:
+        return "hidden"
+    if contracted and ("activated" in hints or candidate.frozen is None):
+        return "mlp"
     return "features"
+
+
+def _is_inner(candidate: Candidate) -> bool:
+    """Whether this is the width inside a feed-forward: activated, contracted by one matrix, and no stream."""
+    if "activated" not in candidate.hints or candidate.hints & {"embedded", "normalised"}:
+        return False
+    flat = all(candidate.ranks[tensor] <= 2 for tensor, _, _ in candidate.slots)
+    return flat and sum(role in ("contracts", "both") for _, _, role in candidate.slots) == 1
 
 
 def _block(tensor: str) -> str:

@@ -82,7 +82,7 @@ def screen(cli, programs, monkeypatch):
 
 def without_positions(text: str) -> str:
     """Source lines outside of this folder without number and text."""
-    return re.sub(r"\b(?!planted)(\w+\.py):\d+:.*", r"\1", text)
+    return re.sub(r"\b(?!planted)(\w+\.py):\d+(:.*)?", r"\1", text)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from torch import fx
 
-from mlgraph.axes.factors import Dim, Misaligned, fresh, hint, regroup, size_of
+from mlgraph.axes.factors import Dim, Misaligned, fresh, hint, regroup, resolve, size_of
 from mlgraph.axes.rules.table import (
     Context,
     Dims,
@@ -69,7 +69,24 @@ def contract(
     for index, operand in enumerate(operands):
         kept = [p for label in order for i, p in bound.get(label, []) if i == index]
         ctx.emit(operand, kept)
+    if len(operands) == 2 and not any(getattr(operand, "op", "") == "get_attr" for operand in operands):
+        _hint_attention(merged, bound, order)
     return [merged[label] for label in order]
+
+
+def _hint_attention(
+    merged: Mapping[str, Dim], bound: Mapping[str, Sequence[tuple[int, int]]], order: Sequence[str]
+) -> None:
+    """Two activations multiplied over heads: the dims of both behind the batch are heads."""
+    shared = [factor for label in order if len(bound[label]) == 2 for factor in resolve(merged[label])]
+    if len(shared) < 2:
+        return
+    hint(shared[1:], "heads")
+    for label, places in bound.items():
+        if label not in order:
+            hint(merged[label], "head_dim")
+        elif len(places) == 1:
+            hint(merged[label], "v_dim")
 
 
 def einsum_rule(spec: str) -> Infer:
@@ -129,11 +146,7 @@ def _matmul(ctx: Context, node: fx.Node) -> Result:
     out = tuple(x for x in (("...",) if left > 2 or right > 2 else ()))
     out += ("m",) if left > 1 else ()
     out += ("n",) if right > 1 else ()
-    result = contract(ctx, node, node.args, (a, b), out)
-    if left > 3 and right > 3:
-        for dim in result[-3:-2]:
-            hint(dim, "heads")
-    return result
+    return contract(ctx, node, node.args, (a, b), out)
 
 
 @rule("einsum")

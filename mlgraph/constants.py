@@ -1,0 +1,114 @@
+"""Constants in a graph that were computed from a width, such as the factor √d on embeddings.
+
+A program that changes its width keeps them: its function is then that of the transferred weights, not that
+of the class at the new width. They cannot be told from numbers that happen to be equal, so they are only
+reported, never changed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from torch import fx
+
+from mlgraph.axes.expressions import DimExpr, leaves, resized, size_of
+from mlgraph.program import Program
+
+_SCALES = {"mul", "mul_", "div", "div_", "rsub", "baddbmm", "addmm", "scaled_dot_product_attention"}
+_ARGUMENTS = ("scale", "alpha", "beta")
+_EXACT = 1e-6
+_HALF = 4e-3
+
+
+def kept_constants(program: Program, sizes: Mapping[str, int]) -> list[str]:
+    """A sentence for every factor of ``program`` that equals a power of a width that ``sizes`` changes.
+
+    The powers are ±1/2 and ±1. ``sizes`` gives new sizes by axis id. A factor counts where its op, or the op
+    that feeds it, works on that width; 1, 2 and 1/2 never count, as they stand for nothing.
+    """
+    found = []
+    for node in program.graph.nodes:
+        for value, tolerance in _factors(program, node):
+            width = _width(program, node, value, tolerance, sizes)
+            if width is not None:
+                found.append(f"kept: the factor {value:.5g} at {_place(node)}, {width}")
+    return list(dict.fromkeys(found))
+
+
+def _place(node: fx.Node) -> str:
+    """``file.py:12``, or the node where the line is not known."""
+    path, colon, rest = str(node.meta.get("source") or "").partition(":")
+    return f"{PurePath(path).name}:{rest.partition(':')[0]}" if colon else node.name
+
+
+def _factors(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
+    """Scalars by which an op multiplies or divides, with the relative error they may carry."""
+    name = getattr(node.target, "_opname", "") if node.op == "call_function" else ""
+    if name not in _SCALES:
+        return
+    keywords = [node.kwargs.get(key) for key in _ARGUMENTS]
+    for argument in (*node.args, *keywords):
+        if isinstance(argument, (int, float)) and not isinstance(argument, bool):
+            yield float(argument), _EXACT
+        elif isinstance(argument, fx.Node) and argument.op == "get_attr":
+            yield from _stored(program, str(argument.target))
+    if name == "scaled_dot_product_attention" and node.kwargs.get("scale") is None:
+        query = node.args[0]
+        dims = program.axes.node_dims.get(query.name) if isinstance(query, fx.Node) else None
+        if dims:
+            yield 1 / math.sqrt(size_of(dims[-1])), _EXACT
+
+
+def _stored(program: Program, name: str) -> Iterator[tuple[float, float]]:
+    """The value of a buffer with one element."""
+    if name not in program.tensors or name in program.tensors.parameters:
+        return
+    meta = program.tensors.meta()[name]
+    if meta.numel() == 1 and meta.is_floating_point():
+        value = program.tensors[name]
+        if value.device.type != "meta":
+            yield value.item(), _HALF if meta.dtype in (torch.bfloat16, torch.float16) else _EXACT
+
+
+def _width(
+    program: Program, node: fx.Node, value: float, tolerance: float, sizes: Mapping[str, int]
+) -> str | None:
+    """The width, a dim at hand that changes, of which ``value`` is a power."""
+    if not math.isfinite(value) or abs(value) in (0.0, 0.5, 1.0, 2.0):
+        return None
+    for dim in _dims(program, node):
+        before, after = size_of(dim), resized(dim, sizes)
+        if before == after or before < 2:
+            continue
+        powers = {"√": before**0.5, "1/√": before**-0.5, "": float(before), "1/": 1 / before}
+        for mark, power in powers.items():
+            if math.isclose(abs(value), power, rel_tol=tolerance):
+                named = _named(program, dim)
+                return f"which is {mark}{named} at {named} = {before}, now {after}"
+    return None
+
+
+def _named(program: Program, dim: DimExpr) -> str:
+    names = [program.axes[leaf.axis].name for leaf in leaves(dim)]
+    return names[0] if len(names) == 1 else f"({'·'.join(names)})"
+
+
+def _dims(program: Program, node: fx.Node) -> Iterator[DimExpr]:
+    """Dims of what a node reads and of what was contracted to make that, each once."""
+    near = [node, *node.all_input_nodes, *(n for i in node.all_input_nodes for n in i.all_input_nodes)]
+    seen: set[DimExpr] = set()
+    for each in near:
+        found: Any = program.axes.node_dims.get(each.name)
+        for dim in found or ():
+            if isinstance(dim, tuple) and dim not in seen and _is_dim(dim):
+                seen.add(dim)
+                yield dim
+
+
+def _is_dim(found: tuple[Any, ...]) -> bool:
+    """Whether this is the dim of a tensor and not the dims of one of several results."""
+    return not any(isinstance(part, tuple) for part in found)

@@ -1,0 +1,79 @@
+"""Factors that were computed from a width are kept and reported."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import mlgraph
+from mlgraph.program import Program
+
+WIDTH, HEADS, HEAD_DIM = 24, 4, 6
+
+
+class Scaled(nn.Module):
+    """An embedding times √d, attention divided by √head_dim, and factors that depend on nothing."""
+
+    def __init__(self, stored: bool, fused: bool) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(17, WIDTH)
+        self.q, self.k, self.v = (nn.Linear(WIDTH, HEADS * HEAD_DIM) for _ in range(3))
+        self.out = nn.Linear(HEADS * HEAD_DIM, WIDTH)
+        self.head = nn.Linear(WIDTH, 17)
+        self.fused = fused
+        self.factor: float | torch.Tensor = math.sqrt(WIDTH)
+        if stored:
+            self.register_buffer("normalizer", torch.tensor(math.sqrt(WIDTH)), persistent=False)
+            self.factor = self.normalizer
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids) * self.factor
+        q, k, v = (f(x).unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        if self.fused:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        else:
+            mixed = (q @ k.transpose(-1, -2) / HEAD_DIM**0.5).softmax(-1) @ v
+        x = x + self.out(mixed.transpose(1, 2).flatten(2)) * 0.37
+        return self.head(x) * 2
+
+
+def captured(stored: bool = False, fused: bool = False) -> Program:
+    return mlgraph.capture(Scaled(stored, fused), (torch.randint(17, (3, 7)),))
+
+
+def kept(program: Program) -> list[str]:
+    return [note for note in program.notes if note.startswith("kept:")]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_scale_of_embeddings_is_reported_with_its_width(stored: bool) -> None:
+    (note,) = kept(mlgraph.coalesce(captured(stored), width=2))
+    assert "4.899" in note
+    assert "√hidden" in note or "√embed" in note
+    assert "24, now 12" in note
+    assert "test_constants.py" in note
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_scale_of_attention_is_reported_where_heads_grow_narrow(fused: bool) -> None:
+    program = captured(fused=fused)
+    coarse = mlgraph.coalesce(program, axes={"head_dim": 2})
+    (note,) = kept(coarse)
+    assert "√head_dim" in note
+    assert "6, now 3" in note
+
+
+def test_what_follows_no_changed_width_is_not_reported() -> None:
+    assert kept(mlgraph.coalesce(captured(), axes={"heads": 2})) == []
+
+
+def test_growth_reports_and_the_way_back_forgets() -> None:
+    program = captured()
+    assert len(kept(mlgraph.decoalesce(program, width=2))) == 1
+    coarse = mlgraph.coalesce(program, width=2)
+    assert kept(mlgraph.decoalesce(coarse)) == []
+    assert kept(mlgraph.coalesce(coarse, width=2)) == kept(coarse)
