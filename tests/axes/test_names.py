@@ -1,0 +1,57 @@
+"""Names of axes follow from use, however attention is written and whatever modules are called."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import mlgraph
+
+WIDTH, HEADS, HEAD_DIM, INNER = 24, 4, 6, 40
+
+
+def by_matmul(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return (q @ k.transpose(-1, -2)).softmax(-1) @ v
+
+
+def by_einsum(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return torch.einsum("bhlm,bhmd->bhld", torch.einsum("bhld,bhmd->bhlm", q, k).softmax(-1), v)
+
+
+def by_bmm(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    flat = [x.flatten(0, 1) for x in (q, k, v)]
+    return torch.bmm(torch.bmm(flat[0], flat[1].mT).softmax(-1), flat[2]).unflatten(0, q.shape[:2])
+
+
+ATTENTIONS = (by_matmul, by_einsum, by_bmm, nn.functional.scaled_dot_product_attention)
+
+
+class Block(nn.Module):
+    def __init__(self, attention) -> None:
+        super().__init__()
+        self.attention = attention
+        self.table = nn.Embedding(17, WIDTH)
+        self.a, self.b, self.c = (nn.Linear(WIDTH, HEADS * HEAD_DIM) for _ in range(3))
+        self.d = nn.Linear(HEADS * HEAD_DIM, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.e = nn.Sequential(nn.Linear(WIDTH, INNER), nn.GELU(), nn.Linear(INNER, WIDTH))
+        self.register_buffer("ramp", torch.arange(11.0).view(1, 11, 1), persistent=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.table(ids)
+        split = [f(x).unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2) for f in (self.a, self.b, self.c)]
+        x = x + self.d(self.attention(*split).transpose(1, 2).flatten(2)) + self.ramp
+        return x + self.e(self.norm(x))
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_heads_and_what_is_inside_them(attention) -> None:
+    table = mlgraph.capture(Block(attention), (torch.randint(17, (3, 11)),)).axes
+    named = {axis.name: {slot.tensor for slot in axis.slots} for axis in table}
+    assert {"a.weight", "b.weight", "c.weight", "d.weight"} <= named["heads"]
+    assert {"a.weight", "b.weight"} <= named["head_dim"]
+    assert {"c.weight", "d.weight"} <= named["v_dim"]
+    assert {"e.0.weight", "e.2.weight"} <= named["mlp"]
+    assert {"norm.weight", "e.0.weight", "d.weight"} <= named["hidden"]
+    assert named.get("positions", {"ramp"}) == {"ramp"}
