@@ -153,7 +153,7 @@ def attempt(run: Callable[[Entry, Outcome], None], entry: Entry) -> Outcome:
 
 def report(rows: dict[str, tuple[Outcome, Outcome]]) -> str:
     lines = [
-        "| model | mlgraph runs | right | capture, s | analysis, s | Torch-Pruning runs | right | analysis, s |",
+        "| model | mlgraph runs | right | capture, s | analysis, s | Torch-Pruning runs | right | its, s |",
         "|---|---|---|---:|---:|---|---|---:|",
     ]
     for name, pair in rows.items():
