@@ -7,7 +7,6 @@ a tensor on in evaluation (dropout, drop-path, alias, contiguous, a cast to the 
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any
@@ -30,7 +29,6 @@ _SIZE_ONLY = frozenset(
     + [f"new_{fill}" for fill in ("zeros", "ones", "full", "empty")]
 )
 _SIZES_FIRST = frozenset(["view", "reshape", "expand", "_unsafe_view", "unflatten", "broadcast_to", "repeat"])
-_DIGESTED_BYTES = 1 << 24
 
 
 def op_name(node: fx.Node) -> str:
@@ -273,13 +271,7 @@ class Dataflow:
 
     def _constant(self, name: str) -> Hashable:
         if name not in self._constants:
-            tensor = self.program.tensors[name]
-            readable = tensor.device.type != "meta" and type(tensor) in (torch.Tensor, torch.nn.Parameter)
-            key: Hashable = None
-            if readable and tensor.nbytes <= _DIGESTED_BYTES:
-                data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-                key = hashlib.sha1(data).hexdigest()
-            self._constants[name] = key
+            self._constants[name] = self.program.tensors.digest(name)
         return self._constants[name]
 
     def own_key(self, node: fx.Node) -> Hashable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mlgraph.axes.table import AxisTable
     from mlgraph.blocks import BlockTable
 
+_DIGESTED_BYTES = 1 << 24
 _ANALYSES = {"axes": "mlgraph.axes.build:infer_axes", "blocks": "mlgraph.blocks:find_blocks"}
 
 
@@ -59,13 +61,16 @@ class Tensors(Mapping[str, torch.Tensor]):
     ``values`` holds each tensor once, under its canonical name (the first in state-dict order);
     ``aliases`` maps every further name of a tied tensor to the canonical one. ``parameters`` and
     ``persistent`` name the canonical entries that are parameters, and the entries (parameters and
-    buffers) that a state dict lists. ``values`` may be lazy: read an entry once and let it go.
+    buffers) that a state dict lists. ``values`` may be lazy: read an entry once and let it go. ``digests``
+    stand for the values of buffers on the meta device, so that blocks that differ in a constant are still
+    told apart; see :meth:`digest`.
     """
 
     values_: Mapping[str, torch.Tensor]
     parameters: frozenset[str]
     persistent: frozenset[str]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.values_[self.aliases.get(name, name)]
@@ -90,6 +95,27 @@ class Tensors(Mapping[str, torch.Tensor]):
             else:
                 made[name] = torch.empty_like(self[name], device="meta")
         return made
+
+    def digest(self, name: str) -> str | None:
+        """The SHA-1 of a tensor's bytes; None where they are unknown, or more than 16 MiB."""
+        tensor = self[name]
+        if tensor.device.type == "meta":
+            return self.digests.get(name)
+        if tensor.nbytes > _DIGESTED_BYTES or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+            return None
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+    def skeleton(self) -> Tensors:
+        """The same on the meta device, with digests of buffers; of lazy values, only of constants."""
+        held = isinstance(self.values_, dict)
+        known = getattr(self, "_known_digests", None)
+        if known is None:
+            buffers = [n for n in self if n not in self.parameters and (held or n not in self.persistent)]
+            found = {name: self.digest(name) for name in buffers}
+            known = {name: digest for name, digest in found.items() if digest is not None}
+            object.__setattr__(self, "_known_digests", known)
+        return dataclasses.replace(self, values_=self.meta(), digests=known)
 
     def replace(self, values: Mapping[str, torch.Tensor]) -> Tensors:
         """The same names, kinds and ties with other values."""
@@ -161,8 +187,7 @@ class Program(Shown):
 
     def skeleton(self) -> Program:
         """This program with its tensors on the meta device, at no memory."""
-        meta = self.tensors.meta()
-        skeleton = self.replace(tensors=self.tensors.replace(meta))
+        skeleton = self.replace(tensors=self.tensors.skeleton())
         for analysis in _ANALYSES:
             if analysis in self.__dict__:
                 skeleton.__dict__[analysis] = self.__dict__[analysis]

@@ -198,7 +198,8 @@ def relabel(program: Program, labels: Labels, sources: Mapping[str, Source]) -> 
         name: old[source.name] if first[source.name] == name else _copy(old[source.name])
         for name, source in sources.items()
     }
-    return Tensors(values, parameters, frozenset(persistent), aliases)
+    digests = {n: old.digests[s.name] for n, s in sources.items() if s.name in old.digests}
+    return Tensors(values, parameters, frozenset(persistent), aliases, digests)
 
 
 def _alias_names(labels: Labels, alias: str) -> Iterator[tuple[str, int | None]]:

@@ -65,9 +65,7 @@ def rewrite(
     propagate(graph, program.signature, shapes if not added else {**shapes, **added})
     _check(program, sizes, resizer.copies)
     if added:
-        tensors = Tensors(
-            {**tensors.values_, **added}, tensors.parameters, tensors.persistent, tensors.aliases
-        )
+        tensors = tensors.replace({**tensors.values_, **added})
     return program.replace(graph=graph, tensors=tensors)
 
 

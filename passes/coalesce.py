@@ -136,7 +136,7 @@ def narrowed(program: Program, plan: WidthPlan) -> Program:
         shape = transfer.coarse_shape() if transfer else tuple(tensor.shape)
         shapes[name] = torch.empty(shape, dtype=tensor.dtype, device="meta")
     sizes = {axis: grouping.coarse for axis, grouping in plan.groupings.items()}
-    return rewrite(program, sizes, program.tensors.replace(shapes), plan.gains)
+    return rewrite(program, sizes, program.tensors.skeleton().replace(shapes), plan.gains)
 
 
 def stack_down(program: Program, layers: Mapping[str, Grouping]) -> Restacked:

@@ -162,7 +162,7 @@ def _widened(program: Program, plan: WidthPlan) -> Program:
         shape = transfer.fine_shape() if transfer else tuple(tensor.shape)
         shapes[name] = torch.empty(shape, dtype=tensor.dtype, device="meta")
     sizes = {axis: grouping.fine for axis, grouping in plan.groupings.items()}
-    return rewrite(program, sizes, program.tensors.replace(shapes), plan.gains)
+    return rewrite(program, sizes, program.tensors.skeleton().replace(shapes), plan.gains)
 
 
 def _up_recipe(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from torch import nn
 
+import mlgraph
 from mlgraph.blocks import BlockTable, Chain, find_blocks
 from mlgraph.capture import capture
 from mlgraph.dataflow import Dataflow
@@ -337,3 +339,37 @@ def test_names_that_count_up_mark_where_blocks_begin() -> None:
     assert stretches(shifted) == []
     pairs = [[f"l.{2 * i}.w", f"l.{2 * i + 1}.w"] for i in range(3)]
     assert stretches(pairs) == [(0, 3)]
+
+
+class Alternating(nn.Module):
+    """Layers that differ in a constant alone: every second one sees the mirrored sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(17, 8)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8)) for _ in "1234"
+        )
+        for index in range(4):
+            order = torch.arange(5) if index % 2 else torch.arange(5).flip(0)
+            self.register_buffer(f"order{index}", order, persistent=False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        for index, layer in enumerate(self.layers):
+            x = x + layer(x[:, getattr(self, f"order{index}")])
+        return x
+
+
+def test_layers_that_differ_in_a_constant_keep_their_period_without_weights(tmp_path: Path) -> None:
+    program = mlgraph.capture(Alternating(), (torch.randint(17, (3, 5)),))
+    (chain,) = program.blocks
+    assert (chain.period, len(chain)) == (2, 2)
+    both = mlgraph.coalesce(program, depth=2, width=2)
+    assert {name.split(".")[1] for name in both.tensors if name.startswith("layers.")} == {"0", "1"}
+    assert mlgraph.coalesce(program.skeleton(), depth=2, width=2).tensors.keys() == both.tensors.keys()
+    mlgraph.save(both, tmp_path / "both.pt")
+    back = mlgraph.decoalesce(mlgraph.load(tmp_path / "both.pt"))
+    assert back.tensors.keys() == program.tensors.keys()
+    for name, tensor in mlgraph.decoalesce(both).tensors.items():
+        assert torch.equal(back.tensors[name], tensor)

@@ -35,7 +35,7 @@ from mlgraph.storage.trusted import foreign_kind, load_trusted
 from mlgraph.storage.values import Malformed, shorten
 from mlgraph.storage.write import Rows, write_tensor
 
-VERSION = "1"
+VERSION = "2"
 _MAGIC = b'{"__metadata__":{"mlgraph":"'
 _START = _MAGIC + VERSION.encode() + b'","sha256":"'
 _DIGEST = slice(8 + len(_START), 8 + len(_START) + 64)

@@ -7,6 +7,7 @@ graph that several share is written once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,7 +108,8 @@ def _encode_tensors(tensors: Tensors, stored: Shapes) -> list[list[Any]]:
         else:
             size, dtype = tuple(tensors[key].shape), tensors[key].dtype
         kinds = [key in stored, key in tensors.parameters, key in tensors.persistent]
-        rows.append([key, encode_dtype(dtype), [encode(n) for n in size], *kinds])
+        digest = None if key in stored else tensors.digests.get(key)
+        rows.append([key, encode_dtype(dtype), [encode(n) for n in size], *kinds, digest])
     return rows
 
 
@@ -208,14 +210,17 @@ def _decode_tensors(data: Any, aliases: Any, stored: Shapes) -> Tensors:
     parameters: set[str] = set()
     persistent: set[str] = set()
     present: set[str] = set()
+    digests: dict[str, str] = {}
     for row in array(data):
-        key, dtype, size, here, parameter, lasting = array(row, 6)
+        key, dtype, size, here, parameter, lasting, digest = array(row, 7)
         if name(key) in values:
             raise Malformed(f"tensor {shorten(key)} is listed twice")
         values[key] = torch.empty(shape(size), dtype=decode_dtype(dtype), device="meta")
         for flag, members in ((here, present), (parameter, parameters), (lasting, persistent)):
             if boolean(flag):
                 members.add(key)
+        if digest is not None:
+            digests[key] = _digest(digest)
     claimed = {key: (tuple(values[key].shape), values[key].dtype) for key in present}
     if claimed != dict(stored):
         raise Malformed("its program lists other tensors than the file holds")
@@ -227,7 +232,13 @@ def _decode_tensors(data: Any, aliases: Any, stored: Shapes) -> Tensors:
         ties[alias] = key
         if boolean(lasting):
             persistent.add(alias)
-    return Tensors(values, frozenset(parameters), frozenset(persistent), ties)
+    return Tensors(values, frozenset(parameters), frozenset(persistent), ties, digests)
+
+
+def _digest(data: Any) -> str:
+    if not re.fullmatch("[0-9a-f]{40}", text(data)):
+        raise Malformed(f"{shorten(data)} is no digest of a tensor")
+    return str(data)
 
 
 def _decode_lineage(data: Any, earlier: list[Program]) -> Lineage:

@@ -11,10 +11,12 @@ included; ours infers axes and blocks from a captured graph, and the capture is 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import signal
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from tests.zoo import Built, Entry, entries, get
 from tests.zoo.registry import VOCABULARY
 
 CLASSES = {13, VOCABULARY}
+LIMIT = 60
 
 
 @dataclass
@@ -140,10 +143,26 @@ def _tell_heads(model: nn.Module) -> None:
             module.all_head_size = size // 2
 
 
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """Raise ``TimeoutError`` in what takes longer than the limit."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"it did not end within {LIMIT} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LIMIT)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def attempt(run: Callable[[Entry, Outcome], None], entry: Entry) -> Outcome:
     outcome = Outcome()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _limited():
             warnings.simplefilter("ignore")
             run(entry, outcome)
     except Exception as error:

@@ -238,8 +238,8 @@ def test_every_flipped_bit_is_noticed(good: Path, tmp_path: Path) -> None:
 
 def test_another_version_is_named(good: Path, tmp_path: Path) -> None:
     path = tmp_path / "future.pt"
-    path.write_bytes(good.read_bytes().replace(b'"mlgraph":"1"', b'"mlgraph":"7"', 1))
-    assert "format version '7', and this version of mlgraph reads 1" in refusal(path)
+    path.write_bytes(good.read_bytes().replace(b'"mlgraph":"2"', b'"mlgraph":"7"', 1))
+    assert "format version '7', and this version of mlgraph reads 2" in refusal(path)
 
 
 def test_weights_without_a_program_are_named(tmp_path: Path) -> None:
