@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mlgraph.chunks import down_chunks
-from mlgraph.constants import kept_constants
+from mlgraph.kept import kept_constants, kept_unread
 from mlgraph.layers import group_layers
 from mlgraph.passes.base import Pass
 from mlgraph.program import Lineage, Program
@@ -109,6 +109,7 @@ def apply_down(
         *program.notes,
         *(f"approximate: {text}" for text in plan.approximate),
         *kept_constants(program, sizes),
+        *kept_unread(program, sizes),
     ]
     lineage = Lineage(
         operation,

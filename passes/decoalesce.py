@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from mlgraph.blocks import Chain
-from mlgraph.constants import kept_constants
 from mlgraph.errors import MlgraphError
+from mlgraph.kept import kept_constants, kept_unread
 from mlgraph.passes.base import Pass
 from mlgraph.passes.coalesce import group_members, narrowed, realise, stack_down
 from mlgraph.program import Lineage, Program
@@ -140,6 +140,7 @@ def apply_up(
         *program.notes,
         *(f"approximate: {text}" for text in plan.approximate),
         *kept_constants(program, sizes),
+        *kept_unread(program, sizes),
     ]
     return stacked.program.replace(
         tensors=stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors)),

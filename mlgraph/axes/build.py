@@ -71,15 +71,18 @@ def _adopt_unread(
     """Give parameters that no op reads the axes of their neighbours.
 
     The graph says nothing of them (a mask token, when no mask is given), yet they belong to the model's
-    class. A dim takes the axes that most read tensors nearest by module path have on their dims of that size.
+    class. It takes the dims of a tensor of the same shape whose path differs in numbers alone; else each dim
+    takes the axes that most read tensors nearest by module path have on their dims of that size.
     """
     unread = [n for n in program.tensors if n in program.tensors.parameters and n not in tensor_dims]
     slots: defaultdict[str, list[Slot]] = defaultdict(list)
     adopted = []
+    known = dict(tensor_dims)
     for name in unread:
         dims: list[DimExpr] = []
+        twin = _twins_dims(name, tuple(program.tensors[name].shape), known)
         for index, size in enumerate(program.tensors[name].shape):
-            dim = _neighbours_dim(name, size, tensor_dims) if size > 1 else ()
+            dim = twin[index] if twin else _neighbours_dim(name, size, tensor_dims) if size > 1 else ()
             dims.append(dim if dim is not None else (Leaf(f"~{name}.{index}", size),))
             if dim:
                 for count, leaf in enumerate(leaves(dim)):
@@ -89,6 +92,21 @@ def _adopt_unread(
     if slots:
         axes = [dataclasses.replace(a, slots=(*a.slots, *slots[a.id])) if a.id in slots else a for a in axes]
     return axes, tuple(adopted)
+
+
+def _twins_dims(
+    name: str, shape: tuple[int, ...], tensor_dims: dict[str, tuple[DimExpr, ...]]
+) -> tuple[DimExpr, ...] | None:
+    """The dims of the first tensor of this shape whose path is the same but for its numbers."""
+    pattern = _without_numbers(name)
+    for other, dims in tensor_dims.items():
+        if _without_numbers(other) == pattern and tuple(map(expression_size, dims)) == shape:
+            return dims
+    return None
+
+
+def _without_numbers(name: str) -> str:
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
 def _neighbours_dim(name: str, size: int, tensor_dims: dict[str, tuple[DimExpr, ...]]) -> DimExpr | None:

@@ -137,7 +137,11 @@ def compare(
         if not _all(shape, expected[name], full.get(name, ()), lambda f, e, w: f in (e, w)):
             raise Mismatch(wrong)
         reasons.append(_kept(subject, name, shape, expected[name]))
-    if found.keys() != expected.keys() or None in reasons:
+    if found.keys() > expected.keys() and subject.program.blocks.rejected:
+        reasons.append(f"these blocks differ: {subject.program.blocks.rejected[0]}")
+    elif found.keys() != expected.keys():
+        raise Mismatch(wrong)
+    if None in reasons:
         raise Mismatch(wrong)
     raise Kept(f"{wrong}: {reasons[0]}")
 
@@ -154,6 +158,8 @@ def _kept(subject: Subject, name: str, found: tuple[int, ...], expected: tuple[i
     dims = table.tensor_dims.get(subject.program.tensors.aliases.get(name, name))
     if dims is None:
         return None
+    if name in table.unread:
+        return f"nothing reads {name}"
     for dim, have, want in zip(dims, found, expected, strict=True):
         ids = {leaf.axis for leaf in leaves(dim)} if have != want else set()
         for axis in table:

@@ -71,11 +71,12 @@ patches(
         "num_hidden_layers": 4,
         "backbone_out_indices": [0, 1, 2, 3],
         "neck_hidden_sizes": list(s.widths(8, 12, 16, 20)),
-        "fusion_hidden_size": s.width(14),
+        "fusion_hidden_size": s.width(16),
         "reassemble_factors": [4, 2, 1, 0.5],
         "readout_type": "project",
     },
     chain=False,
+    fixed=["head.head."],
 )
 
 

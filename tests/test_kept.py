@@ -55,7 +55,7 @@ def test_the_scale_of_embeddings_is_reported_with_its_width(stored: bool) -> Non
     assert "4.899" in note
     assert "√hidden" in note or "√embed" in note
     assert "24, now 12" in note
-    assert "test_constants.py" in note
+    assert "test_kept.py" in note
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -77,3 +77,33 @@ def test_growth_reports_and_the_way_back_forgets() -> None:
     coarse = mlgraph.coalesce(program, width=2)
     assert kept(mlgraph.decoalesce(coarse)) == []
     assert kept(mlgraph.coalesce(coarse, width=2)) == kept(coarse)
+
+
+class PartlyRead(nn.Module):
+    """Layers of which the first skips its second linear, and a weight that nothing reads at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(17, WIDTH)
+        self.layers = nn.ModuleList(
+            nn.ModuleList([nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 7)]) for _ in range(3)
+        )
+        self.out = nn.Linear(7, WIDTH)
+        self.table = nn.Parameter(torch.randn(5, 11))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(ids)
+        for index, (one, other) in enumerate(self.layers):
+            x = x + one(x)
+            if index:
+                x = x + self.out(other(x).relu())
+        return x
+
+
+def test_what_nothing_reads_follows_its_twins_or_is_kept_and_either_is_said() -> None:
+    program = mlgraph.capture(PartlyRead(), (torch.randint(17, (3, 7)),))
+    coarse = mlgraph.coalesce(program, axes={"hidden": 2})
+    assert tuple(coarse.tensors["layers.0.1.weight"].shape) == (7, WIDTH // 2)
+    assert tuple(coarse.tensors["table"].shape) == (5, 11)
+    assert "kept: table[0, 1], since nothing reads this parameter" in coarse.notes
+    assert any(note.startswith("assumed: layers.0.1.weight[1], which nothing reads") for note in coarse.notes)

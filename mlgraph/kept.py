@@ -1,8 +1,9 @@
-"""Constants in a graph that were computed from a width, such as the factor √d on embeddings.
+"""What a change of width keeps or assumes, in sentences: factors made from widths, and what nothing reads.
 
-A program that changes its width keeps them: its function is then that of the transferred weights, not that
-of the class at the new width. They cannot be told from numbers that happen to be equal, so they are only
-reported, never changed.
+Constants in a graph that were computed from a width, such as the factor √d on embeddings, are kept: the
+function is then that of the transferred weights, not that of the class at the new width. They cannot be told
+from numbers that happen to be equal, so they are only reported, never changed. A parameter that no op reads
+says nothing of its dims; those that its neighbours do not tell either are kept.
 """
 
 from __future__ import annotations
@@ -37,6 +38,20 @@ def kept_constants(program: Program, sizes: Mapping[str, int]) -> list[str]:
             if width is not None:
                 found.append(f"kept: the factor {value:.5g} at {_place(node)}, {width}")
     return list(dict.fromkeys(found))
+
+
+def kept_unread(program: Program, sizes: Mapping[str, int]) -> list[str]:
+    """A sentence for every parameter that no op reads: which dims are kept, which follow others."""
+    found = []
+    for name in program.axes.unread:
+        dims = program.axes.tensor_dims[name]
+        unknown = [i for i, dim in enumerate(dims) if any(leaf.axis.startswith("~") for leaf in leaves(dim))]
+        changed = [i for i, dim in enumerate(dims) if resized(dim, sizes) != size_of(dim)]
+        if unknown:
+            found.append(f"kept: {name}{unknown}, since nothing reads this parameter")
+        if changed:
+            found.append(f"assumed: {name}{changed}, which nothing reads, changes as its neighbours do")
+    return found
 
 
 def _place(node: fx.Node) -> str:
