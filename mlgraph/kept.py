@@ -20,6 +20,17 @@ from mlgraph.axes.expressions import DimExpr, leaves, resized, size_of
 from mlgraph.program import Program
 
 _SCALES = {"mul", "mul_", "div", "div_", "rsub", "baddbmm", "addmm", "scaled_dot_product_attention"}
+_CONVERSIONS = {
+    "to",
+    "_to_copy",
+    "type_as",
+    "clone",
+    "detach",
+    "detach_",
+    "alias",
+    "lift_fresh_copy",
+    "contiguous",
+}
 _ARGUMENTS = ("scale", "alpha", "beta")
 _EXACT = 1e-6
 _HALF = 4e-3
@@ -69,13 +80,20 @@ def _factors(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
     for argument in (*node.args, *keywords):
         if isinstance(argument, (int, float)) and not isinstance(argument, bool):
             yield float(argument), _EXACT
-        elif isinstance(argument, fx.Node) and argument.op == "get_attr":
-            yield from _stored(program, str(argument.target))
+        elif isinstance(argument, fx.Node) and (stored := _constant(argument)) is not None:
+            yield from _stored(program, stored)
     if name == "scaled_dot_product_attention" and node.kwargs.get("scale") is None:
         query = node.args[0]
         dims = program.axes.node_dims.get(query.name) if isinstance(query, fx.Node) else None
         if dims:
             yield 1 / math.sqrt(size_of(dims[-1])), _EXACT
+
+
+def _constant(node: fx.Node) -> str | None:
+    """The tensor that a node passes on, converted perhaps."""
+    while node.op == "call_function" and getattr(node.target, "_opname", "") in _CONVERSIONS:
+        node = node.all_input_nodes[0]
+    return str(node.target) if node.op == "get_attr" else None
 
 
 def _stored(program: Program, name: str) -> Iterator[tuple[float, float]]:

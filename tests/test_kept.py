@@ -31,7 +31,9 @@ class Scaled(nn.Module):
             self.factor = self.normalizer
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        x = self.embed(ids) * self.factor
+        factor = self.factor
+        x = self.embed(ids)
+        x = x * (factor.to(x.dtype) if isinstance(factor, torch.Tensor) else factor)
         q, k, v = (f(x).unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2) for f in (self.q, self.k, self.v))
         if self.fused:
             mixed = F.scaled_dot_product_attention(q, k, v)
