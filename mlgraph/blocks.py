@@ -147,7 +147,13 @@ def _chain(flow: Dataflow, partition: Partition, first: int, last: int) -> Chain
     own = sorted((node for node in matches[0] if partition.inside(node, first)), key=flow.order.__getitem__)
     tensors = [node for node in own if node.op == "get_attr"]
     tensors.sort(key=lambda node: position[str(node.target)])
-    chain = _numbered_chain(flow, [[str(match[node].target) for node in tensors] for match in matches])
+    names = [[str(match[node].target) for node in tensors] for match in matches]
+    chain = _numbered_chain(flow, names)
+    if not all(
+        pattern or _one_step_apart(column)
+        for pattern, column in zip(chain.numbering, zip(*names, strict=True), strict=True)
+    ):
+        return None
     if chain.prefix is None:
         modules = [
             str(node.meta.get("module") or "") for core in partition.cores[first:last] for node in core
@@ -167,6 +173,13 @@ def _chain(flow: Dataflow, partition: Partition, first: int, last: int) -> Chain
     shared = tuple(targets[side] for side in blocks[0].sides if side in targets)
     chain = replace(chain, blocks=tuple(blocks), shared=shared)
     return _numbered_by_aliases(flow, chain) if not tensors else chain
+
+
+def _one_step_apart(names: Sequence[str]) -> bool:
+    """Whether paths differ in one step alone: ``first.norm`` and ``second.norm``, of one module's blocks."""
+    steps = [name.split(".") for name in names]
+    same_length = len({len(path) for path in steps}) == 1
+    return same_length and sum(len(set(column)) > 1 for column in zip(*steps, strict=True)) <= 1
 
 
 def _numbered_by_aliases(flow: Dataflow, chain: Chain) -> Chain:

@@ -373,3 +373,27 @@ def test_layers_that_differ_in_a_constant_keep_their_period_without_weights(tmp_
     assert back.tensors.keys() == program.tensors.keys()
     for name, tensor in mlgraph.decoalesce(both).tensors.items():
         assert torch.equal(back.tensors[name], tensor)
+
+
+class Staged(nn.Module):
+    """The last block of a stage is like the next stage's stem, in another module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.ModuleDict({"blocks": nn.ModuleList([layer(), layer()])})
+        self.second = nn.ModuleDict({"stem": layer(), "head": nn.Linear(8, 8)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.first["blocks"]:
+            x = x + block(x)
+        x = x + self.second["stem"](x)
+        return self.second["head"](x)
+
+
+def layer() -> nn.Module:
+    return nn.Sequential(nn.Linear(8, 12), nn.GELU(), nn.Linear(12, 8))
+
+
+def test_a_chain_does_not_leave_the_module_that_numbers_it() -> None:
+    (chain,) = mlgraph.capture(Staged(), (torch.randn(3, 8),)).blocks
+    assert (chain.name, len(chain)) == ("first.blocks", 2)

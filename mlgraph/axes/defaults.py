@@ -54,6 +54,7 @@ def mark_shared_heads(run: Inference) -> None:
                     for other in factors.leaves(dim):
                         if "heads" in other.hints and "rep" not in other.hints:
                             other.hints.add("shared")
+                            leaf.hints.add("grouped")
 
 
 def unmade(

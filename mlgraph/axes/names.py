@@ -57,7 +57,7 @@ def _family(candidate: Candidate) -> str:
     if candidate.constant:
         return "positions"
     if "heads" in hints:
-        return "rep" if "rep" in hints else "kv_heads" if "shared" in hints else "heads"
+        return "rep" if "grouped" in hints else "kv_heads" if "shared" in hints else "heads"
     if "head_dim" in hints:
         return "head_dim"
     if "v_dim" in hints:
@@ -77,7 +77,7 @@ def _family(candidate: Candidate) -> str:
         return "expert_mlp" if all(candidate.ranks[t] == 3 for t, _, _ in candidate.slots) else "channels"
     if contracted and blocks == {""} and "normalised" in hints:
         return "hidden"
-    if contracted and ("activated" in hints or candidate.frozen is None):
+    if contracted and "do not align" not in frozen:
         return "mlp"
     return "features"
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import mlgraph
+from tests.strategies import Shape, Transformer
 
 WIDTH, HEADS, HEAD_DIM, INNER = 24, 4, 6, 40
 
@@ -55,3 +56,12 @@ def test_heads_and_what_is_inside_them(attention) -> None:
     assert {"e.0.weight", "e.2.weight"} <= named["mlp"]
     assert {"norm.weight", "e.0.weight", "d.weight"} <= named["hidden"]
     assert named.get("positions", {"ramp"}) == {"ramp"}
+
+
+@pytest.mark.parametrize(("kv_heads", "expected"), [(1, {"heads"}), (2, {"kv_heads", "rep"})])
+def test_heads_that_share_one_key_are_heads_and_those_that_share_several_repeat_them(
+    kv_heads: int, expected: set[str]
+) -> None:
+    shape = Shape(hidden=12, kv_heads=kv_heads, rep=4, head_dim=6, mlp=20, depth=1)
+    table = mlgraph.capture(Transformer(shape), (torch.randint(17, (3, 7)),)).axes
+    assert {a.name for a in table if a.name in ("heads", "kv_heads", "rep")} == expected

@@ -7,7 +7,7 @@ from typing import Any
 
 import timm
 from timm.layers import GatedMlp
-from timm.models import metaformer, mlp_mixer, mvitv2, nest
+from timm.models import gcvit, metaformer, mlp_mixer, mvitv2, nest
 from timm.models.convmixer import ConvMixer
 from timm.models.focalnet import FocalNet
 from torch import nn
@@ -238,12 +238,6 @@ vision(
     fixed=["stem.", "stages.0.0."],
 )
 vision(
-    "gcvit_xxtiny",
-    lambda s: {"img_size": 64, "window_size": (2, 2, 2, 2), "embed_dim": s.width(64), "mlp_ratio": 2.0},
-    64,
-    chain=False,
-)
-vision(
     "resnet18",
     lambda s: {"channels": s.widths(16, 24, 40, 48), "stem_width": s.width(16), "layers": (2, 2, 2, 2)},
     64,
@@ -294,7 +288,7 @@ vision(
     lambda s: {
         "img_size": 64,
         "embed_dim": [*s.widths(32, 48, 64)],
-        "num_heads": [*s.widths(2, 2, 2)],
+        "num_heads": [2, 2, 2],
         "key_dim": [4, 4, 4],
         "depth": [1, 2, 2],
         "window_size": [2, 2, 2],
@@ -384,4 +378,18 @@ vision_class(
 )
 vision_class(
     "focalnet", lambda s: FocalNet(embed_dim=s.width(16), depths=s.depths(*DEEP), num_classes=13), 64
+)
+vision_class(
+    "gcvit",
+    lambda s: gcvit.GlobalContextVit(
+        img_size=64,
+        window_size=(2, 2, 2, 2),
+        embed_dim=s.width(64),
+        depths=(2, 2, 2, 2),
+        num_heads=s.widths(2, 4, 4, 8),
+        mlp_ratio=2.0,
+        num_classes=13,
+    ),
+    64,
+    chain=False,
 )
