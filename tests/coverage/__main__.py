@@ -56,7 +56,7 @@ def main() -> int:
         table.DOCUMENT.write_text(table.render(rows) + summary)
     if whole and options.accept:
         table.write_baseline(rows)
-    lost = [line for row in rows for line in table.worse(row, table.read_baseline())]
+    lost = [line for row in rows for line in table.worse(row, table.read_baseline(), columns)]
     for line in lost:
         print(f"worse: {line}")
     return 1 if lost else 0

@@ -122,9 +122,10 @@ def read_baseline() -> dict[str, list[str]]:
     return json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
 
 
-def worse(row: Row, baseline: dict[str, list[str]]) -> list[str]:
-    """Columns that passed in the baseline and do not pass now, each with its reason."""
-    lost = [column for column in baseline.get(row.name, []) if row.outcomes.get(column) != YES]
+def worse(row: Row, baseline: dict[str, list[str]], columns: Sequence[str] = COLUMNS) -> list[str]:
+    """Those of ``columns`` that passed in the baseline and do not pass now, each with its reason."""
+    passed = [column for column in baseline.get(row.name, []) if column in columns]
+    lost = [column for column in passed if row.outcomes.get(column) != YES]
     return [
         f"{row.name}, {column}: {row.outcomes.get(column, 'missing')} {row.reasons.get(column, '')}".strip()
         for column in lost
