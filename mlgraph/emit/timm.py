@@ -15,6 +15,7 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mlgraph.emit.checks import check_outputs
 from mlgraph.emit.fit import Fit, Fitter, NotExpressible
@@ -82,7 +83,7 @@ def express(program: Program) -> tuple[dict[str, Any], Fit]:
         return {key: _tuples(value) for key, value in {**given, **changed}.items()}
 
     def shapes(settings: Settings) -> dict[str, tuple[int, ...]]:
-        with torch.device("meta"):
+        with _shapes_only():
             model = _create(name, arguments(settings))
         return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
@@ -137,12 +138,59 @@ def save_timm(program: Program, path: str | os.PathLike[str]) -> SavedTimm:
 
 def effective_arguments(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Every argument with which ``create_model(name, **kwargs)`` constructs its class, defaults included."""
-    with torch.device("meta"):
+    with _shapes_only():
         kind = type(_create(name, kwargs))
     calls: list[dict[str, Any]] = []
-    with _recorded(kind, calls), torch.device("meta"):
+    with _recorded(kind, calls), _shapes_only():
         _create(name, kwargs)
     return calls[0] if calls else dict(kwargs)
+
+
+_FILLING = frozenset(
+    (
+        *(
+            "add_",
+            "bernoulli_",
+            "clamp_",
+            "copy_",
+            "div_",
+            "erfinv_",
+            "exponential_",
+            "fill_",
+            "mul_",
+            "sub_",
+        ),
+        *(
+            "constant_",
+            "kaiming_normal_",
+            "kaiming_uniform_",
+            "normal_",
+            "ones_",
+            "trunc_normal_",
+            "uniform_",
+        ),
+        *("xavier_normal_", "xavier_uniform_", "zero_", "zeros_"),
+    )
+)
+
+
+class _NoValues(TorchFunctionMode):
+    """Ops that fill a tensor on the meta device do nothing: making a model there is mostly these."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _FILLING:
+            filled = args[0] if args else kwargs.get("tensor")
+            if isinstance(filled, torch.Tensor) and filled.device.type == "meta":
+                return filled
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def _shapes_only() -> Iterator[None]:
+    """What is made in this context has shapes and no values."""
+    with torch.device("meta"), _NoValues():
+        yield
 
 
 @contextlib.contextmanager
@@ -194,7 +242,7 @@ def _fixed_arguments(name: str, given: Mapping[str, Any], base: Mapping[str, Any
         if key in given or value is None or isinstance(value, bool | str):
             continue
         try:
-            with torch.device("meta"):
+            with _shapes_only():
                 _create(name, {**given, key: _tuples(value)})
         except (TypeError, KeyError) as error:
             # for an argument given twice Python raises either, depending on how the code is run
