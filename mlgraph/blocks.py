@@ -149,8 +149,9 @@ def _chain(flow: Dataflow, partition: Partition, first: int, last: int) -> Chain
     tensors.sort(key=lambda node: position[str(node.target)])
     names = [[str(match[node].target) for node in tensors] for match in matches]
     chain = _numbered_chain(flow, names)
+    stored = flow.program.tensors.parameters | flow.program.tensors.persistent
     if not all(
-        pattern or _one_step_apart(column)
+        pattern or column[0] not in stored or _one_step_apart(column)
         for pattern, column in zip(chain.numbering, zip(*names, strict=True), strict=True)
     ):
         return None
