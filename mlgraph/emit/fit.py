@@ -208,16 +208,21 @@ class Fitter:
         if key not in self._aligned:
             self.captures += 1
             try:
-                self._aligned[key] = align(self.program, self._capture(settings))
+                model = self.model(settings)
+            except Exception:  # a class may reject on real tensors what it takes on shapes alone
+                self._aligned[key] = None
+                return None
+            try:
+                self._aligned[key] = align(self.program, self._capture(model))
             except CaptureError:
                 self._aligned[key] = None
         return self._aligned[key]
 
-    def _capture(self, settings: Settings) -> Program:
+    def _capture(self, model: nn.Module) -> Program:
         from mlgraph.capture import capture
 
         args, kwargs = example_call(self.program)
-        return capture(self.model(settings), args, kwargs)
+        return capture(model, args, kwargs)
 
 
 def example_call(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:

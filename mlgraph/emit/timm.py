@@ -175,13 +175,17 @@ _FILLING = frozenset(
 
 
 class _NoValues(TorchFunctionMode):
-    """Ops that fill a tensor on the meta device do nothing: making a model there is mostly these."""
+    """Ops that fill a tensor on the meta device from numbers do nothing: they are most of making a model.
+
+    Ops with a second tensor run, for they may refuse its shape.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") in _FILLING:
-            filled = args[0] if args else kwargs.get("tensor")
-            if isinstance(filled, torch.Tensor) and filled.device.type == "meta":
+            filled = args[0] if args else None
+            lone = not any(isinstance(other, torch.Tensor) for other in (*args[1:], *kwargs.values()))
+            if lone and isinstance(filled, torch.Tensor) and filled.device.type == "meta":
                 return filled
         return func(*args, **kwargs)
 
