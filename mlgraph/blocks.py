@@ -149,11 +149,7 @@ def _chain(flow: Dataflow, partition: Partition, first: int, last: int) -> Chain
     tensors.sort(key=lambda node: position[str(node.target)])
     names = [[str(match[node].target) for node in tensors] for match in matches]
     chain = _numbered_chain(flow, names)
-    stored = flow.program.tensors.parameters | flow.program.tensors.persistent
-    if not all(
-        pattern or column[0] not in stored or _one_step_apart(column)
-        for pattern, column in zip(chain.numbering, zip(*names, strict=True), strict=True)
-    ):
+    if chain is None:
         return None
     if chain.prefix is None:
         modules = [
@@ -203,12 +199,19 @@ def _numbered_by_aliases(flow: Dataflow, chain: Chain) -> Chain:
     return replace(chain, name=prefix.rstrip("."), period=period, prefix=prefix, start=min(numbers))
 
 
-def _numbered_chain(flow: Dataflow, names: Sequence[Sequence[str]]) -> Chain:
-    """Name, period and numbering of a chain from the tensor names of its blocks."""
+def _numbered_chain(flow: Dataflow, names: Sequence[Sequence[str]]) -> Chain | None:
+    """Name, period and numbering of a chain from the tensor names of its blocks; None where blocks lie in
+    different modules.
+    """
     stored = flow.program.tensors.parameters | flow.program.tensors.persistent
     columns = list(zip(*names, strict=True))
     patterns = tuple(numbered(column) for column in columns)
-    judged = [pattern for pattern, column in zip(patterns, columns, strict=True) if column[0] in stored]
+    judged = []
+    for pattern, column in zip(patterns, columns, strict=True):
+        if column[0] in stored:
+            judged.append(pattern)
+            if pattern is None and not _one_step_apart(column):
+                return None
     chain = Chain("", (), numbering=patterns)
     prefixes = {(pattern.prefix, pattern.step) if pattern else None for pattern in judged}
     if len(prefixes) != 1 or (only := prefixes.pop()) is None:

@@ -19,7 +19,8 @@ from torch import fx
 from mlgraph.axes.expressions import DimExpr, leaves, resized, size_of
 from mlgraph.program import Program
 
-_SCALES = {"mul", "mul_", "div", "div_", "rsub", "baddbmm", "addmm", "scaled_dot_product_attention"}
+_PRODUCTS = {"mul", "mul_", "div", "div_"}
+_SCALED = {"baddbmm", "addmm", "scaled_dot_product_attention"}
 _CONVERSIONS = {
     "to",
     "_to_copy",
@@ -74,14 +75,18 @@ def _place(node: fx.Node) -> str:
 def _factors(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
     """Scalars by which an op multiplies or divides, with the relative error they may carry."""
     name = getattr(node.target, "_opname", "") if node.op == "call_function" else ""
-    if name not in _SCALES:
+    if name in _PRODUCTS:
+        arguments = list(node.args)
+    elif name in _SCALED:
+        # what else such an op is given by position, a dropout rate say, scales nothing
+        arguments = [node.kwargs.get(key) for key in _ARGUMENTS]
+    else:
         return
-    keywords = [node.kwargs.get(key) for key in _ARGUMENTS]
-    for argument in (*node.args, *keywords):
+    for argument in arguments:
         if isinstance(argument, (int, float)) and not isinstance(argument, bool):
             yield float(argument), _EXACT
-        elif isinstance(argument, fx.Node) and (stored := _constant(argument)) is not None:
-            yield from _stored(program, stored)
+        elif isinstance(argument, fx.Node):
+            yield from _stored(program, argument)
     if name == "scaled_dot_product_attention" and node.kwargs.get("scale") is None:
         query = node.args[0]
         dims = program.axes.node_dims.get(query.name) if isinstance(query, fx.Node) else None
@@ -89,22 +94,17 @@ def _factors(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
             yield 1 / math.sqrt(size_of(dims[-1])), _EXACT
 
 
-def _constant(node: fx.Node) -> str | None:
-    """The tensor that a node passes on, converted perhaps."""
+def _stored(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
+    """The value of a buffer with one element that a node passes on, converted perhaps."""
     while node.op == "call_function" and getattr(node.target, "_opname", "") in _CONVERSIONS:
         node = node.all_input_nodes[0]
-    return str(node.target) if node.op == "get_attr" else None
-
-
-def _stored(program: Program, name: str) -> Iterator[tuple[float, float]]:
-    """The value of a buffer with one element."""
-    if name not in program.tensors or name in program.tensors.parameters:
+    if node.op != "get_attr" or node.target in program.tensors.parameters:
         return
-    meta = program.tensors.meta()[name]
-    if meta.numel() == 1 and meta.is_floating_point():
-        value = program.tensors[name]
+    like = node.meta.get("val")
+    if isinstance(like, torch.Tensor) and like.numel() == 1 and like.is_floating_point():
+        value = program.tensors[str(node.target)]
         if value.device.type != "meta":
-            yield value.item(), _HALF if meta.dtype in (torch.bfloat16, torch.float16) else _EXACT
+            yield value.item(), _HALF if like.dtype in (torch.bfloat16, torch.float16) else _EXACT
 
 
 def _width(
@@ -115,7 +115,7 @@ def _width(
         return None
     for dim in _dims(program, node):
         before, after = size_of(dim), resized(dim, sizes)
-        if before == after or before < 2:
+        if before == after or before < 2 or any(leaf.axis.startswith("~") for leaf in leaves(dim)):
             continue
         powers = {"√": before**0.5, "1/√": before**-0.5, "": float(before), "1/": 1 / before}
         for mark, power in powers.items():

@@ -108,14 +108,14 @@ class Tensors(Mapping[str, torch.Tensor]):
 
     def skeleton(self) -> Tensors:
         """The same on the meta device, with digests of buffers; of lazy values, only of constants."""
+        return dataclasses.replace(self, values_=self.meta(), digests=self._known_digests)
+
+    @cached_property
+    def _known_digests(self) -> dict[str, str]:
         held = isinstance(self.values_, dict)
-        known = getattr(self, "_known_digests", None)
-        if known is None:
-            buffers = [n for n in self if n not in self.parameters and (held or n not in self.persistent)]
-            found = {name: self.digest(name) for name in buffers}
-            known = {name: digest for name, digest in found.items() if digest is not None}
-            object.__setattr__(self, "_known_digests", known)
-        return dataclasses.replace(self, values_=self.meta(), digests=known)
+        buffers = [n for n in self if n not in self.parameters and (held or n not in self.persistent)]
+        found = {name: self.digest(name) for name in buffers}
+        return {name: digest for name, digest in found.items() if digest is not None}
 
     def replace(self, values: Mapping[str, torch.Tensor]) -> Tensors:
         """The same names, kinds and ties with other values."""

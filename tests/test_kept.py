@@ -1,4 +1,4 @@
-"""Factors that were computed from a width are kept and reported."""
+"""What a change of width keeps or assumes is reported: factors made from widths, and what nothing reads."""
 
 from __future__ import annotations
 
@@ -71,6 +71,26 @@ def test_the_scale_of_attention_is_reported_where_heads_grow_narrow(fused: bool)
 
 def test_what_follows_no_changed_width_is_not_reported() -> None:
     assert kept(mlgraph.coalesce(captured(), axes={"heads": 2})) == []
+
+
+class Dropping(nn.Module):
+    """A dropout rate that equals 1/√d, and a factor of a dim that the batch is folded into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(16, 16) for _ in range(3))
+        self.out = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (f(x).unflatten(-1, (2, 8)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=0.25)
+        y = self.out(mixed.transpose(1, 2).flatten(2))
+        return (y.flatten() / (3 * 7 * 16)).unflatten(0, y.shape)
+
+
+def test_rates_and_folded_dims_are_no_factors_of_a_width() -> None:
+    program = mlgraph.capture(Dropping(), (torch.randn(3, 7, 16),))
+    assert kept(mlgraph.coalesce(program, width=2)) == []
 
 
 def test_growth_reports_and_the_way_back_forgets() -> None:

@@ -280,18 +280,18 @@ class Browser(App[None]):
 
     @work(thread=True, exclusive=True)
     def _compute(self, request: Request) -> None:
-        worker = get_current_worker()
         rough = self._attempt(sketch, request)
-        if not worker.is_cancelled:
-            self.call_from_thread(self._computed, rough)
+        self._report(rough)
         if rough.refused or not request.asks:
             return
         # more keys may follow, and a rewriting that has begun cannot be stopped
         time.sleep(_PATIENCE)
         if not get_current_worker().is_cancelled:
-            shown = self._attempt(preview, request)
-            if not get_current_worker().is_cancelled:
-                self.call_from_thread(self._computed, shown)
+            self._report(self._attempt(preview, request))
+
+    def _report(self, shown: Preview) -> None:
+        if not get_current_worker().is_cancelled:
+            self.call_from_thread(self._computed, shown)
 
     def _attempt(self, step: Callable[[Program, Request], Preview], request: Request) -> Preview:
         try:

@@ -58,6 +58,29 @@ def test_heads_and_what_is_inside_them(attention) -> None:
     assert named.get("positions", {"ramp"}) == {"ramp"}
 
 
+class OneSum(nn.Module):
+    """Attention whose weights, values and output matrix meet in one einsum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(17, WIDTH)
+        self.a, self.b, self.c = (nn.Parameter(torch.randn(HEADS, WIDTH, HEAD_DIM)) for _ in range(3))
+        self.d = nn.Parameter(torch.randn(HEADS, HEAD_DIM, WIDTH))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.table(ids)
+        q, k, v = (torch.einsum("bte,hed->bhtd", x, weight) for weight in (self.a, self.b, self.c))
+        weights = torch.einsum("bhqd,bhkd->bhqk", q, k).softmax(-1)
+        return x + torch.einsum("bhqk,bhkd,hde->bqe", weights, v, self.d)
+
+
+def test_heads_in_a_sum_of_three() -> None:
+    table = mlgraph.capture(OneSum(), (torch.randint(17, (3, 11)),)).axes
+    named = {axis.name: {slot.tensor for slot in axis.slots} for axis in table}
+    assert named["heads"] == {"a", "b", "c", "d"}
+    assert (named["head_dim"], named["v_dim"]) == ({"a", "b"}, {"c", "d"})
+
+
 @pytest.mark.parametrize(("kv_heads", "expected"), [(1, {"heads"}), (2, {"kv_heads", "rep"})])
 def test_heads_that_share_one_key_are_heads_and_those_that_share_several_repeat_them(
     kv_heads: int, expected: set[str]

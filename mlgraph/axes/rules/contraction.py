@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Any
 
 from torch import fx
 
-from mlgraph.axes.factors import Dim, Misaligned, fresh, hint, regroup, resolve, size_of
+from mlgraph.axes.factors import Dim, Factor, Misaligned, fresh, hint, regroup, resolve, size_of
 from mlgraph.axes.rules.table import (
     Context,
     Dims,
@@ -69,24 +69,34 @@ def contract(
     for index, operand in enumerate(operands):
         kept = [p for label in order for i, p in bound.get(label, []) if i == index]
         ctx.emit(operand, kept)
-    if len(operands) == 2 and not any(getattr(operand, "op", "") == "get_attr" for operand in operands):
-        _hint_attention(merged, bound, order)
+    activations = {i for i, operand in enumerate(operands) if getattr(operand, "op", "") != "get_attr"}
+    if len(activations) == 2:
+        _hint_attention(merged, bound, order, activations)
     return [merged[label] for label in order]
 
 
 def _hint_attention(
-    merged: Mapping[str, Dim], bound: Mapping[str, Sequence[tuple[int, int]]], order: Sequence[str]
+    merged: Mapping[str, Dim],
+    bound: Mapping[str, Sequence[tuple[int, int]]],
+    order: Sequence[str],
+    activations: Set[int],
 ) -> None:
     """Two activations multiplied over heads: the dims of both behind the batch are heads."""
-    shared = [factor for label in order if len(bound[label]) == 2 for factor in resolve(merged[label])]
+    shared: list[Factor] = []
+    inside: list[tuple[str, str]] = []
+    for label, places in bound.items():
+        holders = {index for index, _ in places}
+        if not activations <= holders:
+            inside += [("v_dim", label)] if activations & holders else []
+        elif label in order or holders > activations:
+            shared += resolve(merged[label])
+        else:
+            inside.append(("head_dim", label))
     if len(shared) < 2:
         return
     hint(shared[1:], "heads")
-    for label, places in bound.items():
-        if label not in order:
-            hint(merged[label], "head_dim")
-        elif len(places) == 1:
-            hint(merged[label], "v_dim")
+    for name, label in inside:
+        hint(merged[label], name)
 
 
 def einsum_rule(spec: str) -> Infer:
