@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import multiprocessing
+import os
 import signal
 import time
 import warnings
@@ -173,6 +175,12 @@ def attempt(run: Callable[[Entry, Outcome], None], entry: Entry) -> Outcome:
     return outcome
 
 
+def attempt_both(name: str) -> tuple[str, tuple[Outcome, Outcome]]:
+    torch.set_num_threads(1)
+    entry = get(name)
+    return name, (attempt(run_ours, entry), attempt(run_theirs, entry))
+
+
 def report(rows: dict[str, tuple[Outcome, Outcome]]) -> str:
     lines = [
         "| model | mlgraph runs | right | capture, s | analysis, s | Torch-Pruning runs | right | its, s |",
@@ -206,19 +214,18 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--tag")
     parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    chosen = [get(name) for name in options.names] or entries(tag=options.tag)
+    names = options.names or [entry.name for entry in entries(tag=options.tag)]
     rows = {}
-    for entry in chosen:
-        rows[entry.name] = (attempt(run_ours, entry), attempt(run_theirs, entry))
-        print(
-            entry.name, *(f"{o.runs} {o.right} {o.reason}" for o in rows[entry.name]), sep=" | ", flush=True
-        )
+    with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=25) as pool:
+        for name, pair in pool.imap(attempt_both, names):
+            rows[name] = pair
+            print(name, *(f"{o.runs} {o.right} {o.reason}" for o in pair), sep=" | ", flush=True)
+            if options.json:
+                data = {name: [asdict(outcome) for outcome in pair] for name, pair in rows.items()}
+                Path(options.json).write_text(json.dumps(data, indent=1))
     print("\n" + report(rows))
-    if options.json:
-        data = {name: [asdict(outcome) for outcome in pair] for name, pair in rows.items()}
-        Path(options.json).write_text(json.dumps(data, indent=1))
 
 
 if __name__ == "__main__":
