@@ -53,8 +53,8 @@ class Task:
     axes: Mapping[str, int] | None = None
     loss: Callable[..., torch.Tensor] | None = None
     metric: Callable[..., Mapping[str, torch.Tensor]] | None = None
-    weight_decay: float = 0.0
-    mixed_precision: str = "bf16"
+    weight_decay: float = 0.01
+    compile: bool = True
     rates: tuple[float, ...] = RATES
 
 
@@ -139,7 +139,7 @@ class Experiment:
                 optimizer_state=choice.state,
                 schedule=Schedule("cosine", warmup=task.steps // 40, final=0.0, rewarm=task.steps // 100),
                 seed=choice.seed,
-                mixed_precision=task.mixed_precision,
+                compile=task.compile,
                 eval_every=max(task.steps // 20, 1),
                 log_every=max(task.steps // 40, 1),
                 checkpoint_every=max(task.steps // 5, 1),
