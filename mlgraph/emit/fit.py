@@ -8,6 +8,7 @@ further settings, factors by folding them into parameters (``fold``).
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import math
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from mlgraph.axes import expressions
@@ -222,7 +224,17 @@ class Fitter:
         from mlgraph.capture import capture
 
         args, kwargs = example_call(self.program)
-        return capture(model, args, kwargs)
+        return capture(model, args, kwargs, dynamic_shapes=_dynamic_shapes(self.program, model))
+
+
+def _dynamic_shapes(program: Program, model: nn.Module) -> dict[str, Any]:
+    """The sizes that are dynamic in the program, for torch.export of a model that is called alike."""
+    inputs = program.signature.inputs
+    leaves = [
+        tuple(Dim.AUTO if s else Dim.STATIC for s in i.symbols) if i.is_tensor else None for i in inputs
+    ]
+    args, kwargs = pytree.tree_unflatten(leaves, program.signature.in_spec)
+    return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
 
 
 def example_call(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
