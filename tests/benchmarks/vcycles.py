@@ -11,29 +11,38 @@ procedure, the same for every task:
 - A rate is searched on the grid, downhill from its second value; no side gets a finer grid.
 
 Runs that are finished are not run again, so a command can be stopped and repeated, and several processes
-may share the work by ``--only``; the table says what there is.
+may share the work by ``--only``; the table says what there is. Time is the number of steps times what a
+step takes at each level, measured in turn, for runs that share a machine slow each other down.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
+import mlgraph
 from mlgraph.program import Program
-from mlgraph.train import Optimizer, Phase, Refine, Schedule, plain, run, vcycle
+from mlgraph.train import Coarsen, Optimizer, Phase, Refine, Schedule, plain, run, vcycle
+from mlgraph.train.batches import own_loss
 from mlgraph.train.compare import curve, saving, spread
 from mlgraph.train.metering import read_metrics
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 ALPHAS = (0.25, 0.5, 1.0)
 STATES = ("carry", "reset", "asymmetric")
+_COSTS = {"step", "phase", "level", "flops", "tokens", "images", "seconds", "eval_loss"}
+Record = dict[str, Any]
 Loaders = tuple[DataLoader[Any], DataLoader[Any]]
 
 
@@ -170,18 +179,12 @@ class Experiment:
         if recipe.cycles:
             coarse = lowest(self.task.rates, lambda rate: self.coarse_loss(Choice(recipe, rate, rate)))
         best = at(lowest(self.task.rates, lambda rate: self.final_loss(at(rate))))
-        for field, values in (("alpha", recipe.alphas), ("state", recipe.states)):
-            options = [replace(best, **{field: value}) for value in values]
-            best = min(options, key=self.final_loss)
+        best = min((replace(best, alpha=alpha) for alpha in recipe.alphas), key=self.final_loss)
+        best = min((replace(best, state=state) for state in recipe.states), key=self.final_loss)
         chosen = [replace(best, seed=seed) for seed in range(self.task.seeds)]
         for choice in chosen:
             self.final_loss(choice)
         return chosen
-
-    def finished(self, recipe: Recipe) -> Iterator[Path]:
-        """The folders of a recipe's finished whole runs."""
-        for mark in sorted(self.out.glob(f"{recipe.name}-*/done")):
-            yield mark.parent
 
 
 def lowest(grid: Sequence[float], loss: Callable[[float], float]) -> float:
@@ -206,40 +209,106 @@ def final_loss(folder: Path, level: int) -> float:
     return curve(read_metrics(folder / "metrics.jsonl"), "flops", level=level)[-1][1]
 
 
-def table(experiment: Experiment, best: Mapping[str, Sequence[Choice]]) -> str:
-    """Every finished run with its final loss, and the savings of the best over scratch at its final loss,
-    seed by seed.
+def step_times(task: Task, repetitions: int = 15) -> dict[str, float]:
+    """Median seconds of a training step at level 1 (``scratch``) and at level 2 of every V-cycle, one
+    after the other in turn.
     """
-    lines = [f"{'run':40} {'loss':>8} {'metric':>8} {'FLOPs':>10} {'saved FLOPs':>12} {'saved time':>11}"]
-    base = [
-        read_metrics(experiment.out / choice.name / "metrics.jsonl") for choice in best.get("scratch", ())
-    ]
+    program = task.model(0)
+    with tempfile.TemporaryDirectory() as cache:
+        batch = next(iter(task.data(Path(cache))[0]))
+    steps = {}
     for recipe in RECIPES:
-        chosen = {choice.name: choice.seed for choice in best.get(recipe.name, ())}
-        shares = []
-        for folder in experiment.finished(recipe):
-            history = read_metrics(folder / "metrics.jsonl")
-            flops, loss = curve(history, "flops")[-1]
-            metrics = [
-                value
-                for key, value in history[-1].items()
-                if key.startswith("eval_") and key not in {"eval_loss", "eval_batches"}
-            ]
-            words = ["", ""]
-            if base and folder.name in chosen:
-                baseline = base[min(chosen[folder.name], len(base) - 1)]
-                found = [saving(baseline, history, cost) for cost in ("flops", "seconds")]
-                words = ["never" if s is None or s.share is None else f"{s.share:+.1%}" for s in found]
-                shares += [found[0]] if found[0] is not None else []
-            metric = f"{metrics[0]:8.4f}" if metrics else " " * 8
-            lines.append(f"{folder.name:40} {loss:8.4f} {metric} {flops:10.3g} {words[0]:>12} {words[1]:>11}")
-        over = spread(shares)
-        if over.mean is not None and over.deviation is not None:
-            never = f", {over.missing} never" if over.missing else ""
-            lines.append(
-                f"{recipe.name + ' over seeds':40} {'':28} {over.mean:+12.1%} ± {over.deviation:.1%}{never}"
+        coarsen = next((p for p in Choice(recipe, 0.0).phases(task) if isinstance(p, Coarsen)), None)
+        level = program
+        if coarsen is not None:
+            level = mlgraph.coalesce(
+                program, depth=coarsen.depth, width=coarsen.width, axes=dict(coarsen.axes or {}) or None
             )
+        steps[recipe.name] = _training_step(level, task, batch)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for repetition in range(repetitions + 3):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if repetition >= 3:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: median(times) for name, times in seconds.items()}
+
+
+def _training_step(program: Program, task: Task, batch: Any) -> Callable[[], None]:
+    module = mlgraph.emit(program).train()
+    called = torch.compile(module) if task.compile else module
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
+    criterion = task.loss or own_loss
+
+    def step() -> None:
+        outputs = called(**batch) if isinstance(batch, dict) else called(batch[0])
+        criterion(outputs, batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def timed(history: Sequence[Record], recipe: str, times: Mapping[str, float]) -> list[Record]:
+    """A run's records with ``seconds`` as its steps take alone: those of the run are of a shared machine."""
+    records, seconds, before = [], 0.0, 0
+    for record in history:
+        step = record.get("step", before)
+        seconds += (step - before) * times["scratch" if record.get("level", 1) == 1 else recipe]
+        before = step
+        records.append({**record, "seconds": seconds})
+    return records
+
+
+def finished(out: Path) -> dict[str, dict[int, list[Record]]]:
+    """The records of all finished whole runs: by what was chosen, then by seed."""
+    found: dict[str, dict[int, list[Record]]] = {}
+    for mark in sorted(out.glob("*/done")):
+        name, seed = mark.parent.name.rsplit("-seed", 1)
+        if not name.startswith("descent"):
+            found.setdefault(name, {})[int(seed)] = read_metrics(mark.parent / "metrics.jsonl")
+    return found
+
+
+def table(runs: Mapping[str, Mapping[int, Sequence[Record]]]) -> str:
+    """Every run with its final loss, and what it saved over the best from scratch of its seed."""
+    scratch = {name: seeds for name, seeds in runs.items() if name.startswith("scratch") and 0 in seeds}
+    base = min(scratch.values(), key=lambda seeds: _last(seeds[0])["eval_loss"], default={})
+    metrics = sorted(
+        {key for seeds in runs.values() for run in seeds.values() for key in _last(run)} - _COSTS
+    )
+    titles = [key.removeprefix("eval_") for key in metrics]
+    lines = [
+        "| run | seed | loss | "
+        + "".join(f"{title} | " for title in titles)
+        + "FLOPs | saved FLOPs | saved time |",
+        "|---|---:|---:|" + "---:|" * len(titles) + "---:|---:|---:|",
+    ]
+    for name, seeds in runs.items():
+        shares = []
+        for seed, history in sorted(seeds.items()):
+            last = _last(history)
+            cells = [name, str(seed), f"{last['eval_loss']:.4f}"]
+            cells += [f"{last[key]:.4f}" if key in last else "" for key in metrics]
+            cells += [f"{last['flops']:.3g}"]
+            for cost in ("flops", "seconds"):
+                saved = saving(base[seed], history, cost) if seed in base else None
+                share = None if saved is None else saved.share
+                cells.append("" if saved is None else "never" if share is None else f"{share:+.1%}")
+                shares += [saved] if saved is not None and cost == "flops" else []
+            lines.append("| " + " | ".join(cells) + " |")
+        over = spread(shares)
+        if len(shares) > 1 and seeds is not base:
+            known = over.mean is not None and over.deviation is not None
+            text = f"{over.mean:+.1%} ± {over.deviation:.1%}" if known else ""
+            text += f" {over.missing} never" if over.missing else ""
+            lines.append(f"| {name} | all | " + "| " * (len(metrics) + 2) + f"{text.strip()} | |")
     return "\n".join(lines)
+
+
+def _last(history: Sequence[Record]) -> Record:
+    return next(record for record in reversed(history) if "eval_loss" in record)
 
 
 def main(tasks: Mapping[str, Task], description: str | None) -> None:
@@ -250,11 +319,30 @@ def main(tasks: Mapping[str, Task], description: str | None) -> None:
     )
     parser.add_argument("--scale", choices=sorted(tasks), default="small")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", choices=names, help="names of recipes")
+    parser.add_argument(
+        "--only", nargs="*", choices=names, default=names, help="names of recipes; none: train nothing"
+    )
+    parser.add_argument("--log", type=Path, metavar="FILE", help="write the evaluations of all runs as JSON")
     options = parser.parse_args()
-    experiment = Experiment(tasks[options.scale], options.out)
-    best = {}
+    task = tasks[options.scale]
     for recipe in RECIPES:
-        if not options.only or recipe.name in options.only:
-            best[recipe.name] = experiment.best(recipe)
-            print("\n" + table(experiment, best), flush=True)
+        if recipe.name in options.only:
+            Experiment(task, options.out).best(recipe)
+    times = step_times(task)
+    print("step times, s: " + ", ".join(f"{name} {seconds:.3f}" for name, seconds in times.items()))
+    runs = {
+        name: {seed: timed(run, name.split("-")[0], times) for seed, run in seeds.items()}
+        for name, seeds in finished(options.out).items()
+    }
+    print(table(runs))
+    if options.log:
+        options.log.write_text(json.dumps(log(runs), indent=0))
+
+
+def log(runs: Mapping[str, Mapping[int, Sequence[Record]]]) -> dict[str, list[Record]]:
+    """The evaluations of every run."""
+    return {
+        f"{name}-seed{seed}": [record for record in history if "eval_loss" in record]
+        for name, seeds in runs.items()
+        for seed, history in seeds.items()
+    }
