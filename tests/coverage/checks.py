@@ -137,10 +137,9 @@ def compare(
         if not _all(shape, expected[name], full.get(name, ()), lambda f, e, w: f in (e, w)):
             raise Mismatch(wrong)
         reasons.append(_kept(subject, name, shape, expected[name]))
-    if found.keys() > expected.keys() and subject.program.blocks.rejected:
-        reasons.append(f"these blocks differ: {subject.program.blocks.rejected[0]}")
-    elif found.keys() != expected.keys():
+    if expected.keys() - found.keys():
         raise Mismatch(wrong)
+    reasons += [_unlike(subject, name) for name in sorted(found.keys() - expected.keys())]
     if None in reasons:
         raise Mismatch(wrong)
     raise Kept(f"{wrong}: {reasons[0]}")
@@ -166,6 +165,15 @@ def _kept(subject: Subject, name: str, found: tuple[int, ...], expected: tuple[i
             reason = axis.frozen or axis.kept
             if axis.id in ids and reason:
                 return f"{axis.name} is kept, for {reason}"
+    return None
+
+
+def _unlike(subject: Subject, name: str) -> str | None:
+    """Why the block that holds a tensor is in no chain; None if it is in one."""
+    for line in subject.program.blocks.rejected:
+        numbered_by = line.split("-")[0].rsplit(".", 1)[0]
+        if name.startswith(f"{numbered_by}."):
+            return f"these blocks differ: {line}"
     return None
 
 
