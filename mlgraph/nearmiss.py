@@ -36,7 +36,7 @@ def near_misses(flow: Dataflow, chains: Sequence[Chain]) -> Iterator[str]:
             pair = apart.pop(0)
             while apart and apart[0][0] == stop:
                 stop = apart.pop(0)[1]
-            yield f"{prefix}{start}-{stop} differ: {_difference(flow, prefix, family, *pair)}"
+            yield f"{prefix}{start}-{stop} {_difference(flow, prefix, family, *pair)}"
 
 
 def _families(flow: Dataflow) -> dict[str, Family]:
@@ -73,36 +73,51 @@ def _covers(chain: Chain, prefix: str, first: int, second: int) -> bool:
 
 
 def _difference(flow: Dataflow, prefix: str, family: Family, first: int, second: int) -> str:
+    nodes = [_nodes(flow, f"{prefix}{number}") for number in (first, second)]
+    found = _unlike_parameters(prefix, family, first, second) or _unlike_operations(flow, *nodes)
+    if found is not None:
+        return f"differ: {found}"
+    passed_on = {arg for node in nodes[1] for arg in flow.data[node]} & set(nodes[0])
+    if len(passed_on) > 1:
+        return (
+            f"pass on {len(passed_on)} activations from one to the next, where blocks of a chain pass on one"
+        )
+    found = _unlike_reads(flow, *nodes)
+    return f"differ: {found or 'they are not fed one by the other alone'}"
+
+
+def _unlike_parameters(prefix: str, family: Family, first: int, second: int) -> str | None:
     left, right = family[first], family[second]
     for rest in [*left, *right]:
         if rest not in right or rest not in left:
             return f"only {prefix}{first if rest in left else second} has {rest}"
         if left[rest] != right[rest]:
             return f"{rest} is {list(left[rest])} vs {list(right[rest])}"
-    nodes = [_nodes(flow, f"{prefix}{number}") for number in (first, second)]
-    for a, b in zip(*nodes, strict=False):
+    return None
+
+
+def _unlike_operations(flow: Dataflow, left: Sequence[fx.Node], right: Sequence[fx.Node]) -> str | None:
+    for a, b in zip(left, right, strict=False):
         if flow.own_key(a) != flow.own_key(b):
             return f"{_described(a)} vs {_described(b)}"
         literals = [[repr(o) for o in flow.operands(n) if not isinstance(o, fx.Node)] for n in (a, b)]
         for x, y in zip(*literals, strict=False):
             if x != y:
                 return f"{op_name(a)} constant {x} vs {y}"
-    if len(nodes[0]) != len(nodes[1]):
-        return f"{len(nodes[0])} vs {len(nodes[1])} operations"
-    inside = [set(found) for found in nodes]
-    for a, b in zip(*nodes, strict=True):
+    return None if len(left) == len(right) else f"{len(left)} vs {len(right)} operations"
+
+
+def _unlike_reads(flow: Dataflow, left: Sequence[fx.Node], right: Sequence[fx.Node]) -> str | None:
+    inside = set(left), set(right)
+    for a, b in zip(left, right, strict=True):
         for x, y in zip(flow.data[a], flow.data[b], strict=False):
-            outside = x not in inside[0] and y not in inside[1]
-            if (
-                outside
-                and x is not y
-                and x.op == y.op == "get_attr"
-                and flow.tensor_key(x) != flow.tensor_key(y)
-            ):
+            if x in inside[0] or y in inside[1] or x is y:
+                continue
+            if x.op == y.op == "get_attr" and flow.tensor_key(x) != flow.tensor_key(y):
                 return f"the constant {x.target} vs {y.target}"
-            if outside and x is not y and x.op != "get_attr" and op_name(a) != op_name(x):
+            if x.op != "get_attr" and op_name(a) != op_name(x):
                 return f"{op_name(a)} reads {x.name} vs {y.name}"
-    return "they are not fed one by the other alone"
+    return None
 
 
 def _nodes(flow: Dataflow, path: str) -> list[fx.Node]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mlgraph.chunks import down_chunks
+from mlgraph.errors import AxisError
 from mlgraph.kept import kept_constants, kept_unread
 from mlgraph.layers import group_layers
 from mlgraph.passes.base import Pass
@@ -98,6 +99,7 @@ def apply_down(
     """The coarse program of given groupings of axes and blocks."""
     plan = plan_down(program, groupings, tied)
     narrow = narrowed(program, plan)
+    _check_still_alike(program, narrow, layers)
     stacked = stack_down(narrow, layers)
     members = group_members(narrow, layers, stacked)
     recipes: dict[str, Callable[[], torch.Tensor]] = {}
@@ -125,6 +127,18 @@ def apply_down(
         notes=tuple(dict.fromkeys(notes)),
         origin={**program.origin, "history": history},
     )
+
+
+def _check_still_alike(program: Program, narrow: Program, layers: Mapping[str, Grouping]) -> None:
+    if not layers:
+        return
+    left = {chain.name: len(chain) for chain in narrow.blocks}
+    for chain in program.blocks:
+        if chain.name in layers and left.get(chain.name) != len(chain):
+            raise AxisError(
+                f"the blocks of {chain.name} are not alike at the widths chosen, so depth cannot change with "
+                "them: give an axis the same factor in all blocks, by its name instead of one block's id."
+            )
 
 
 def narrowed(program: Program, plan: WidthPlan) -> Program:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mlgraph.axes import factors
+from mlgraph.axes.alike import keep_alike
 from mlgraph.axes.defaults import (
     Occurrences,
     RoleTable,
@@ -40,6 +41,8 @@ def infer_axes(program: Program) -> AxisTable:
         if node.graph is program.graph and dims is not None:
             node_dims[node.name] = _tree(dims, expressions)
     axes, borrowed = _adopt_unread(program, tensor_dims, axes)
+    columns = (column for chain in program.blocks for column in chain.columns())
+    axes = keep_alike(axes, tensor_dims, columns)
     sums = tuple(_sums(run, ids))
     averages = tuple(
         dict.fromkeys(
