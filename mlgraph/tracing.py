@@ -2,12 +2,14 @@
 
 All of it is temporary and general: a conversion of a module that changes nothing is left out; a check that
 can only raise or warn is taken as it turned out on the example inputs, and so is a test for values that are
-not finite; a loop over the indices that occur in a vector (experts with a token) runs over all of them.
+not finite; a loop over the indices that occur in a vector (experts with a token) runs over all of them; the
+length of a tensor is no number yet.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import contextlib
 import linecache
 import os
@@ -222,6 +224,23 @@ def _conversions_that_change_nothing() -> Iterator[None]:
         nn.Module.to = convert  # type: ignore[method-assign]
 
 
+@contextlib.contextmanager
+def _dynamic_lengths() -> Iterator[None]:
+    """``len`` of a tensor is its first size in a model's code, and stays dynamic where that is."""
+    count = builtins.len
+
+    def length(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and outside(sys._getframe(1).f_code.co_filename):
+            return value.shape[0] if value.dim() else count(value)  # type: ignore[arg-type]
+        return count(value)
+
+    builtins.len = length
+    try:
+        yield
+    finally:
+        builtins.len = count
+
+
 class Tracing:
     """The aids of one capture; ``notes`` tell which checks were left out of the last trace."""
 
@@ -244,6 +263,6 @@ class Tracing:
     def active(self, limit: bool) -> Iterator[None]:
         """While a model is traced; with ``limit``, raises SizeTooComplex rather than take minutes."""
         follow = _Follow(self.outcomes, limit)
-        with _conversions_that_change_nothing(), follow:
+        with _conversions_that_change_nothing(), _dynamic_lengths(), follow:
             yield
         self.notes = tuple(follow.taken.values())

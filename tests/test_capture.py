@@ -64,6 +64,26 @@ def test_a_batch_of_one_is_free() -> None:
         torch.testing.assert_close(module(x), model(x))
 
 
+class WithClass(nn.Module):
+    """One row more for every sample, counted by ``len``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.row.expand(len(x), 1, -1), x], 1)
+
+
+def test_the_length_of_a_tensor_stays_free() -> None:
+    model = WithClass()
+    program = capture(model, (torch.randn(3, 5, 4),))
+    assert program.signature.inputs[0].symbols == ("batch", "sequence", None)
+    x = torch.randn(7, 2, 4)
+    torch.testing.assert_close(emit(program)(x), model(x))
+    assert type(len(x)) is int
+
+
 def test_one_tensor_given_twice_is_two_inputs() -> None:
     class Difference(nn.Module):
         def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
