@@ -170,11 +170,7 @@ class _Aligner:
             return
         sized = str(a.target).split(".")[-2] in _SIZED if "." in str(a.target) else False
         if _is_slice(a):
-            # the end of a slice may be written as a size or as "to the end"
-            left, right = (
-                [v for i, v in enumerate(left) if i != 3],
-                [v for i, v in enumerate(right) if i != 3],
-            )
+            left, right = _without_slice_end(left), _without_slice_end(right)
         if len(left) != len(right):
             self.found.breaks.append(f"it calls {_op(b)} with other arguments than the program{_at(a)}")
             return
@@ -363,6 +359,12 @@ def _same_op(a: fx.Node, b: fx.Node) -> bool:
 def _drops(node: fx.Node) -> bool:
     """Whether a node does nothing outside training."""
     return node.op == "call_function" and any(word in str(node.target) for word in ("dropout", "drop_path"))
+
+
+def _without_slice_end(arguments: list[Any]) -> list[Any]:
+    """The arguments of a slice: the end may be written as a size or as "to the end", and 0 be left out."""
+    tensor, dim, start, _, *step = arguments
+    return [tensor, dim, 0 if start is None else start, *step]
 
 
 def _is_slice(node: fx.Node) -> bool:

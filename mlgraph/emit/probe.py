@@ -84,8 +84,10 @@ def measure(have: Shapes, want: Shapes) -> Gap:
     names = have.keys() ^ want.keys()
     dims: Counter[tuple[int, int]] = Counter()
     examples = [f"{name} is {'not ' if name in want else ''}in the class" for name in sorted(names)[:3]]
-    for name in have.keys() & want.keys():
-        ours, theirs = have[name], want[name]
+    for name, theirs in want.items():
+        if name not in have:
+            continue
+        ours = have[name]
         if len(ours) != len(theirs):
             dims[(len(ours), len(theirs))] += 1
             examples.append(f"{name} is {list(ours)}, wanted {list(theirs)}")
