@@ -148,9 +148,10 @@ def _chain(flow: Dataflow, partition: Partition, first: int, last: int) -> Chain
     tensors = [node for node in own if node.op == "get_attr"]
     tensors.sort(key=lambda node: position[str(node.target)])
     names = [[str(match[node].target) for node in tensors] for match in matches]
-    chain = _numbered_chain(flow, names)
-    if chain is None:
+    named = _numbered_chain(flow, names)
+    if named is None:
         return None
+    chain: Chain = named
     if chain.prefix is None:
         modules = [
             str(node.meta.get("module") or "") for core in partition.cores[first:last] for node in core
