@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -66,6 +67,9 @@ def run(
         yield from pool.imap(partial(_check, columns=columns), names)
 
 
+_INSTALLED = re.compile(r"[^\s(]*/site-packages/")
+
+
 def render(rows: Sequence[Row]) -> str:
     parts = [ABOUT, "## Totals\n", _totals(rows)]
     for suite, title in SUITES.items():
@@ -73,7 +77,9 @@ def render(rows: Sequence[Row]) -> str:
         if chosen:
             parts += [f"## {title} ({len(chosen)})\n", _table(chosen)]
     reasons = [
-        f"- `{row.name}`, {column}: {reason}" for row in rows for column, reason in row.reasons.items()
+        f"- `{row.name}`, {column}: {_INSTALLED.sub('', reason)}"
+        for row in rows
+        for column, reason in row.reasons.items()
     ]
     if reasons:
         parts += ["## Where not, or not as the class, and why\n", "\n".join(reasons) + "\n"]
