@@ -146,32 +146,13 @@ def effective_arguments(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return calls[0] if calls else dict(kwargs)
 
 
-_FILLING = frozenset(
-    (
-        *(
-            "add_",
-            "bernoulli_",
-            "clamp_",
-            "copy_",
-            "div_",
-            "erfinv_",
-            "exponential_",
-            "fill_",
-            "mul_",
-            "sub_",
-        ),
-        *(
-            "constant_",
-            "kaiming_normal_",
-            "kaiming_uniform_",
-            "normal_",
-            "ones_",
-            "trunc_normal_",
-            "uniform_",
-        ),
-        *("xavier_normal_", "xavier_uniform_", "zero_", "zeros_"),
-    )
-)
+# fmt: off
+_FILLING = {
+    "add_", "bernoulli_", "clamp_", "constant_", "copy_", "div_", "erfinv_", "exponential_",
+    "fill_", "kaiming_normal_", "kaiming_uniform_", "mul_", "normal_", "ones_", "sub_",
+    "trunc_normal_", "uniform_", "xavier_normal_", "xavier_uniform_", "zero_", "zeros_",
+}
+# fmt: on
 
 
 class _NoValues(TorchFunctionMode):

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import pickle
 import re
 import struct
 import sys
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from mlgraph.errors import FileError
 from mlgraph.storage import load, open_safetensors, save
 from tests.storage.forge import Parts, put_together, take_apart, write_header
 from tests.storage.programs import descended, mlp
+from tests.storage.refusals import refusal
 
 
 @pytest.fixture(scope="module")
@@ -33,24 +30,6 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def parts(good: Path) -> Parts:
     return take_apart(good)
-
-
-def read_all(path: Path) -> None:
-    program = load(path)
-    for name in program.tensors:
-        program.tensors[name]
-
-
-def refusal(path: Path) -> str:
-    """The sentence with which a file is refused."""
-    with pytest.raises(FileError) as caught:
-        read_all(path)
-    message = str(caught.value)
-    assert path.name in message
-    assert message.endswith(".")
-    assert "\n" not in message
-    assert len(message) < 600
-    return message
 
 
 def test_the_forge_is_honest(parts: Parts, tmp_path: Path) -> None:
@@ -329,69 +308,6 @@ def test_graphs_that_would_take_forever(parts: Parts, tmp_path: Path, change: Ch
     start = time.perf_counter()
     assert words in refusal(path)
     assert time.perf_counter() - start < 5
-
-
-# What runs code on loading is refused without running it.
-
-
-class Payload:
-    """Pickled, it makes a file when unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.mark),)
-
-
-@pytest.mark.parametrize("protocol", range(6))
-def test_pickles_are_refused_unread(tmp_path: Path, protocol: int) -> None:
-    path = tmp_path / "model.pt"
-    path.write_bytes(pickle.dumps(Payload(tmp_path / "ran"), protocol=protocol))
-    assert "runs whatever code it holds" in refusal(path)
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_torch_saves_are_refused_unread(tmp_path: Path, zipped: bool) -> None:
-    path = tmp_path / "model.pt"
-    torch.save({"model": Payload(tmp_path / "ran")}, path, _use_new_zipfile_serialization=zipped)
-    message = refusal(path)
-    assert "a pickled file" in message
-    assert "--trust" in message
-    assert not (tmp_path / "ran").exists()
-
-
-def test_exported_programs_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt2"
-    torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),)), path)
-    assert "a torch.export archive" in refusal(path)
-
-
-def test_other_zips_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("readme", "hello")
-    assert "pickled" in refusal(path)
-
-
-def test_trusted_files_are_captured(tmp_path: Path) -> None:
-    module = torch.nn.Linear(2, 3)
-    torch.export.save(torch.export.export(module, (torch.ones(4, 2),)), tmp_path / "model.pt2")
-    program = load(tmp_path / "model.pt2", trust=True)
-    assert torch.equal(program.tensors["weight"], module.weight)
-    torch.save(module.state_dict(), tmp_path / "state.pt")
-    with pytest.raises(FileError, match="holds a dict of values and no module"):
-        load(tmp_path / "state.pt", trust=True)
-    torch.save("text", tmp_path / "text.pt")
-    with pytest.raises(FileError, match="holds a str and no module"):
-        load(tmp_path / "text.pt", trust=True)
-
-
-def test_a_trusted_pickle_that_fails_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "model.pt").write_bytes(b"\x80\x04garbage")
-    with pytest.raises(FileError, match="could not be unpickled"):
-        load(tmp_path / "model.pt", trust=True)
 
 
 # Directories of safetensors.
