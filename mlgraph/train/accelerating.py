@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import warnings
@@ -25,7 +26,9 @@ def make_accelerator(settings: Settings, out_dir: Path | None) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="accelerate.*")
-            return Accelerator(
+            made = Accelerator(
+                # Without it accelerate starts no process group on machines that have nothing but CPUs.
+                cpu=not torch.accelerator.is_available(),
                 mixed_precision=settings.mixed_precision,
                 dynamo_backend="inductor" if settings.compile else None,
                 log_with=_trackers(settings, out_dir),
@@ -34,6 +37,13 @@ def make_accelerator(settings: Settings, out_dir: Path | None) -> Any:
             )
     except (ValueError, ImportError) as error:
         raise TrainError(f"accelerate refuses these settings: {error}") from error
+    launched = int(os.environ.get("WORLD_SIZE") or 1)
+    if made.num_processes != launched:
+        raise TrainError(
+            f"The launcher started {launched} processes but accelerate counts {made.num_processes}, so each "
+            "would train alone: make no Accelerator or PartialState before the run, or unset WORLD_SIZE."
+        )
+    return made
 
 
 def _trackers(settings: Settings, out_dir: Path | None) -> list[str] | None:

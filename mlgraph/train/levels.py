@@ -160,7 +160,8 @@ def mix_state(
             key: torch.maximum(ours[key], theirs[key])
             if ours[key].ndim == 0
             else _lerp(ours[key], theirs[key], alpha)
-            for key in ours.keys() & theirs.keys()
+            for key in ours
+            if key in theirs
         }
     return mixed
 

@@ -97,8 +97,9 @@ def write_state(
             continue
         group = groups[id(parameter)]
         on_device = bool(group.get("fused") or group.get("capturable"))
+        # Sharding is collective: every process takes the entries in this order.
         optimizer.state[parameter] = {
-            key: _placed(value, parameter, on_device) for key, value in state[name].items()
+            key: _placed(state[name][key], parameter, on_device) for key in sorted(state[name])
         }
 
 

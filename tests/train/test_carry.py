@@ -13,7 +13,7 @@ from mlgraph.program import Program
 from mlgraph.train import Coarsen, Interpolate, Optimizer, Refine, Schedule, Train, run, vcycle
 from mlgraph.train.carry import counterparts, first_copies, new_parameters, state_map
 from mlgraph.train.levels import Level, change_level, mix_state
-from mlgraph.train.optim import OptimizerState
+from mlgraph.train.optim import OptimizerState, write_state
 from tests.train.models import cross_entropy, points, program
 
 
@@ -130,6 +130,17 @@ def test_mixing_is_linear_and_keeps_the_larger_step(alpha: float) -> None:
         mixed["exp_avg"], (1 - alpha) * torch.tensor([1.0, 2.0]) + alpha * torch.tensor([5.0, 0.0])
     )
     assert mixed["step"] == 9.0
+
+
+def test_state_is_placed_in_one_order_in_all_processes() -> None:
+    parameter = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter])
+    entries = {key: torch.zeros(3) for key in ("step", "exp_avg_sq", "exp_avg")}
+    orders = []
+    for given_order in (entries, dict(reversed(entries.items()))):
+        write_state(optimizer, [("weight", parameter)], {"weight": given_order})
+        orders.append(list(optimizer.state[parameter]))
+    assert orders[0] == orders[1]
 
 
 def test_state_that_one_side_lacks_is_the_others() -> None:

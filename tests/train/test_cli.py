@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +58,25 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     captured = capsys.readouterr()
     assert code == 0, captured.err
     return json.loads(captured.out)
+
+
+def test_torchrun_starts_the_same_command(work: Path) -> None:
+    together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    found = []
+    for launcher, batch in ([], 4), (together, 2):
+        changes = ["--set", f"out=runs/{batch}", "--set", f"data.batch={batch}", "--json"]
+        done = subprocess.run(
+            [sys.executable, *launcher, "-m", "mlgraph", "train", "run.toml", *changes],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append(json.loads(done.stdout))
+    one, two = found
+    assert two["flops"] == one["flops"]
+    assert json.loads((work / "runs/2/run.json").read_text())["run"]["processes"] == 2
 
 
 @pytest.mark.slow

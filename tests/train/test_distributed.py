@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 
 def _free_port() -> int:
@@ -19,17 +19,16 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _losses(out: Path, launcher: list[str], sharding: str, mode: str, accumulate: int) -> dict[str, Any]:
-    arguments = ["-m", "tests.train.distributed", str(out), sharding, mode, str(accumulate)]
+def _started(launcher: list[str], *arguments: str) -> str:
     command = [sys.executable, *launcher, *arguments]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def _losses(out: Path, launcher: list[str], sharding: str, mode: str, accumulate: int) -> dict[str, Any]:
+    _started(launcher, "-m", "tests.train.distributed", str(out), sharding, mode, str(accumulate))
     found: dict[str, Any] = json.loads(out.read_text())
     return found
 
@@ -39,13 +38,15 @@ def _torchrun() -> list[str]:
 
 
 def _accelerate() -> list[str]:
-    # With --cpu accelerate starts several processes by MPI only; ACCELERATE_USE_CPU keeps these on the CPU.
+    # With --cpu accelerate starts several processes by MPI only.
     processes = ["--multi_gpu", "--num_processes=2", "--num_machines=1"]
     plain = ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port", str(_free_port())]
     return ["-m", "accelerate.commands.launch", *processes, *plain]
 
 
-@pytest.mark.parametrize("mode", ["carry", "reset", "asymmetric"])
+@pytest.mark.parametrize(
+    "mode", ["carry", *(pytest.param(mode, marks=slow) for mode in ("reset", "asymmetric"))]
+)
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_two_processes_train_as_one(tmp_path: Path, sharding: str, mode: str) -> None:
     one = _losses(tmp_path / "one.json", [], "ddp", mode, 2)
@@ -56,6 +57,7 @@ def test_two_processes_train_as_one(tmp_path: Path, sharding: str, mode: str) ->
     assert len(one["losses"]) == 6 + 3 + 3
 
 
+@slow
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_accelerate_launch_does_too(tmp_path: Path, sharding: str) -> None:
     one = _losses(tmp_path / "one.json", [], "ddp", "carry", 2)
