@@ -355,7 +355,7 @@ class _Engine:
         self.at = _Position(**{name: state[name] for name in names})
         self.clock.seconds = state["seconds"]
         self.level, self._optimizer = saved.level, saved.optimizer
-        self.stream.restore(state["stream"])
-        self._window = [torch.tensor(loss, device=self.accelerator.device) for loss in state["window"]]
+        self.stream.restore(saved.own["stream"])
+        self._window = [torch.tensor(loss, device=self.accelerator.device) for loss in saved.own["window"]]
         self.metrics.resume(self.at.step)
         saved.restore_random(self.accelerator)

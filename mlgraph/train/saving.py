@@ -18,17 +18,21 @@ from mlgraph.train.stream import RandomState, Stream
 
 @dataclass(frozen=True)
 class Resumed:
-    """A run taken up: its level with all tensors restored, and the plain values of its checkpoint."""
+    """A run taken up: its level with all tensors restored, and the plain values of its checkpoint.
+
+    ``own`` are those of this process: its place in the data, random generators and losses not logged yet.
+    """
 
     level: Level
     optimizer: OptimizerState
     state: Mapping[str, Any]
+    own: Mapping[str, Any]
 
     def restore_random(self, accelerator: Any) -> None:
         """Put every random generator, and the gradient scaler, where the checkpoint found them."""
-        RandomState.from_json(self.state["random"]).restore()
-        if self.state["cuda"] is not None and accelerator.device.type == "cuda":
-            torch.cuda.set_rng_state(torch.tensor(self.state["cuda"], dtype=torch.uint8), accelerator.device)
+        RandomState.from_json(self.own["random"]).restore()
+        if self.own["cuda"] is not None and accelerator.device.type == "cuda":
+            torch.cuda.set_rng_state(torch.tensor(self.own["cuda"], dtype=torch.uint8), accelerator.device)
         if self.state["scaler"] is not None and accelerator.scaler is not None:
             accelerator.scaler.load_state_dict(self.state["scaler"])
 
@@ -60,20 +64,33 @@ class Saver:
         stream: Stream,
         window: Sequence[torch.Tensor],
     ) -> None:
-        """Write a checkpoint of ``level`` with its trained ``tensors``; all processes wait for it."""
-        if self._directory is not None and self._writes:
+        """Write a checkpoint of ``level`` with its trained ``tensors``; all processes take part in it."""
+        from accelerate.utils import gather_object
+
+        if self._directory is None:
+            return
+        processes = gather_object([self._own(stream, window)])
+        if self._writes:
+            scaler = self._accelerator.scaler
             state = {
                 **at,
                 "architecture": level.architecture,
                 "aside": [[aside.name, aside.architecture] for aside in level.aside],
                 "new": sorted(level.new),
-                "window": [float(loss) for loss in window],
-                "stream": stream.state(),
-                "random": RandomState.now().to_json(),
-                **_device_state(self._accelerator),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "processes": processes,
             }
             self.last = self._directory.write(at["step"], at["phase"], tensors, optimizer, state)
         self._accelerator.wait_for_everyone()
+
+    def _own(self, stream: Stream, window: Sequence[torch.Tensor]) -> dict[str, Any]:
+        device = self._accelerator.device
+        return {
+            "stream": stream.state(),
+            "random": RandomState.now().to_json(),
+            "cuda": torch.cuda.get_rng_state(device).tolist() if device.type == "cuda" else None,
+            "window": [float(loss) for loss in window],
+        }
 
     def read(self, initial: Program) -> Resumed | None:
         """The run as the newest checkpoint has it, or none. ``initial`` is the user's program."""
@@ -85,7 +102,8 @@ class Saver:
         program = self._program(state["architecture"], initial, checkpoint)
         aside = [self._aside(name, architecture, initial) for name, architecture in state["aside"]]
         level = Level(program, state["architecture"], tuple(aside), frozenset(state["new"]))
-        return Resumed(level, checkpoint.optimizer(), state)
+        own = state["processes"][self._accelerator.process_index]
+        return Resumed(level, checkpoint.optimizer(), state, own)
 
     def _program(self, architecture: str | None, initial: Program, checkpoint: Checkpoint) -> Program:
         program = self._architecture(architecture, initial)
@@ -128,11 +146,3 @@ class Saver:
             and not self._directory.has_level(name)
         ):
             self._directory.save_level(name, level.program)
-
-
-def _device_state(accelerator: Any) -> dict[str, Any]:
-    on_cuda = accelerator.device.type == "cuda"
-    return {
-        "cuda": torch.cuda.get_rng_state(accelerator.device).tolist() if on_cuda else None,
-        "scaler": accelerator.scaler.state_dict() if accelerator.scaler is not None else None,
-    }

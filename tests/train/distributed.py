@@ -1,32 +1,43 @@
 """A run through a level change on one or more processes; started by torchrun and accelerate launch.
 
-Arguments: output file, FSDP or not (``fsdp`` or ``ddp``), optimizer state mode, batches per step and process.
+Arguments: output file, FSDP or not (``fsdp`` or ``ddp``), optimizer state mode, batches per step and process;
+and, for a durable run with dropout, its directory and the number of steps after which every process dies.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+from typing import Any
 
 import torch
 
 from mlgraph.train import Optimizer, run, vcycle
+from mlgraph.train.worker import Worker
 from tests.train.models import cross_entropy, points, program
 
 
-def main(out: str, sharding: str, mode: str, accumulate: str) -> None:
+def main(
+    out: str, sharding: str, mode: str, accumulate: str, directory: str | None = None, life: str | None = None
+) -> None:
     torch.set_num_threads(1)
+    if life is not None:
+        _limit_steps(int(life))
     data = points(batches=8, size=4)
     result = run(
-        program(),
+        program(dropout=0.1 if directory else 0.0),
         vcycle(6, init_steps=3, coarse_steps=3),
         data,
         data[:3],
         cross_entropy,
+        directory,
         optimizer=Optimizer(lr=1e-2),
         optimizer_state=mode,
         accumulate=int(accumulate),
-        log_every=1,
+        log_every=1 if directory is None else 2,
+        checkpoint_every=1,
         fsdp=sharding == "fsdp",
     )
     losses = [record[key] for record in result.history for key in ("loss", "eval_loss") if key in record]
@@ -35,6 +46,19 @@ def main(out: str, sharding: str, mode: str, accumulate: str) -> None:
         with open(out, "w") as file:
             processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
             json.dump({"losses": losses, "weights": total, "processes": processes}, file)
+
+
+def _limit_steps(count: int) -> None:
+    whole, done = Worker.step, 0
+
+    def limited(*arguments: Any) -> torch.Tensor:
+        nonlocal done
+        done += 1
+        if done > count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(*arguments)
+
+    Worker.step = limited  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

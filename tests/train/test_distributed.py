@@ -19,16 +19,18 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _started(launcher: list[str], *arguments: str) -> str:
+def _started(launcher: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *launcher, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=500)
+
+
+def _losses(
+    out: Path, launcher: list[str], sharding: str, mode: str, accumulate: int, *directory: str
+) -> dict[str, Any]:
+    arguments = (str(out), sharding, mode, str(accumulate), *directory)
+    done = _started(launcher, "-m", "tests.train.distributed", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def _losses(out: Path, launcher: list[str], sharding: str, mode: str, accumulate: int) -> dict[str, Any]:
-    _started(launcher, "-m", "tests.train.distributed", str(out), sharding, mode, str(accumulate))
     found: dict[str, Any] = json.loads(out.read_text())
     return found
 
@@ -64,3 +66,13 @@ def test_accelerate_launch_does_too(tmp_path: Path, sharding: str) -> None:
     two = _losses(tmp_path / "two.json", _accelerate(), sharding, "carry", 1)
     assert (one["processes"], two["processes"]) == (1, 2)
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
+
+
+@pytest.mark.parametrize("sharding", [pytest.param("ddp", marks=slow), "fsdp"])
+def test_two_killed_processes_go_on_as_if_nothing_had_happened(tmp_path: Path, sharding: str) -> None:
+    whole = _losses(tmp_path / "whole.json", _torchrun(), sharding, "carry", 1, str(tmp_path / "whole"))
+    cut = (str(tmp_path / "cut.json"), sharding, "carry", "1", str(tmp_path / "cut"))
+    for life in ("2", "5"):
+        assert _started(_torchrun(), "-m", "tests.train.distributed", *cut, life).returncode != 0
+    resumed = _losses(tmp_path / "cut.json", _torchrun(), sharding, "carry", 1, cut[-1])
+    assert resumed == whole
