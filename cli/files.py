@@ -64,8 +64,9 @@ def status(doing: str) -> Iterator[None]:
 
 
 def is_huggingface(program: Program) -> bool:
-    """Whether the program came from a Hugging Face directory, so that a result of it goes into one."""
-    return program.origin.get("kind") == "huggingface" and "path" in program.origin
+    """Whether the program came from a Hugging Face directory or config: results of it are directories."""
+    origin = program.origin
+    return origin.get("kind") == "huggingface" and ("path" in origin or "config_path" in origin)
 
 
 def default_output(source: str, label: str) -> Path:
@@ -78,15 +79,22 @@ def default_output(source: str, label: str) -> Path:
 
 
 def write_program(
-    program: Program, out: Path, *, dtype: str | None = None, shard_size: str = "5GB"
+    program: Program,
+    out: Path,
+    *,
+    dtype: str | None = None,
+    shard_size: str = "5GB",
+    tokenizer: Path | None = None,
 ) -> Written:
     """Write a program to ``out``, in the form that it came in where ``out`` has no ending.
 
-    What came from a Hugging Face directory goes into one, and what came from timm into a file for
-    ``create_model`` where ``out`` ends in ``.safetensors``. A name that ends in ``.pt`` always gives a saved
-    program, and so does what no config can express, beside ``out``; the notes of the result say why.
-    ``dtype`` converts floating-point tensors; ``shard_size`` is that of Hugging Face shards. What was at
-    ``out`` before stays until the new one is complete.
+    What came from a Hugging Face directory or config goes into a directory, and what came from timm into
+    a file for ``create_model`` where ``out`` ends in ``.safetensors``. A name that ends in ``.pt`` always
+    gives a saved program, and so does what no config can express, beside ``out``; the notes of the result
+    say why.
+    ``dtype`` converts floating-point tensors; ``shard_size`` is that of Hugging Face shards; ``tokenizer`` a
+    folder whose tokenizer goes into the directory. What was at ``out`` before stays until the new one is
+    complete.
     """
     from mlgraph.cli.checks import checked, floating_dtype, in_dtype
     from mlgraph.emit.fit import NotExpressible
@@ -100,7 +108,14 @@ def write_program(
             from mlgraph.emit.huggingface import save_huggingface
 
             with writing(out) as progress:
-                saved = save_huggingface(program, out, dtype=kind, shard_size=shard_size, progress=progress)
+                saved = save_huggingface(
+                    program,
+                    out,
+                    dtype=kind,
+                    shard_size=shard_size,
+                    tokenizer_dir=tokenizer,
+                    progress=progress,
+                )
             return Written(out, "huggingface", saved.notes, saved.changes)
         if program.origin.get("kind") == "timm" and out.suffix == ".safetensors":
             from mlgraph.emit.timm import save_timm

@@ -26,6 +26,7 @@ def command(
     Stopped at any moment, the same command goes on. For example: mlgraph train vcycle.toml
     """
     from mlgraph.cli.render import training as render
+    from mlgraph.cli.render.comparison import notes
     from mlgraph.cli.render.console import show, show_json
 
     if fields:
@@ -37,17 +38,19 @@ def command(
         return
     if config is None:
         raise typer.BadParameter("name a TOML file, or give --fields to see what it may say")
-    from mlgraph.cli.files import open_program, write_program
+    from mlgraph.cli.files import is_huggingface, open_program, write_program
     from mlgraph.train.config import load_config
-    from mlgraph.train.launch import launch
+    from mlgraph.train.launch import TOKENIZER, launch
 
     loaded = load_config(config, change or ())
     result, main = launch(loaded, open_program, progress=not json)
     if not main:
         return
-    name = "model" if result.program.origin.get("kind") == "huggingface" else "model.pt"
-    written = write_program(result.program, Path(loaded.out) / name)
+    out = Path(loaded.out)
+    tokenizer = out / TOKENIZER if (out / TOKENIZER).exists() else None
+    name = "model" if is_huggingface(result.program) else "model.pt"
+    written = write_program(result.program, out / name, tokenizer=tokenizer)
     if json:
-        show_json(render.summary_json(result, written.path))
+        show_json({**render.summary_json(result, written.path), "notes": list(written.notes)})
     else:
-        show(*render.summary(result, written.path))
+        show(*render.summary(result, written.path), *notes(written.notes))

@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForMaskedLM
 
 from mlgraph.train import Optimizer, Schedule, run, vcycle
-from mlgraph.train.text import MaskedBlocks, special_token, train_bpe
+from mlgraph.train.text import MaskedBlocks
+from mlgraph.train.tokenizer import special_token, train_bpe
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in paths]
     tokenizer = train_bpe(texts, 1024)
     ids = torch.tensor([i for encoding in tokenizer.encode_batch(texts) for i in encoding.ids]).numpy()
-    data = MaskedBlocks(ids, 64, special_token(tokenizer, "<|mask|>"), tokenizer.get_vocab_size())
+    data = MaskedBlocks(ids, 64, special_token(tokenizer, "mask_token"), tokenizer.get_vocab_size())
     torch.manual_seed(0)
     model = BertForMaskedLM(
         BertConfig(

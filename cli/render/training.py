@@ -35,22 +35,27 @@ def summary_json(result: Result, path: Path) -> dict[str, Any]:
 
 def summary(result: Result, path: Path) -> list[Any]:
     """The last evaluation of every phase, and where the model is."""
+    evaluated = [record for record in result.history if "eval_loss" in record]
+    metrics = sorted(
+        {key for record in evaluated for key in record if key.startswith("eval_")} - {"eval_loss"}
+    )
     rows: list[list[str]] = []
-    for record in result.history:
-        if "eval_loss" in record:
-            row = [
-                str(record["phase"]),
-                str(record["level"]),
-                f"{record['step']:,}",
-                f"{record['eval_loss']:.4f}",
-                f"{record['flops']:.3g}",
-                f"{record['seconds']:.0f}",
-            ]
-            if rows and rows[-1][0] == row[0]:
-                rows.pop()
-            rows.append(row)
+    for record in evaluated:
+        row = [
+            str(record["phase"]),
+            str(record["level"]),
+            f"{record['step']:,}",
+            f"{record['eval_loss']:.4f}",
+            *(f"{record[key]:.4f}" if key in record else "" for key in metrics),
+            f"{record['flops']:.3g}",
+            f"{record['seconds']:.0f}",
+        ]
+        if rows and rows[-1][0] == row[0]:
+            rows.pop()
+        rows.append(row)
     lines: list[Any] = []
     if rows:
-        headers = ["phase", "level", "step", "evaluation loss", "FLOPs", "seconds"]
-        lines += [table(headers, rows, right=range(6)), ""]
+        named = [key.removeprefix("eval_") for key in metrics]
+        headers = ["phase", "level", "step", "evaluation loss", *named, "FLOPs", "seconds"]
+        lines += [table(headers, rows, right=range(len(headers))), ""]
     return [*lines, f"wrote {path}"]

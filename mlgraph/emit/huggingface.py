@@ -55,6 +55,17 @@ _WEIGHTS = (
 # modules.json points to folders that tell of the old sizes; sentence-transformers can do without it.
 _LEFT = {"config.json", SKELETON, ".gitattributes", "README.md", "training_args.bin", "modules.json"}
 
+_TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece*",
+    "chat_template*",
+)
+
 
 @dataclass(frozen=True)
 class Saved:
@@ -129,6 +140,7 @@ def save_huggingface(
     dtype: torch.dtype | None = None,
     shard_size: int | str = "5GB",
     source_dir: str | os.PathLike[str] | None = None,
+    tokenizer_dir: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Saved:
     """Write config.json, safetensors and what goes with them, so that ``from_pretrained`` gives the program's
@@ -136,7 +148,8 @@ def save_huggingface(
 
     Tensors are read, converted to ``dtype`` and written one at a time, in shards of at most ``shard_size``
     (bytes, or a text such as ``"5GB"``). Tokenizer, processor and generation files are copied from
-    ``source_dir``, by default the directory that the program came from. ``mlgraph.pt`` beside the weights
+    ``source_dir``, by default the directory that the program came from; tokenizer files, where it is given,
+    from ``tokenizer_dir`` alone. ``mlgraph.pt`` beside the weights
     keeps the lineage. The directory appears complete or not at all. ``progress(done, total)`` counts bytes.
 
     A model of up to 2 GB (256 MB where the program's tensors are lazy) is loaded again, and its outputs are
@@ -156,7 +169,9 @@ def save_huggingface(
     settings = {**fit.settings, "dtype": str(dtype or main_dtype(light)).removeprefix("torch.")}
     notes: list[str] = []
     with atomic_directory(directory) as folder:
-        _copy_companions(source_dir or program.origin.get("path"), folder)
+        _copy_companions(source_dir or program.origin.get("path"), folder, with_tokenizer=not tokenizer_dir)
+        if tokenizer_dir:
+            copy_tokenizer(tokenizer_dir, folder)
         _write_config(program, settings, folder)
         _write_weights(program, fit, shapes, folder, _bytes(shard_size), progress)
         _write_skeleton(light, fit, settings, folder)
@@ -284,16 +299,33 @@ def _write_skeleton(light: Program, fit: Fit, settings: Mapping[str, Any], folde
     )
 
 
-def _copy_companions(source: Any, folder: Path) -> None:
+def _copy_companions(source: Any, folder: Path, with_tokenizer: bool) -> None:
     """Copy what belongs to the model and is neither weights nor config: tokenizer, processor, generation
     files.
     """
     if not source or not Path(source).is_dir():
         return
     for file in sorted(Path(source).iterdir()):
-        if file.is_file() and file.name not in _LEFT and not file.name.endswith(_WEIGHTS):
-            with file_errors(file, "be copied"):
-                shutil.copyfile(file, folder / file.name)
+        belongs = file.name not in _LEFT and not file.name.endswith(_WEIGHTS)
+        if belongs and (with_tokenizer or not _is_of_tokenizer(file)):
+            _copy(file, folder)
+
+
+def copy_tokenizer(source: str | os.PathLike[str], folder: Path) -> None:
+    """Copy the tokenizer's files from one directory to another."""
+    for file in sorted(Path(source).iterdir()):
+        if _is_of_tokenizer(file):
+            _copy(file, folder)
+
+
+def _is_of_tokenizer(file: Path) -> bool:
+    return any(file.match(pattern) for pattern in _TOKENIZER)
+
+
+def _copy(file: Path, folder: Path) -> None:
+    if file.is_file():
+        with file_errors(file, "be copied"):
+            shutil.copyfile(file, folder / file.name)
 
 
 def _check(program: Program, folder: Path, exact: bool) -> None:

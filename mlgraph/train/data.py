@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +22,24 @@ from mlgraph.train.text import (
     TokenBlocks,
     cache_folder,
     fingerprint,
-    load_tokenizer,
     read_documents,
-    special_token,
     tokenize,
 )
+from mlgraph.train.tokenizer import Tokenizer, load_tokenizer, special_token
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """Loaders for training and evaluation, and the loss and metric where the program has none of its own."""
+    """Loaders for training and evaluation, and the loss and metric where the program has none of its own.
+
+    ``tokenizer`` is that of a text.
+    """
 
     train: DataLoader[Any]
     eval: DataLoader[Any]
     loss: Loss | None = None
     metric: Metric | None = None
+    tokenizer: Tokenizer | None = None
 
 
 def load_data(data: Data, program: Program, source: str, seed: int = 0) -> TaskData:
@@ -52,19 +55,21 @@ def load_data(data: Data, program: Program, source: str, seed: int = 0) -> TaskD
 def _text(data: Data, program: Program, source: str, seed: int) -> TaskData:
     train, evaluation = ([Path(name) for name in names] for names in (data.train, data.eval))
     tokenizer, key = _tokenizer(data, train, source)
-    blocks = _blocks(data, tokenizer, train, key)
-    _check_vocabulary(program, tokenizer.get_vocab_size())
+    blocks = _blocks(data, tokenizer.model, train, key)
+    _check_vocabulary(program, tokenizer.model.get_vocab_size())
     if evaluation:
-        return _loaders(data, program, blocks, _blocks(data, tokenizer, evaluation, key))
+        held_out = _blocks(data, tokenizer.model, evaluation, key)
+        return replace(_loaders(data, program, blocks, held_out), tokenizer=tokenizer)
     cut = len(blocks) - max(round(len(blocks) * data.eval_share), 1)
     if cut < 1:
         raise TrainError(
             "The text is too short to keep a part for evaluation: give more, or name files in data.eval."
         )
-    return _loaders(data, program, Subset(blocks, range(cut)), Subset(blocks, range(cut, len(blocks))))
+    parts = Subset(blocks, range(cut)), Subset(blocks, range(cut, len(blocks)))
+    return replace(_loaders(data, program, *parts), tokenizer=tokenizer)
 
 
-def _tokenizer(data: Data, train: list[Path], source: str) -> tuple[Any, str]:
+def _tokenizer(data: Data, train: list[Path], source: str) -> tuple[Tokenizer, str]:
     name = data.tokenizer
     if name is None:
         beside = Path(source.removeprefix("hf:"))
@@ -88,7 +93,7 @@ def _blocks(data: Data, tokenizer: Any, paths: list[Path], key: str) -> TokenBlo
     tokens: np.ndarray[Any, Any] = tokenize(read_documents(paths, data.field), tokenizer, folder)
     if data.task == "causal-lm":
         return TokenBlocks(tokens, data.sequence)
-    mask = special_token(tokenizer, "[MASK]", "<mask>", "<|mask|>")
+    mask = special_token(tokenizer, "mask_token")
     if mask is None:
         raise TrainError(
             "The tokenizer has no mask token, which masked-lm needs: choose another in data.tokenizer."

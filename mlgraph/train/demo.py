@@ -18,7 +18,8 @@ from mlgraph.train.engine import Result, run
 from mlgraph.train.optim import Optimizer
 from mlgraph.train.phases import Phase, plain, vcycle
 from mlgraph.train.schedule import Schedule
-from mlgraph.train.text import TokenBlocks, special_token, train_bpe
+from mlgraph.train.text import TokenBlocks
+from mlgraph.train.tokenizer import special_token, train_bpe
 
 CORPUS_BYTES = 1_500_000
 VOCABULARY, SEQUENCE, BATCH = 1024, 64, 16
@@ -114,7 +115,7 @@ def standard_library() -> Iterator[str]:
 
 def _blocks(documents: Sequence[str]) -> tuple[TokenBlocks, TokenBlocks, int]:
     tokenizer = train_bpe(documents, VOCABULARY)
-    end = special_token(tokenizer, "<|end|>")
+    end = special_token(tokenizer, "eos_token")
     encoded = tokenizer.encode_batch(list(documents), add_special_tokens=False)
     ids = [np.array([*encoding.ids, end], dtype=np.uint16) for encoding in encoded]
     # Whole modules are held out, so that evaluation is on text never seen.

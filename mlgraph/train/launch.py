@@ -13,6 +13,9 @@ from mlgraph.train.data import load_data
 from mlgraph.train.engine import Result, run
 from mlgraph.train.stream import seed_all
 
+TOKENIZER = "tokenizer"
+"""The folder of a run directory that holds the tokenizer of its text."""
+
 
 def launch(
     config: Config, open_program: Callable[..., Program], progress: bool = False
@@ -41,4 +44,7 @@ def launch(
         accelerator=accelerator,
         config=config.to_json(),
     )
-    return result, bool(accelerator.is_main_process)
+    main = bool(accelerator.is_main_process)
+    if main and data.tokenizer is not None:
+        data.tokenizer.save(Path(config.out) / TOKENIZER)
+    return result, main

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from mlgraph.files import atomic_directory
 from mlgraph.train.errors import TrainError
+from mlgraph.train.tokenizer import special_token
 
 _CHUNK = 1 << 20
 _BATCH = 256
@@ -101,53 +102,6 @@ def _cell(row: Any, field: str, where: str) -> str:
     return str(row[field])
 
 
-def load_tokenizer(name: str, documents: Iterable[str], cache: Path) -> Any:
-    """A ``tokenizers.Tokenizer``.
-
-    ``name``: a ``tokenizer.json``, a folder with one, or ``bpe:SIZE``, which trains a byte-level BPE of
-    SIZE tokens on ``documents`` and keeps it under ``cache``.
-    """
-    from tokenizers import Tokenizer
-
-    if not name.startswith("bpe:"):
-        path = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
-        if not path.exists():
-            raise TrainError(f"There is no tokenizer {path}: name a tokenizer.json, its folder, or bpe:SIZE.")
-        return Tokenizer.from_file(str(path))
-    size = name.removeprefix("bpe:")
-    if not size.isdecimal() or int(size) < 300:
-        raise TrainError(f"tokenizer = {name!r} is no size: write bpe:SIZE with at least 300 tokens.")
-    path = cache / "tokenizer.json"
-    if not path.exists():
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        trained = train_bpe(documents, int(size))
-        with atomic_directory(cache) as folder:
-            trained.save(str(folder / "tokenizer.json"))
-    return Tokenizer.from_file(str(path))
-
-
-def train_bpe(documents: Iterable[str], size: int) -> Any:
-    """A byte-level BPE tokenizer of ``size`` tokens, with an end-of-text, a padding and a mask token."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=["<|end|>", "<|pad|>", "<|mask|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(documents, trainer)
-    return tokenizer
-
-
-def special_token(tokenizer: Any, *names: str) -> int | None:
-    """The id of the first of ``names`` that the tokenizer knows."""
-    return next((i for name in names if (i := tokenizer.token_to_id(name)) is not None), None)
-
-
 def tokenize(documents: Iterable[str], tokenizer: Any, folder: Path) -> np.memmap[Any, Any]:
     """The tokens of all documents, one after the other, from ``folder`` if it has them, else put there first.
 
@@ -158,7 +112,7 @@ def tokenize(documents: Iterable[str], tokenizer: Any, folder: Path) -> np.memma
     kind = np.uint32 if wide else np.uint16
     if not path.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        end = special_token(tokenizer, "<|end|>", "<|endoftext|>", "</s>", "[SEP]", "<eos>")
+        end = special_token(tokenizer, "eos_token", "sep_token")
         with atomic_directory(folder) as temporary, open(temporary / "tokens.bin", "wb") as file:
             stream = iter(documents)
             while batch := list(islice(stream, _BATCH)):

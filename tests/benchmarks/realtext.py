@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader
 
 import mlgraph
 from mlgraph.program import Program
-from mlgraph.train.text import TokenBlocks, load_tokenizer, tokenize
+from mlgraph.train.text import TokenBlocks, tokenize
+from mlgraph.train.tokenizer import load_tokenizer
 from tests.benchmarks.vcycles import Task, main
 from tests.tools.fetch import fetch
 
@@ -53,7 +54,7 @@ def corpus() -> Iterator[str]:
 def loaders(scale: Scale, cache: Path) -> tuple[DataLoader[Any], DataLoader[Any]]:
     """Training blocks, and 64 evaluation blocks from the last twentieth of the text."""
     tokenizer = load_tokenizer(f"bpe:{scale.vocabulary}", corpus(), cache / f"tokenizer-{scale.vocabulary}")
-    tokens = tokenize(corpus(), tokenizer, cache / f"tokens-{scale.vocabulary}")
+    tokens = tokenize(corpus(), tokenizer.model, cache / f"tokens-{scale.vocabulary}")
     cut = int(0.95 * len(tokens))
     held_out = tokens[cut:][: 128 * scale.sequence]
     train = TokenBlocks(tokens[:cut], scale.sequence)

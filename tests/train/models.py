@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import functools
+import gzip
+import struct
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -67,3 +71,16 @@ def program(seed: int = 0, **options: Any) -> mlgraph.Program:
     captured = _captured(**options)
     own = dict(classifier(seed, **options).named_parameters())
     return captured.replace(tensors=captured.tensors.replace({**captured.tensors.values_, **own}))
+
+
+def idx_bytes(values: np.ndarray[Any, Any]) -> bytes:
+    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
+
+
+def idx_files(folder: Path, count: int = 6) -> Path:
+    pixels = np.arange(count * 20, dtype=np.uint8).reshape(count, 5, 4)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(pixels)))
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(
+        gzip.compress(idx_bytes(np.arange(count, dtype=np.uint8) % 3))
+    )
+    return folder / "train-images-idx3-ubyte.gz"

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mlgraph.cli.app import run as mlgraph_command
+from tests.train.models import idx_files
 
 GPT = {
     "model_type": "gpt2",
@@ -86,7 +88,11 @@ def test_a_configured_cycle_trains_resumes_and_reports(
 ) -> None:
     first = _json(capsys, "train", "run.toml")
     assert first["step"] == 12 + 5
-    assert Path(first["model"]).exists()
+    tokenizer = AutoTokenizer.from_pretrained(first["model"])
+    assert tokenizer.decode(tokenizer("green bottles").input_ids) == "green bottles"
+    assert tokenizer.eos_token == "<|end|>"
+    model = AutoModelForCausalLM.from_pretrained(first["model"])
+    assert model(tokenizer("green bottles", return_tensors="pt").input_ids).logits.shape[-1] == 320
     assert _json(capsys, "train", "run.toml")["eval_loss"] == first["eval_loss"]
     plain = _json(capsys, "train", "run.toml", "--set", "out=runs/scratch", "--set", "recipe.kind=plain")
     assert plain["step"] == 12
@@ -94,6 +100,32 @@ def test_a_configured_cycle_trains_resumes_and_reports(
     assert "data:image/png" in (work / "page.html").read_text()
     assert mlgraph_command(["train", "run.toml", "--set", "run.optimizer.lr=0.5"]) == 1
     assert "run.optimizer.lr = 0.001, and now run.optimizer.lr = 0.5" in capsys.readouterr().err
+
+
+IMAGES = """
+model = "timm:deit_tiny_patch16_224,img_size=8,patch_size=4,in_chans=1,num_classes=3,embed_dim=12,depth=2"
+out = "runs/images"
+[data]
+task = "image-classification"
+train = ["train-images-idx3-ubyte.gz"]
+image_size = 8
+channels = 1
+batch = 4
+[recipe]
+steps = 4
+coarse_steps = 2
+width = 1
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_images_are_trained_on_with_their_top_1(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (work / "images.toml").write_text(IMAGES)
+    idx_files(work, count=12)
+    assert mlgraph_command(["train", "images.toml"]) == 0
+    shown = capsys.readouterr().out
+    assert "top1" in shown
+    assert "wrote runs/images/model.pt" in shown
 
 
 def test_mistakes_in_the_file_are_sentences(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

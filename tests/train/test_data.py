@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import gzip
 import json
-import struct
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,12 +14,11 @@ from mlgraph.train.text import (
     MaskedBlocks,
     TokenBlocks,
     fingerprint,
-    load_tokenizer,
     read_documents,
-    special_token,
     tokenize,
-    train_bpe,
 )
+from mlgraph.train.tokenizer import load_tokenizer, special_token, train_bpe
+from tests.train.models import idx_bytes, idx_files
 
 TEXTS = [f"line {n}: the quick brown fox jumps over {n} lazy dogs\n" * 3 for n in range(60)]
 
@@ -75,11 +71,11 @@ def test_missing_empty_and_broken_sources_are_named(tmp_path: Path) -> None:
 
 
 def test_tokens_are_cached_and_decode_to_the_text(tmp_path: Path) -> None:
-    tokenizer = load_tokenizer("bpe:320", TEXTS, tmp_path / "tok")
+    tokenizer = load_tokenizer("bpe:320", TEXTS, tmp_path / "tok").model
     tokens = tokenize(TEXTS, tokenizer, tmp_path / "ids")
     assert tokenizer.decode(tokens.tolist(), skip_special_tokens=True) == "".join(TEXTS)
-    assert (tokens == special_token(tokenizer, "<|end|>")).sum() == len(TEXTS)
-    again = tokenize(iter(()), load_tokenizer("bpe:320", iter(()), tmp_path / "tok"), tmp_path / "ids")
+    assert (tokens == special_token(tokenizer, "eos_token")).sum() == len(TEXTS)
+    again = tokenize(iter(()), load_tokenizer("bpe:320", iter(()), tmp_path / "tok").model, tmp_path / "ids")
     assert np.array_equal(tokens, again)
 
 
@@ -121,32 +117,19 @@ def test_masking_follows_bert() -> None:
     assert kept.float().mean() == pytest.approx(0.1, abs=0.02)
 
 
-def _idx(values: np.ndarray[Any, Any]) -> bytes:
-    return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
-
-
-def _pair(folder: Path, count: int = 6) -> Path:
-    pixels = np.arange(count * 20, dtype=np.uint8).reshape(count, 5, 4)
-    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(_idx(pixels)))
-    (folder / "train-labels-idx1-ubyte.gz").write_bytes(
-        gzip.compress(_idx(np.arange(count, dtype=np.uint8) % 3))
-    )
-    return folder / "train-images-idx3-ubyte.gz"
-
-
 def test_idx_files_give_images_and_labels(tmp_path: Path) -> None:
-    data = IdxImages(*idx_pair(_pair(tmp_path)), size=8, channels=3, flip=False)
+    data = IdxImages(*idx_pair(idx_files(tmp_path)), size=8, channels=3, flip=False)
     image, label = data[4]
     assert (len(data), tuple(image.shape), int(label)) == (6, (3, 8, 8), 1)
     assert -1 <= image.min() <= image.max() <= 1
-    same = IdxImages(*idx_pair(_pair(tmp_path)), size=5, channels=1, flip=False)
-    assert read_idx(_pair(tmp_path)).shape == (6, 5, 4)
+    same = IdxImages(*idx_pair(idx_files(tmp_path)), size=5, channels=1, flip=False)
+    assert read_idx(idx_files(tmp_path)).shape == (6, 5, 4)
     assert next(iter(DataLoader(same, batch_size=2)))[0].shape == (2, 1, 5, 5)
 
 
 def test_broken_idx_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"not idx")
-    (tmp_path / "y").write_bytes(_idx(np.zeros((3, 3), np.uint8))[:-1])
+    (tmp_path / "y").write_bytes(idx_bytes(np.zeros((3, 3), np.uint8))[:-1])
     with pytest.raises(TrainError, match="no idx file"):
         read_idx(tmp_path / "x")
     with pytest.raises(TrainError, match="cut off"):
@@ -171,5 +154,5 @@ def test_image_folders_have_a_class_per_folder(tmp_path: Path) -> None:
 
 def test_a_trained_tokenizer_knows_its_special_tokens() -> None:
     tokenizer = train_bpe(TEXTS, 300)
-    assert special_token(tokenizer, "[MASK]", "<|mask|>") == 2
-    assert special_token(tokenizer, "[NONE]") is None
+    assert special_token(tokenizer, "mask_token") == 2
+    assert special_token(tokenizer, "unk_token") is None
