@@ -50,6 +50,7 @@ Loaders = tuple[DataLoader[Any], DataLoader[Any]]
 class Task:
     """What is trained: ``model`` and ``data`` by seed and folder, and steps; a V-cycle takes ``fine_steps``
     at level 1 in all, ``init_steps`` of them before it coarsens. ``axes`` are coarsened where it narrows.
+    ``evaluations`` are those of a run from scratch; a V-cycle has them equally many steps apart.
     """
 
     model: Callable[[int], Program]
@@ -65,6 +66,7 @@ class Task:
     weight_decay: float = 0.01
     compile: bool = True
     rates: tuple[float, ...] = RATES
+    evaluations: int = 20
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ class Experiment:
                 schedule=Schedule("cosine", warmup=task.steps // 40, final=0.0, rewarm=task.steps // 100),
                 seed=choice.seed,
                 compile=task.compile,
-                eval_every=max(task.steps // 20, 1),
+                eval_every=max(task.steps // task.evaluations, 1),
                 log_every=max(task.steps // 40, 1),
                 checkpoint_every=max(task.steps // 5, 1),
                 keep=1,
