@@ -13,7 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from mlgraph.train import Optimizer, Schedule, plain, run, vcycle
 from mlgraph.train.compare import saving
-from mlgraph.train.text import TokenBlocks, train_bpe
+from mlgraph.train.text import TokenBlocks
+from mlgraph.train.tokenizer import train_bpe
 
 STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 

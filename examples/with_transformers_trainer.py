@@ -13,7 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 import mlgraph
 from mlgraph.train import Train, vcycle
-from mlgraph.train.text import TokenBlocks, train_bpe
+from mlgraph.train.text import TokenBlocks
+from mlgraph.train.tokenizer import train_bpe
 from mlgraph.train.trainer_adapter import run_with_trainer
 
 
