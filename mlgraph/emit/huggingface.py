@@ -149,8 +149,8 @@ def save_huggingface(
     Tensors are read, converted to ``dtype`` and written one at a time, in shards of at most ``shard_size``
     (bytes, or a text such as ``"5GB"``). Tokenizer, processor and generation files are copied from
     ``source_dir``, by default the directory that the program came from; tokenizer files, where it is given,
-    from ``tokenizer_dir`` alone. ``mlgraph.pt`` beside the weights
-    keeps the lineage. The directory appears complete or not at all. ``progress(done, total)`` counts bytes.
+    from ``tokenizer_dir`` alone. ``mlgraph.pt`` beside the weights keeps the lineage. The
+    directory appears complete or not at all. ``progress(done, total)`` counts bytes.
 
     A model of up to 2 GB (256 MB where the program's tensors are lazy) is loaded again, and its outputs are
     compared with those of the emitted module.

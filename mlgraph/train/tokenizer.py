@@ -22,23 +22,24 @@ _SPECIAL_TOKENS = {
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A ``tokenizers.Tokenizer`` and the folder that it came from."""
+    """A ``tokenizers.Tokenizer`` and the file that it came from."""
 
     model: Any
-    folder: Path
+    file: Path
 
     def save(self, folder: Path) -> None:
         """Write files that ``AutoTokenizer`` loads.
 
-        Those of a folder with a tokenizer_config.json are copied, so that its chat template stays.
+        A tokenizer.json beside a tokenizer_config.json is copied with it, so that its chat template stays.
         """
         from transformers import PreTrainedTokenizerFast
 
         from mlgraph.emit.huggingface import copy_tokenizer
 
         with atomic_directory(folder) as temporary:
-            if (self.folder / "tokenizer_config.json").exists():
-                copy_tokenizer(self.folder, temporary)
+            configured = self.file.with_name("tokenizer_config.json").exists()
+            if configured and self.file.name == "tokenizer.json":
+                copy_tokenizer(self.file.parent, temporary)
                 return
             ids = {role: special_token(self.model, role) for role in _SPECIAL_TOKENS}
             roles = {role: self.model.id_to_token(found) for role, found in ids.items() if found is not None}
@@ -57,7 +58,7 @@ def load_tokenizer(name: str, documents: Iterable[str], cache: Path) -> Tokenize
         path = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
         if not path.exists():
             raise TrainError(f"There is no tokenizer {path}: name a tokenizer.json, its folder, or bpe:SIZE.")
-        return Tokenizer(tokenizers.Tokenizer.from_file(str(path)), path.parent)
+        return Tokenizer(tokenizers.Tokenizer.from_file(str(path)), path)
     size = name.removeprefix("bpe:")
     if not size.isdecimal() or int(size) < 300:
         raise TrainError(f"tokenizer = {name!r} is no size: write bpe:SIZE with at least 300 tokens.")
@@ -67,7 +68,7 @@ def load_tokenizer(name: str, documents: Iterable[str], cache: Path) -> Tokenize
         trained = train_bpe(documents, int(size))
         with atomic_directory(cache) as folder:
             trained.save(str(folder / "tokenizer.json"))
-    return Tokenizer(tokenizers.Tokenizer.from_file(str(path)), cache)
+    return Tokenizer(tokenizers.Tokenizer.from_file(str(path)), path)
 
 
 def train_bpe(documents: Iterable[str], size: int) -> Any:

@@ -152,6 +152,18 @@ def test_image_folders_have_a_class_per_folder(tmp_path: Path) -> None:
         FolderImages(tmp_path / "cat", 4, 3, flip=False)
 
 
+def test_a_saved_tokenizer_is_the_one_that_was_named(tmp_path: Path) -> None:
+    folder = tmp_path / "known"
+    load_tokenizer("bpe:320", TEXTS, tmp_path / "cache").save(folder)
+    load_tokenizer(str(folder), (), tmp_path).save(tmp_path / "copied")
+    assert (tmp_path / "copied/tokenizer_config.json").read_bytes() == (
+        folder / "tokenizer_config.json"
+    ).read_bytes()
+    train_bpe(TEXTS, 305).save(str(folder / "other.json"))
+    load_tokenizer(str(folder / "other.json"), (), tmp_path).save(tmp_path / "other")
+    assert load_tokenizer(str(tmp_path / "other"), (), tmp_path).model.get_vocab_size() == 305
+
+
 def test_a_trained_tokenizer_knows_its_special_tokens() -> None:
     tokenizer = train_bpe(TEXTS, 300)
     assert special_token(tokenizer, "mask_token") == 2
