@@ -5,9 +5,9 @@ procedure, the same for every task:
 
 - From scratch: the learning rate with the lowest final loss, then further seeds at it.
 - A V-cycle: the coarse rate is the one with the lowest loss at the end of the coarse level, of runs that
-  stop there; then the fine rate is the one with the lowest final loss. Where a recipe lists further
-  alphas and ways to carry optimizer state, they are tried in this order at these rates, each at the best
-  found so far. Then further seeds at the best of all.
+  stop there; then the fine rate is the one with the lowest final loss. Then alpha, and where a recipe lists
+  them the ways to carry optimizer state, at these rates, each at the best found so far. Then further seeds
+  at the best of all.
 - A rate is searched on the grid, downhill from its second value; no side gets a finer grid.
 
 Runs that are finished are not run again, so a command can be stopped and repeated, and several processes
@@ -76,7 +76,7 @@ class Recipe:
     name: str
     depth: int = 1
     width: int = 1
-    alphas: tuple[float, ...] = ALPHAS[:1]
+    alphas: tuple[float, ...] = ALPHAS
     states: tuple[str, ...] = STATES[:1]
 
     @property
@@ -86,8 +86,8 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe("scratch"),
-    Recipe("both", 2, 2, ALPHAS, STATES),
+    Recipe("scratch", alphas=ALPHAS[:1]),
+    Recipe("both", 2, 2, states=STATES),
     Recipe("depth", 2, 1),
     Recipe("width", 1, 2),
 )
