@@ -45,27 +45,24 @@ class Decoalesce(Pass):
             raise MlgraphError(f"depth_mode={self.depth_mode!r} is not known: use {', '.join(DEPTH_MODES)}.")
         if self.depth is None and self.width is None and not self.axes:
             return _by_lineage(program, self.depth_mode, str(self))
-        return self._grow(program)
+        depth, width = (1 if factor is None else factor for factor in (self.depth, self.width))
+        return self._grow(program, depth, width)
 
-    def _grow(self, program: Program) -> Program:
-        chains = (
-            {chain.name: chain for chain in program.blocks}
-            if self.depth not in (None, 1) or self.axes
-            else {}
-        )
-        if self.depth not in (None, 1) and not chains:
+    def _grow(self, program: Program, depth: int, width: int) -> Program:
+        chains = {chain.name: chain for chain in program.blocks} if depth != 1 or self.axes else {}
+        if depth != 1 and not chains:
             raise MlgraphError(
                 "depth cannot grow: the graph has no chain of repeated blocks; leave depth out, width "
                 "still works."
             )
         layers = {}
         for name, chain in chains.items():
-            request = self.axes.get(name, self.depth or 1)
+            request = self.axes.get(name, depth)
             if request != 1:
                 layers[name] = _grown_layers(chain, request, self.pairing)
         groupings = choose(
             program,
-            self.width or 1,
+            width,
             self.pairing,
             {name: request for name, request in self.axes.items() if name not in chains},
             (),

@@ -133,6 +133,12 @@ def test_growth_to_a_fraction_is_refused_by_name() -> None:
         Net2Net(width=1, axes={"mlp": 1.01})(small())
 
 
+@pytest.mark.parametrize("factors", [{"width": 0}, {"depth": 0}, {"width": -2}, {"depth": -1}])
+def test_growth_by_no_factor_is_refused(factors: dict[str, int]) -> None:
+    with pytest.raises(mlgraph.MlgraphError, match=r"cannot grow by .*: choose .* of at least 1"):
+        mlgraph.decoalesce(small(), **factors)  # type: ignore[arg-type]
+
+
 def gradients_of_copies(grown: Program) -> float:
     """Largest difference between the gradients of the two halves of the first mlp bias."""
     tensors = {n: t.clone().requires_grad_(t.is_floating_point()) for n, t in grown.tensors.items()}

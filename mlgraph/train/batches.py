@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeAlias
 
@@ -158,6 +158,18 @@ def example_call(model: nn.Module, batch: Any, spare: bool) -> tuple[tuple[Any, 
     return (values[: max(required, 1)] if spare else values), {}
 
 
+def check_call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise ``TrainError`` where ``forward`` does not take these arguments."""
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TrainError(
+            f"The first training batch does not fit forward({', '.join(signature.parameters)}): {error}; "
+            "give what it takes, or a loss that uses the rest."
+        ) from error
+
+
 def own_loss(outputs: Any, batch: Any) -> torch.Tensor:
     """The loss that a model returns: ``outputs.loss``, ``outputs["loss"]``, a scalar, or a leading scalar."""
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
@@ -185,6 +197,8 @@ def count_tokens(batch: Any) -> int:
 
 def peek(data: Any, what: str) -> tuple[Any, Any]:
     """The first batch, and data that still begins with it; random generators are left as they were."""
+    if not isinstance(data, Iterable) and not hasattr(data, "__getitem__"):
+        raise TrainError(f"The {what} is a {type(data).__name__}: give an iterable of batches.")
     before = RandomState.now()
     batches = iter(data)
     first = next(batches, _NONE)

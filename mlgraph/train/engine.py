@@ -16,16 +16,17 @@ from torch import nn
 
 from mlgraph.program import Program
 from mlgraph.train.accelerating import Interruption, make_accelerator
-from mlgraph.train.batches import Binder, Loss, Metric, count_tokens, example_call, peek
+from mlgraph.train.batches import Binder, Loss, Metric, check_call, count_tokens, example_call, peek
 from mlgraph.train.checkpoint import RunDirectory
 from mlgraph.train.errors import DivergedError, TrainError
 from mlgraph.train.flops import count_flops
 from mlgraph.train.levels import Level, change_level
 from mlgraph.train.metering import Clock, Metrics, Record, peak_memory
 from mlgraph.train.optim import OptimizerState
-from mlgraph.train.phases import Phase, Train, check_phases, kind_of, levels_of, to_json
+from mlgraph.train.phases import Phase, Train, kind_of, levels_of, to_json
 from mlgraph.train.progress import Progress
 from mlgraph.train.rates import LearningRates
+from mlgraph.train.rehearsal import rehearse
 from mlgraph.train.saving import Resumed, Saver
 from mlgraph.train.settings import Settings
 from mlgraph.train.stream import RandomState, Stream, seed_all
@@ -68,14 +69,17 @@ def run(
     With ``out_dir`` the run is durable: stopped at any moment and called again with the same arguments it
     goes on from its last checkpoint; SIGTERM writes one and exits with code 0. Raises ``TrainError``.
     """
-    chosen = dataclasses.replace(settings or Settings(), **options)
+    chosen = (settings or Settings()).replace(options)
+    if not isinstance(model, Program | nn.Module):
+        raise TrainError(f"model is a {type(model).__name__}: give a program or a torch.nn.Module.")
     first, train_data = peek(train_data, "training data")
     if isinstance(model, nn.Module):
         from mlgraph import capture
 
         args, kwargs = example_call(model, first, spare=loss is not None)
+        check_call(model, args, kwargs)
         model = capture(model, args, kwargs)
-    check_phases(phases, has_parent=model.lineage is not None)
+    rehearse(model, phases)
     binder = Binder(model, spare=loss is not None)
     binder.check(first, "The first training batch")
     if eval_data is not None:

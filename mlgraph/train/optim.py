@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -35,6 +36,12 @@ class Optimizer:
         if self.kind not in KINDS:
             raise TrainError(f"The optimizer {self.kind!r} is unknown: choose one of {', '.join(KINDS)}.")
         object.__setattr__(self, "betas", tuple(self.betas))
+        for name in ("lr", "weight_decay", "eps", "momentum"):
+            value = getattr(self, name)
+            if not 0.0 <= value < math.inf:
+                raise TrainError(f"Optimizer {name} = {value}: give a finite number that is not negative.")
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise TrainError(f"Optimizer betas = {self.betas}: give two numbers of at least 0 and below 1.")
 
     def __call__(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         if self.kind == "adamw":

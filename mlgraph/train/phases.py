@@ -8,6 +8,8 @@ Accelerating Training Transformer Models" (ICLR 2024, arXiv 2404.07999), for any
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
@@ -32,8 +34,11 @@ class Train:
     schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise TrainError(f"Train(steps={self.steps}): give a number of steps that is not negative.")
+        object.__setattr__(self, "steps", _whole(self.steps))
+        if self.lr is not None and not 0.0 <= self.lr < math.inf:
+            raise TrainError(f"Train(lr={self.lr}): give a finite learning rate that is not negative.")
+        if self.schedule is not None and not isinstance(self.schedule, Schedule):
+            raise TrainError(f"Train(schedule={self.schedule!r}): give a mlgraph.train.Schedule.")
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,14 @@ KINDS: dict[str, type[Any]] = {
 }
 
 
+def _whole(steps: Any) -> int:
+    """``steps`` as an int, whatever whole number it is."""
+    count = operator.index(steps) if hasattr(steps, "__index__") else -1
+    if count < 0:
+        raise TrainError(f"steps={steps}: give a whole number of steps, not negative.")
+    return count
+
+
 def _check_state(state: str | None) -> None:
     if state is not None and state not in STATE_MODES:
         raise TrainError(
@@ -134,9 +147,15 @@ def check_phases(phases: Sequence[Phase], has_parent: bool = False) -> None:
 
     ``has_parent`` says that the initial program came from a coarsening and may be refined itself.
     """
+    if isinstance(phases, Phase):
+        raise TrainError(f"phases is a {type(phases).__name__}: give a list of phases.")
     aside: list[bool] = [False] if has_parent else []
     refined = False
     for number, phase in enumerate(phases):
+        if not isinstance(phase, Phase):
+            raise TrainError(
+                f"Phase {number} is a {type(phase).__name__}: give Train, Coarsen, Refine or Interpolate."
+            )
         where = f"Phase {number} ({kind_of(phase)})"
         if isinstance(phase, Interpolate) and not refined:
             raise TrainError(
@@ -338,7 +357,7 @@ class _Recipe:
         self.alpha = _per_level(alpha, levels - 1, "alpha")
         self.lr = _per_level(lr, levels, "lr")
         for level, (init, all_) in enumerate(zip(self.init, self.steps, strict=True), 1):
-            if init > all_:
+            if _whole(init) > _whole(all_):
                 raise TrainError(f"init_steps={init} exceeds the {all_} steps of level {level}: give fewer.")
 
     def cycle(self, level: int) -> list[Phase]:

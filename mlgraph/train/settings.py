@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
+
+import torch
 
 from mlgraph.train.errors import TrainError
 from mlgraph.train.fields import option
@@ -47,7 +52,20 @@ class Settings:
     progress: bool = option(False, "show a progress bar with the time left")
 
     def __post_init__(self) -> None:
-        _positive(self, "accumulate", "log_every", "keep")
+        _check_whole(self, 1, "accumulate", "log_every", "keep", "eval_batches")
+        _check_whole(self, 0, "eval_every", "checkpoint_every")
+        if self.clip is not None and not self.clip > 0.0:
+            raise TrainError(f"clip = {self.clip}: give a norm above 0, or None.")
+        if not callable(self.optimizer) or isinstance(self.optimizer, torch.optim.Optimizer):
+            raise TrainError(
+                f"optimizer is a {type(self.optimizer).__name__}: give mlgraph.train.Optimizer or a function "
+                "of parameter groups, as torch.optim.Adam is one."
+            )
+        if not isinstance(self.schedule, Schedule):
+            raise TrainError(
+                f"schedule is a {type(self.schedule).__name__}: give mlgraph.train.Schedule, as "
+                "Schedule('wsd')."
+            )
         if self.optimizer_state not in STATE_MODES:
             raise TrainError(
                 f"optimizer_state = {self.optimizer_state!r} is unknown: choose one of "
@@ -58,6 +76,14 @@ class Settings:
                 f"mixed_precision = {self.mixed_precision!r} is unknown: choose one of "
                 f"{', '.join(PRECISIONS)}."
             )
+
+    def replace(self, options: Mapping[str, Any]) -> Settings:
+        """These settings with others for those given by name; raises ``TrainError`` at unknown ones."""
+        known = {entry.name: entry.default for entry in dataclasses.fields(self)}
+        for name in options:
+            if name not in known:
+                raise TrainError(f"run takes no option {name!r}: {_suggested(name, known)}")
+        return dataclasses.replace(self, **options)
 
     @property
     def lr(self) -> float:
@@ -84,7 +110,16 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _positive(settings: Settings, *names: str) -> None:
+def _check_whole(settings: Settings, least: int, *names: str) -> None:
     for name in names:
-        if getattr(settings, name) < 1:
-            raise TrainError(f"{name} = {getattr(settings, name)}: give at least 1.")
+        value = getattr(settings, name)
+        if value is not None and (not isinstance(value, Integral) or value < least):
+            raise TrainError(f"{name} = {value}: give a whole number of at least {least}.")
+
+
+def _suggested(name: str, known: Mapping[str, Any]) -> str:
+    for field, default in known.items():
+        if dataclasses.is_dataclass(default) and name in {f.name for f in dataclasses.fields(default)}:
+            return f"it is a field of {field}={type(default).__name__}({name}=…)."
+    near = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}."

@@ -15,7 +15,8 @@ from mlgraph.program import Program
 from mlgraph.train.batches import Binder
 from mlgraph.train.levels import Level, SetAside, change_level
 from mlgraph.train.optim import OptimizerState, read_state, write_state
-from mlgraph.train.phases import Phase, Train, check_phases, levels_of
+from mlgraph.train.phases import Phase, Train, levels_of
+from mlgraph.train.rehearsal import rehearse
 
 MakeTrainer = Callable[[nn.Module, Train], Any]
 
@@ -30,7 +31,7 @@ def run_with_trainer(
     its loss as the captured model did, and takes its arguments by name. Checkpoints are the trainer's own
     and hold one phase.
     """
-    check_phases(phases, has_parent=program.lineage is not None)
+    rehearse(program, phases)
     level, state = Level(program), OptimizerState()
     levels, logs = levels_of(phases), list[dict[str, Any]]()
     for number, phase in enumerate(phases):

@@ -11,6 +11,7 @@ from torch import nn
 
 from mlgraph.program import Program
 from mlgraph.train.batches import Binder, Loss, Metric, own_loss
+from mlgraph.train.errors import TrainError
 from mlgraph.train.optim import (
     OptimizerFactory,
     OptimizerState,
@@ -50,6 +51,8 @@ class Worker:
         self._loss = loss or own_loss
         self.binder = Binder(program, spare=loss is not None)
         module = emit(program)
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise TrainError("No parameter of the model requires a gradient: let at least one train.")
         module.train()
         self._sharded = sharded and accelerator.num_processes > 1
         if self._sharded:
@@ -81,6 +84,8 @@ class Worker:
         for number, batch in enumerate(batches, 1):
             with self._gathering(number == len(batches)):
                 loss = self._forward(batch)[0]
+                if not loss.requires_grad:
+                    raise TrainError("The loss has no gradient: compute it from the model's outputs.")
                 if len(batches) > 1:
                     loss = loss / len(batches)
                 self._backward(loss)
@@ -111,7 +116,7 @@ class Worker:
         args, kwargs = self.binder.call(batch)
         with self._accelerator.autocast():
             outputs = self._module(*args, **kwargs)
-        return self._loss(outputs, batch), outputs, batch
+        return _scalar(self._loss(outputs, batch)), outputs, batch
 
     def evaluate(
         self, batches: Iterable[tuple[Any, float]], metric: Metric | None = None
@@ -196,6 +201,14 @@ def leaves_parameters_out(program: Program, loss: Loss | None) -> bool:
     read = {str(node.target) for node in feeding_loss(program.graph) if node.op == "get_attr"}
     output = next(iter(reversed(program.graph.nodes)))
     return not program.tensors.parameters <= read or (loss is not None and len(output.all_input_nodes) > 1)
+
+
+def _scalar(loss: Any) -> torch.Tensor:
+    if not isinstance(loss, torch.Tensor):
+        raise TrainError(f"The loss is a {type(loss).__name__}: return a scalar tensor.")
+    if loss.numel() != 1:
+        raise TrainError(f"The loss is a tensor of shape {list(loss.shape)}: return a scalar, as its mean.")
+    return loss.reshape(())
 
 
 def _gathered(tensor: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,6 @@ from mlgraph.train import (
     RunDirectoryError,
     Schedule,
     Train,
-    TrainError,
     plain,
     run,
 )
@@ -223,42 +222,6 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path: Path) -> None:
     assert all(torch.equal(whole.tensors[name], resumed.tensors[name]) for name in whole.tensors)
 
 
-X, Y = points(1)[0]
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ([], "training data holds no batch"),
-        ([(X[:, :7], Y)], "x of size 7 in dim 1: the model was captured with 8"),
-        ([(X[0], Y)], "x of shape .8.: the model takes 2 dims"),
-        ([(X.long(), Y)], "x as torch.int64: the model takes torch.float32"),
-        ([{"xs": X}], "no 'x', which the model takes: rename its 'xs'"),
-        ([{"z1": X, "w2": Y}], "no 'x'.*it has z1, w2"),
-        ([("text", Y)], "gives a str for x"),
-    ],
-)
-def test_data_that_does_not_fit_is_refused_before_a_step(data: Any, message: str) -> None:
-    fresh = program()
-    with pytest.raises(TrainError, match=message):
-        _train(fresh, data=data)
-    assert torch.equal(fresh.tensors["inp.weight"], classifier().inp.weight)
-
-
-def test_evaluation_data_that_does_not_fit_is_refused_too() -> None:
-    with pytest.raises(TrainError, match="first evaluation batch"):
-        _train(eval_data=[(X[:, :7], Y)])
-    with pytest.raises(TrainError, match="one-shot"):
-        _train(eval_data=iter(points()))
-
-
-def test_without_a_loss_the_model_must_return_one() -> None:
-    with pytest.raises(TrainError, match="returns no loss"):
-        run(program(), plain(2), [X])
-    with pytest.raises(TrainError, match="holds 2 entries where the model takes 1 .x."):
-        run(program(), plain(2), points())
-
-
 def test_a_model_may_return_its_loss() -> None:
     class WithLoss(Classifier):
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:  # type: ignore[override]
@@ -270,15 +233,6 @@ def test_a_model_may_return_its_loss() -> None:
     by_name = [{"x": x, "y": y} for x, y in points()]
     history = run(model, plain(20), by_name, optimizer=Optimizer(lr=1e-2)).history
     assert history[-1]["loss"] < history[0]["loss"]
-
-
-def test_unknown_options_and_values_are_refused() -> None:
-    with pytest.raises(TypeError, match="stepz"):
-        _train(stepz=3)
-    with pytest.raises(TrainError, match="optimizer_state = 'keep' is unknown"):
-        _train(optimizer_state="keep")
-    with pytest.raises(TrainError, match="accumulate = 0"):
-        _train(accumulate=0)
 
 
 def test_phases_have_learning_rates_of_their_own() -> None:
