@@ -114,5 +114,5 @@ def _listed(verb: Verb) -> Callable[..., Any]:
 
 def _fail(sentence: str) -> int:
     line = " ".join(sentence.split()).rstrip(".")
-    print(f"mlgraph: {line}.", file=sys.stderr)
+    print(f"mlgraph: {line}{'' if line.endswith('?') else '.'}", file=sys.stderr)
     return 1

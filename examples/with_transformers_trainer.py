@@ -12,10 +12,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 import mlgraph
-from mlgraph.train import Train, vcycle
+from mlgraph.train import Train, run_with_trainer, vcycle
 from mlgraph.train.text import TokenBlocks
 from mlgraph.train.tokenizer import train_bpe
-from mlgraph.train.trainer_adapter import run_with_trainer
 
 
 def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     )
     from mlgraph.train.schedule import Schedule
     from mlgraph.train.settings import Settings
+    from mlgraph.train.trainer_adapter import run_with_trainer
 
 _EXPORTS = {
     "Coarsen": "phases",
@@ -50,6 +51,7 @@ _EXPORTS = {
     "plain": "phases",
     "progressive_stacking": "phases",
     "run": "engine",
+    "run_with_trainer": "trainer_adapter",
     "vcycle": "phases",
     "wcycle": "phases",
 }
@@ -73,6 +75,7 @@ __all__ = [
     "plain",
     "progressive_stacking",
     "run",
+    "run_with_trainer",
     "vcycle",
     "wcycle",
 ]

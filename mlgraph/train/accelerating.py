@@ -36,7 +36,11 @@ def make_accelerator(settings: Settings, out_dir: Path | None) -> Any:
                 kwargs_handlers=[DistributedDataParallelKwargs()],
             )
     except (ValueError, ImportError) as error:
-        raise TrainError(f"accelerate refuses these settings: {error}") from error
+        reason = str(error).rstrip(".")
+        raise TrainError(f"accelerate refuses these settings: {reason}.") from error
+    if made.device.type == "cpu" and made.mixed_precision == "fp16":
+        # Accelerate would compute in fp32 and say nothing.
+        raise TrainError("mixed_precision = 'fp16' needs an accelerator and there is none: take bf16 or no.")
     launched = int(os.environ.get("WORLD_SIZE") or 1)
     if made.num_processes != launched:
         raise TrainError(
@@ -47,9 +51,15 @@ def make_accelerator(settings: Settings, out_dir: Path | None) -> Any:
 
 
 def _trackers(settings: Settings, out_dir: Path | None) -> list[str] | None:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
     from accelerate.utils import is_tensorboard_available
 
     if settings.trackers is not None:
+        available = {str(tracker) for tracker in get_available_trackers()}
+        for name in settings.trackers:
+            # Accelerate leaves out what is not installed and says nothing.
+            if name in LOGGER_TYPE_TO_CLASS and name not in available:
+                raise TrainError(f"The tracker {name} is not installed: install it or take it off trackers.")
         return list(settings.trackers) or None
     return ["tensorboard"] if out_dir is not None and is_tensorboard_available() else None
 

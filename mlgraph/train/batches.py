@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from mlgraph.program import Input, Program
 from mlgraph.propagate import PropagationError, propagate
 from mlgraph.train.errors import TrainError
+from mlgraph.train.lookups import check_lookups
 from mlgraph.train.stream import RandomState
 
 Loss: TypeAlias = Callable[[Any, Any], torch.Tensor]
@@ -82,7 +83,10 @@ class Binder:
         return all(not self._inputs[index].is_tensor for index in pytree.tree_leaves(tree))
 
     def check(self, batch: Any, what: str) -> tuple[Any, ...]:
-        """Raise ``TrainError`` where ``batch`` does not fit; return a key that is equal for equal shapes."""
+        """Raise ``TrainError`` where ``batch`` does not fit; return a key that is equal for equal shapes.
+
+        Values are looked at in the first batch of every key.
+        """
         args, kwargs = self.call(batch)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         key = tuple(tuple(leaf.shape) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves)
@@ -97,6 +101,7 @@ class Binder:
             at_sizes(self._program, [tuple(getattr(leaf, "shape", ())) for leaf in leaves])
         except PropagationError as error:
             raise TrainError(f"{what} does not fit the model: {error}.") from error
+        check_lookups(self._program, leaves, what)
         self._fitting.add(key)
         return key
 

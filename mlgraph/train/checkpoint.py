@@ -61,10 +61,17 @@ class RunDirectory:
         if known.exists():
             _refuse_other(known, plain)
             return
-        if self.path.exists() and any(self.path.iterdir()):
-            raise RunDirectoryError(f"{self.path} holds files but no run: name an empty or new directory.")
-        for folder in (self.path / "levels", self.path / "checkpoints"):
-            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if self.path.exists() and any(self.path.iterdir()):
+                raise RunDirectoryError(
+                    f"{self.path} holds files but no run: name an empty or new directory."
+                )
+            for folder in (self.path / "levels", self.path / "checkpoints"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"{self.path} cannot be made a run directory ({error.strerror}): name another."
+            ) from error
         write_text(known, json.dumps(plain, indent=1))
 
     @property

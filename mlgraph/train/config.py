@@ -46,6 +46,20 @@ class Data:
             raise TrainError(f"data.task is {self.task!r}: choose one of {', '.join(TASKS)}.")
         if not self.train:
             raise TrainError("data.train is empty: name at least one file or folder.")
+        for name, least in (
+            ("batch", 1),
+            ("eval_batch", 1),
+            ("workers", 0),
+            ("sequence", 2),
+            ("image_size", 1),
+        ):
+            if getattr(self, name) < least:
+                raise TrainError(f"data.{name} is {getattr(self, name)}: give at least {least}.")
+        if self.channels not in (1, 3):
+            raise TrainError(f"data.channels is {self.channels}: give 1 for grey images or 3 for colour.")
+        for name in ("eval_share", "mask_rate"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise TrainError(f"data.{name} is {getattr(self, name)}: give a share between 0 and 1.")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from mlgraph.program import Program
@@ -115,21 +116,40 @@ def _check_vocabulary(program: Program, size: int) -> None:
 
 def _images(data: Data, program: Program, seed: int) -> TaskData:
     train = _image_set(data, data.train, data.flip)
+    _check_classes(program, train.highest)
     if data.eval:
-        return _loaders(data, program, train, _image_set(data, data.eval, False))
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()  # type: ignore[arg-type]
+        evaluation = _image_set(data, data.eval, False, train)
+        _check_classes(program, evaluation.highest)
+        return _loaders(data, program, train, evaluation)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
     cut = len(order) - max(round(len(order) * data.eval_share), 1)
     still = _image_set(data, data.train, False)
     return _loaders(data, program, Subset(train, order[:cut]), Subset(still, order[cut:]))
 
 
-def _image_set(data: Data, names: tuple[str, ...], flip: bool) -> Dataset[Any]:
+def _image_set(
+    data: Data, names: tuple[str, ...], flip: bool, like: FolderImages | IdxImages | None = None
+) -> FolderImages | IdxImages:
+    """The images of a path; ``like``, those of training, number the classes of folders."""
     if len(names) != 1:
         raise TrainError("Images come from one folder or one idx file: give a single path.")
     path = Path(names[0])
     if path.is_dir():
-        return FolderImages(path, data.image_size, data.channels, flip)
+        classes = like.classes if isinstance(like, FolderImages) else None
+        return FolderImages(path, data.image_size, data.channels, flip, classes)
     return IdxImages(*idx_pair(path), data.image_size, data.channels, flip)
+
+
+def _check_classes(program: Program, highest: int) -> None:
+    """Refuse class numbers for which the program has no logit."""
+    output = next(iter(reversed(program.graph.nodes)))
+    leaves = [node.meta["val"] for node in output.args[0]]
+    logits = logits_of(pytree.tree_unflatten(leaves, program.signature.out_spec))
+    if highest >= logits.shape[-1]:
+        raise TrainError(
+            f"The images have classes up to {highest} and the model has {logits.shape[-1]} logits: choose a "
+            f"model of at least {highest + 1} classes."
+        )
 
 
 def _loaders(data: Data, program: Program, train: Dataset[Any], evaluation: Dataset[Any]) -> TaskData:

@@ -80,14 +80,14 @@ def run(
         check_call(model, args, kwargs)
         model = capture(model, args, kwargs)
     rehearse(model, phases)
-    binder = Binder(model, spare=loss is not None)
-    binder.check(first, "The first training batch")
+    spare = loss is not None
+    Binder(model, spare).check(first, "The first training batch")
     if eval_data is not None:
         if iter(eval_data) is eval_data:
             raise TrainError(
                 "eval_data is a one-shot iterator: give an iterable that can be gone through again."
             )
-        binder.check(peek(eval_data, "evaluation data")[0], "The first evaluation batch")
+        Binder(model, spare).check(peek(eval_data, "evaluation data")[0], "The first evaluation batch")
     out = None if out_dir is None else Path(out_dir)
     accelerator = accelerator or make_accelerator(chosen, out)
     engine = _Engine(model, phases, train_data, eval_data, loss, metric, chosen, accelerator)

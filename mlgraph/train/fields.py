@@ -93,7 +93,8 @@ def describe_type(hint: Any) -> str:
         if choice in plain:
             words.append(plain[choice])
         elif typing.get_origin(choice) is tuple:
-            words.append("a list")
+            items = typing.get_args(choice)
+            words.append("a list" if items[-1:] == (...,) else f"a list of {len(items)}")
         elif typing.get_origin(choice) is dict or dataclasses.is_dataclass(choice):
             words.append("a table")
     return " or ".join(dict.fromkeys(words)) or "something else"

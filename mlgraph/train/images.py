@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +48,22 @@ class Images(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 class FolderImages(Images):
-    """Images from a folder with one folder per class."""
+    """Images from a folder with one folder per class, numbered in the order of ``classes``.
 
-    def __init__(self, folder: Path, size: int, channels: int, flip: bool) -> None:
+    Without ``classes`` they are the names of the folders, sorted.
+    """
+
+    def __init__(
+        self, folder: Path, size: int, channels: int, flip: bool, classes: Sequence[str] | None = None
+    ) -> None:
         super().__init__(size, channels, flip)
-        self.classes = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        found = sorted(path.name for path in folder.iterdir() if path.is_dir())
+        self.classes = found if classes is None else list(classes)
+        for name in found:
+            if name not in self.classes:
+                raise TrainError(
+                    f"{folder} has the class {name!r}, which the training images lack: remove it."
+                )
         self.files = [
             (path, number)
             for number, name in enumerate(self.classes)
@@ -63,12 +76,20 @@ class FolderImages(Images):
     def __len__(self) -> int:
         return len(self.files)
 
+    @property
+    def highest(self) -> int:
+        """The highest class number."""
+        return len(self.classes) - 1
+
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         from PIL import Image
 
         path, label = self.files[index]
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("L" if self.channels == 1 else "RGB"))
+        try:
+            with Image.open(path) as image:
+                pixels = np.array(image.convert("L" if self.channels == 1 else "RGB"))
+        except (OSError, ValueError) as error:
+            raise TrainError(f"The image {path} cannot be read ({error}): mend or remove it.") from error
         tensor = torch.from_numpy(pixels)
         tensor = tensor[None] if tensor.ndim == 2 else tensor.permute(2, 0, 1)
         return self._prepared(tensor), torch.tensor(label)
@@ -81,13 +102,25 @@ class IdxImages(Images):
         super().__init__(size, channels, flip)
         self.pixels = torch.from_numpy(read_idx(images))
         self.labels = torch.from_numpy(read_idx(labels)).long()
+        if self.pixels.ndim not in (3, 4) or self.labels.ndim != 1:
+            raise TrainError(
+                f"{images} and {labels} have {self.pixels.ndim} and {self.labels.ndim} dims: images have 3 "
+                "or 4, labels 1."
+            )
         if len(self.pixels) != len(self.labels):
             raise TrainError(
                 f"{images} has {len(self.pixels)} images and {labels} {len(self.labels)} labels: pair them."
             )
+        if len(self.labels) == 0 or int(self.labels.min()) < 0:
+            raise TrainError(f"{labels} holds no labels from 0 on: name another pair of files.")
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def highest(self) -> int:
+        """The highest class number."""
+        return int(self.labels.max())
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         pixels = self.pixels[index]
@@ -99,16 +132,21 @@ def read_idx(path: Path) -> np.ndarray[Any, Any]:
     """The array of an idx file, gzipped or not."""
     if not path.exists():
         raise TrainError(f"There is no file {path}: check the path in the data section.")
-    data = path.read_bytes()
-    if data[:2] == b"\x1f\x8b":
-        data = gzip.decompress(data)
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise TrainError(f"{path} cannot be read ({error}): fetch it anew.") from error
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _IDX_TYPES:
         raise TrainError(f"{path} is no idx file: name the images-idx3 or labels-idx1 file.")
-    shape = tuple(np.frombuffer(data, ">i4", data[3], 4).tolist())
+    if len(data) < 4 + 4 * data[3]:
+        raise TrainError(f"{path} is cut off in its header: fetch it anew.")
+    shape = tuple(np.frombuffer(data, ">u4", data[3], 4).tolist())
     kind = np.dtype(_IDX_TYPES[data[2]]).newbyteorder(">")
     start = 4 + 4 * data[3]
     if len(data) != start + math.prod(shape) * kind.itemsize:
-        raise TrainError(f"{path} is cut off: it should hold {shape} values.")
+        raise TrainError(f"{path} is cut off: it should hold {shape} values; fetch it anew.")
     return np.frombuffer(data, kind, -1, start).reshape(shape).astype(kind.newbyteorder("="))
 
 

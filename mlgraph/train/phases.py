@@ -305,6 +305,8 @@ def progressive_stacking(
     Progressively Stacking", ICML 2019). ``lr`` may give one rate per level, the full depth first.
     """
     levels = len(stage_steps)
+    if not levels:
+        raise TrainError("stage_steps is empty: give the steps of each stage, the shallowest first.")
     rates = _per_level(lr, levels, "lr")
     phases: list[Phase] = [Coarsen(depth=depth, width=1, pairing="halves")] * (levels - 1)
     for stage, steps in enumerate(stage_steps):

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
 from mlgraph.train.phases import Phase, Train, kind_of, levels_of
 
+_SECONDS_BETWEEN_LINES = 60.0
+
 
 class Progress:
-    """Shows phase, level, loss and time left.
+    """Shows phase, level, loss and time left on standard error; a line a minute where that is no terminal.
 
-    Work is weighed in FLOPs, since steps cost differently at each level. Where ``shown`` is false nothing
-    is printed. ``costs`` gives the FLOPs per step at each level as far as they are known; a level not yet
-    seen is taken to cost what the last one does.
+    Work is weighed in FLOPs, since steps cost differently at each level; a level not yet seen is taken to
+    cost what the last one does. Where ``shown`` is false nothing is printed.
     """
 
     def __init__(self, phases: Sequence[Phase], shown: bool) -> None:
-        self._phases, self._levels = phases, levels_of(phases)
+        self._phases, self._levels, self._shown = phases, levels_of(phases), shown
         self._costs: dict[int, float] = {}
         self._bar: Any = None
         self._task: Any = None
-        if shown:
+        self._next_line = 0.0
+        if shown and sys.stderr.isatty():
+            from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-            self._bar = Bar(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+            times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+            self._bar = Bar(*columns, *times, console=Console(stderr=True))
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
@@ -42,20 +48,24 @@ class Progress:
             self._bar.stop()
 
     def cost(self, level: int, flops: float) -> None:
-        """Learn what a step costs at a level."""
+        """Learn the FLOPs of a step at a level."""
         self._costs[level] = flops
 
     def update(self, phase: int, step: int, text: str) -> None:
         """Show that ``step`` steps of phase number ``phase`` are done."""
-        if self._bar is None:
+        if not self._shown:
             return
         work = [
             p.steps * self._cost_of(n) if isinstance(p, Train) else 0.0 for n, p in enumerate(self._phases)
         ]
-        done = sum(work[:phase]) + step * self._cost_of(phase)
-        name = kind_of(self._phases[phase]) if phase < len(self._phases) else "done"
-        label = f"phase {phase + 1}/{len(self._phases)} {name} · level {self._levels[phase]} · {text}"
-        self._bar.update(self._task, description=label, total=sum(work), completed=done)
+        done, total = sum(work[:phase]) + step * self._cost_of(phase), sum(work)
+        kind = kind_of(self._phases[phase])
+        label = f"phase {phase + 1}/{len(self._phases)} {kind} · level {self._levels[phase]} · {text}"
+        if self._bar is not None:
+            self._bar.update(self._task, description=label, total=total, completed=done)
+        elif time.monotonic() >= self._next_line or done >= total:
+            self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+            print(f"{label} · step {step:,} · {done / max(total, 1.0):.0%}", file=sys.stderr, flush=True)
 
     def _cost_of(self, phase: int) -> float:
         known = self._costs.get(self._levels[phase])

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,24 @@ def _inside(folder: Path) -> list[Path]:
 
 def _plain(path: Path) -> Iterator[str]:
     """A text file in pieces that end at line ends, so that a large one is never held whole."""
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with _reading(path), open(path, encoding="utf-8") as file:
         while lines := file.readlines(_CHUNK):
             yield "".join(lines)
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What goes wrong in reading a file of documents as a sentence."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise TrainError(f"{path} is no UTF-8 text ({error.reason}): convert it or leave it out.") from error
+    except (OSError, ValueError) as error:
+        raise TrainError(f"{path} cannot be read ({error}): mend it or leave it out.") from error
+
+
 def _json_lines(path: Path, field: str) -> Iterator[str]:
-    with open(path, encoding="utf-8") as file:
+    with _reading(path), open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
                 row = json.loads(line)
@@ -74,13 +86,14 @@ def _parquet(path: Path, field: str) -> Iterator[str]:
         import pyarrow.parquet as parquet  # type: ignore[import-untyped]
     except ImportError as error:
         raise TrainError(f"{path} needs pyarrow: pip install 'mlgraph[train]'.") from error
-    file = parquet.ParquetFile(path)
-    if field not in file.schema_arrow.names:
-        raise TrainError(
-            f"{path} has no column {field!r}: set field to one of {', '.join(file.schema_arrow.names)}."
-        )
-    for batch in file.iter_batches(_BATCH, columns=[field]):
-        yield from (str(value) for value in batch.column(0).to_pylist() if value is not None)
+    with _reading(path):
+        file = parquet.ParquetFile(path)
+        if field not in file.schema_arrow.names:
+            raise TrainError(
+                f"{path} has no column {field!r}: set field to one of {', '.join(file.schema_arrow.names)}."
+            )
+        for batch in file.iter_batches(_BATCH, columns=[field]):
+            yield from (str(value) for value in batch.column(0).to_pylist() if value is not None)
 
 
 def _saved(path: Path, field: str) -> Iterator[str]:
@@ -88,7 +101,8 @@ def _saved(path: Path, field: str) -> Iterator[str]:
         import datasets
     except ImportError as error:
         raise TrainError(f"{path} needs the datasets library: pip install 'mlgraph[train]'.") from error
-    found = datasets.load_from_disk(str(path))
+    with _reading(path):
+        found = datasets.load_from_disk(str(path))
     if isinstance(found, datasets.DatasetDict):
         raise TrainError(f"{path} holds the splits {', '.join(found)}: name the folder of one of them.")
     for row in found:

@@ -123,9 +123,12 @@ def test_images_are_trained_on_with_their_top_1(work: Path, capsys: pytest.Captu
     (work / "images.toml").write_text(IMAGES)
     idx_files(work, count=12)
     assert mlgraph_command(["train", "images.toml"]) == 0
-    shown = capsys.readouterr().out
-    assert "top1" in shown
-    assert "wrote runs/images/model.pt" in shown
+    shown = capsys.readouterr()
+    assert "top1" in shown.out
+    assert "wrote runs/images/model.pt" in shown.out
+    lines = [line for line in shown.err.splitlines() if line.startswith("phase")]
+    assert lines[0].startswith("phase 2/5 train · level 2 · loss")
+    assert lines[-1].endswith("step 4 · 100%")
 
 
 def test_mistakes_in_the_file_are_sentences(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,6 +73,7 @@ def test_other_recipes_and_listed_phases(tmp_path: Path) -> None:
         (MINIMAL + "[run]\nclip = [1]", "'run.clip'"),
         (MINIMAL.replace("causal-lm", "translation"), "data.task is 'translation': choose one of causal-lm"),
         (MINIMAL.replace('out = "runs/a"', ""), "'out' is missing"),
+        (MINIMAL + "[run.optimizer]\nbetas = [0.9]", "'run.optimizer.betas' is .0.9.: give a list of 2"),
         ("model = ", "cannot be read"),
     ],
 )
@@ -80,6 +81,24 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(TrainError, match=message) as raised:
         _load(tmp_path, text)
     assert str(raised.value).startswith(str(tmp_path / "run.toml"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("data.batch=0", "data.batch is 0: give at least 1"),
+        ("data.eval_batch=-2", "data.eval_batch is -2"),
+        ("data.sequence=1", "data.sequence is 1: give at least 2"),
+        ("data.workers=-1", "data.workers is -1"),
+        ("data.image_size=0", "data.image_size is 0"),
+        ("data.channels=4", "data.channels is 4"),
+        ("data.eval_share=1.5", "data.eval_share is 1.5"),
+        ("data.mask_rate=2", "data.mask_rate is 2"),
+    ],
+)
+def test_numbers_out_of_range_are_named(tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(TrainError, match=message):
+        _load(tmp_path, MINIMAL, change)
 
 
 def test_a_missing_file_and_a_bad_change_are_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -8,7 +9,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import mlgraph
 from mlgraph.train import TrainError
+from mlgraph.train.config import Data
+from mlgraph.train.data import load_data
 from mlgraph.train.images import FolderImages, IdxImages, idx_pair, read_idx
 from mlgraph.train.text import (
     MaskedBlocks,
@@ -134,6 +138,12 @@ def test_broken_idx_files_are_named(tmp_path: Path) -> None:
         read_idx(tmp_path / "x")
     with pytest.raises(TrainError, match="cut off"):
         read_idx(tmp_path / "y")
+    (tmp_path / "z.gz").write_bytes(gzip.compress(idx_bytes(np.zeros((3, 3), np.uint8)))[:-9])
+    with pytest.raises(TrainError, match="z.gz cannot be read"):
+        read_idx(tmp_path / "z.gz")
+    (tmp_path / "head").write_bytes(b"\0\0\x08\x03\0\0")
+    with pytest.raises(TrainError, match="cut off in its header"):
+        read_idx(tmp_path / "head")
     with pytest.raises(TrainError, match="not named as idx images"):
         idx_pair(tmp_path / "x")
 
@@ -150,6 +160,33 @@ def test_image_folders_have_a_class_per_folder(tmp_path: Path) -> None:
     assert int(label) == 0
     with pytest.raises(TrainError, match="no images in folders by class"):
         FolderImages(tmp_path / "cat", 4, 3, flip=False)
+
+
+def test_unreadable_images_are_named(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/a.png").write_bytes(b"no image")
+    with pytest.raises(TrainError, match=r"image .*a\.png cannot be read"):
+        FolderImages(tmp_path, 4, 3, flip=False)[0]
+
+
+def test_classes_of_evaluation_are_numbered_as_in_training(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for name in ("train/bird", "train/cat", "eval/cat", "other/cow"):
+        (tmp_path / name).mkdir(parents=True)
+        image.new("RGB", (4, 4)).save(tmp_path / name / "a.png")
+    train = FolderImages(tmp_path / "train", 4, 3, flip=False)
+    assert int(FolderImages(tmp_path / "eval", 4, 3, flip=False, classes=train.classes)[0][1]) == 1
+    with pytest.raises(TrainError, match="class 'cow', which the training images lack"):
+        FolderImages(tmp_path / "other", 4, 3, flip=False, classes=train.classes)
+
+
+def test_a_model_of_too_few_classes_is_refused(tmp_path: Path) -> None:
+    images = idx_files(tmp_path)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    program = mlgraph.capture(model, (torch.randn(3, 1, 4, 4),))
+    options = {"task": "image-classification", "train": (str(images),), "image_size": 4, "channels": 1}
+    with pytest.raises(TrainError, match=r"classes up to 2 and the model has 2 logits: .* 3 classes"):
+        load_data(Data(**options, batch=2), program, "model")
 
 
 def test_a_saved_tokenizer_is_the_one_that_was_named(tmp_path: Path) -> None:

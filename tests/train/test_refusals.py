@@ -9,7 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from mlgraph.train import Coarsen, Interpolate, Optimizer, Refine, Schedule, Train, TrainError, run, vcycle
+from mlgraph.train import (
+    Coarsen,
+    Interpolate,
+    Optimizer,
+    Refine,
+    Schedule,
+    Train,
+    TrainError,
+    progressive_stacking,
+    run,
+    vcycle,
+)
 from tests.train.models import classifier, cross_entropy, points, program
 
 CYCLE = vcycle(4, 1, 2)
@@ -90,6 +101,7 @@ def test_options(options: dict[str, Any], message: str) -> None:
         (lambda: Train(2, lr=-1.0), "lr=-1.0"),
         (lambda: Train(2, schedule="cosine"), "schedule"),  # type: ignore[arg-type]
         (lambda: vcycle(-3), "steps=-3"),
+        (lambda: progressive_stacking([]), "stage_steps is empty"),
         (lambda: Schedule(warmup=-1), "warmup"),
     ],
 )
@@ -151,6 +163,24 @@ def test_evaluation_data() -> None:
 def test_a_model_that_returns_no_loss() -> None:
     refused("returns no loss", data=[X], loss=None)
     refused("holds 2 entries where the model takes 1 .x.", loss=None)
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file"])
+def test_a_run_directory_that_cannot_be_made(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" if place == "a file" else tmp_path / "file/run"
+    refused("file.* cannot be made a run directory .*: name another", out_dir=out)
+
+
+def test_trackers_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    refused("tracker wandb is not installed", trackers=("wandb",))
+    refused("accelerate refuses these settings.*nothing", trackers=("nothing",))
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_half_precision_without_an_accelerator() -> None:
+    refused("'fp16' needs an accelerator and there is none", mixed_precision="fp16")
 
 
 def test_a_model_without_anything_to_train() -> None:

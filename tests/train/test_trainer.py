@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 import mlgraph
-from mlgraph.train import Train, vcycle
-from mlgraph.train.trainer_adapter import run_with_trainer
+from mlgraph.train import Train, run_with_trainer, vcycle
 from tests.train.models import Classifier, points
 
 
