@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from mlgraph.cli.options import Json
+
 
 def command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN…", help="Run directories.", show_default=False)],
@@ -19,13 +21,15 @@ def command(
             "--baseline", metavar="NAME", help="The run to compare with; by default the best plain one."
         ),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Compare training runs: loss against FLOPs and time, and what was saved at equal loss.
 
     For example: mlgraph report runs/* -o report.html
     """
-    from mlgraph.cli.render.console import show
+    from mlgraph.cli.render import training as render
+    from mlgraph.cli.render.console import show, show_json
     from mlgraph.train.report import read_run, write_report
 
-    written = write_report([read_run(path) for path in runs], out, baseline)
-    show("wrote " + ", ".join(str(path) for path in written))
+    report = write_report([read_run(path) for path in runs], out, baseline)
+    show_json(render.report_json(report)) if json else show(*render.report(report))

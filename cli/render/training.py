@@ -12,6 +12,7 @@ from mlgraph.cli.render.console import table
 if TYPE_CHECKING:
     from mlgraph.train.engine import Result
     from mlgraph.train.fields import FieldHelp
+    from mlgraph.train.report import Comparison, Report
 
 
 def fields(listed: Sequence[FieldHelp]) -> list[Any]:
@@ -59,3 +60,36 @@ def summary(result: Result, path: Path) -> list[Any]:
         headers = ["phase", "level", "step", "evaluation loss", *named, "FLOPs", "seconds"]
         lines += [table(headers, rows, right=range(len(headers))), ""]
     return [*lines, f"wrote {path}"]
+
+
+def report(found: Report) -> list[Any]:
+    """What every recipe saved over the baseline, and what was written."""
+    from mlgraph.train.report import describe
+
+    lines: list[Any] = []
+    if found.comparisons:
+        rows = [
+            [comparison.name, str(len(comparison.runs)), *map(describe, comparison.savings.values())]
+            for comparison in found.comparisons
+        ]
+        names = ", ".join(run.name for run in found.baseline)
+        lines = [
+            f"saved at the final loss of {names}",
+            table(["recipe", "runs", "FLOPs", "time"], rows, right=(1,)),
+            "",
+        ]
+    return [*lines, "wrote " + ", ".join(str(path) for path in found.files)]
+
+
+def report_json(found: Report) -> dict[str, Any]:
+    """The same as plain values: per recipe and cost the share saved by each run, null for never."""
+    return {
+        "baseline": [run.name for run in found.baseline],
+        "recipes": [_recipe_json(comparison) for comparison in found.comparisons],
+        "files": [str(path) for path in found.files],
+    }
+
+
+def _recipe_json(comparison: Comparison) -> dict[str, Any]:
+    saved = {cost: [one.share for one in savings] for cost, savings in comparison.savings.items()}
+    return {"runs": [run.name for run in comparison.runs], "saved": saved}

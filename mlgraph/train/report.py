@@ -30,10 +30,16 @@ class Run:
     history: Sequence[Record]
 
     @property
+    def seed(self) -> Any:
+        """The seed, as the run was told."""
+        return self.config.get("run", {}).get("seed")
+
+    @property
     def recipe(self) -> str:
         """What runs share that differ in their seed alone."""
-        own = {key: value for key, value in self.config.get("run", {}).items() if key != "seed"}
-        return json.dumps(own, sort_keys=True)
+        run = {key: value for key, value in self.config.get("run", {}).items() if key != "seed"}
+        own = {key: value for key, value in self.config.items() if key != "out"}
+        return json.dumps({**own, "run": run}, sort_keys=True)
 
     @property
     def is_plain(self) -> bool:
@@ -64,12 +70,13 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], baseline: Sequence[Run]) -> list[Comparison]:
-    """Every recipe against the baseline's runs, paired in order; the last serves where they are fewer."""
+    """Every recipe against the baseline's run of the same seed, or its first where there is none."""
     others = [run for run in runs if run not in baseline]
+    of_seed = {run.seed: run for run in reversed(baseline)}
     found = []
     for _, group in groupby(sorted(others, key=lambda run: run.recipe), key=lambda run: run.recipe):
         members = list(group)
-        pairs = [(baseline[min(n, len(baseline) - 1)], run) for n, run in enumerate(members)]
+        pairs = [(of_seed.get(run.seed, baseline[0]), run) for run in members]
         savings = {
             cost: [s for base, run in pairs if (s := saving(base.history, run.history, cost)) is not None]
             for cost in COSTS
@@ -94,8 +101,17 @@ def choose_baseline(runs: Sequence[Run], name: str | None) -> list[Run]:
     return [run for run in plain if run.recipe == best.recipe]
 
 
-def write_report(runs: Sequence[Run], out: Path, baseline: str | None = None) -> list[Path]:
-    """Write ``out``, a self-contained HTML page, and the pictures beside it as PNG; what was written."""
+@dataclass(frozen=True)
+class Report:
+    """What was written and what it says: files, the runs compared with, and every other recipe's savings."""
+
+    files: Sequence[Path]
+    baseline: Sequence[Run]
+    comparisons: Sequence[Comparison]
+
+
+def write_report(runs: Sequence[Run], out: Path, baseline: str | None = None) -> Report:
+    """Write ``out``, a self-contained HTML page, and the pictures beside it as PNG."""
     base = choose_baseline(runs, baseline)
     comparisons = compare(runs, base) if base else []
     pictures = {cost: plot(runs, cost, base) for cost in COSTS}
@@ -105,7 +121,7 @@ def write_report(runs: Sequence[Run], out: Path, baseline: str | None = None) ->
         write_bytes(path, picture)
         files.append(path)
     write_text(out, page(runs, base, comparisons, pictures))
-    return [out, *files]
+    return Report([out, *files], base, comparisons)
 
 
 def plot(runs: Sequence[Run], cost: str, baseline: Sequence[Run]) -> bytes:

@@ -97,6 +97,10 @@ def test_a_configured_cycle_trains_resumes_and_reports(
     plain = _json(capsys, "train", "run.toml", "--set", "out=runs/scratch", "--set", "recipe.kind=plain")
     assert plain["step"] == 12
     assert mlgraph_command(["report", "runs/cycle", "runs/scratch", "-o", "page.html"]) == 0
+    assert "saved at the final loss of scratch" in capsys.readouterr().out
+    report = _json(capsys, "report", "runs/cycle", "runs/scratch", "-o", "page.html")
+    assert (report["baseline"], report["recipes"][0]["runs"]) == (["scratch"], ["cycle"])
+    assert set(report["recipes"][0]["saved"]) == {"flops", "seconds"}
     assert "data:image/png" in (work / "page.html").read_text()
     assert mlgraph_command(["train", "run.toml", "--set", "run.optimizer.lr=0.5"]) == 1
     assert "run.optimizer.lr = 0.001, and now run.optimizer.lr = 0.5" in capsys.readouterr().err

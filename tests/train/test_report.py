@@ -60,11 +60,17 @@ def test_a_run_that_costs_more_or_never_gets_there_says_so() -> None:
 
 
 def _directory(
-    folder: Path, name: str, phases: list[Any], seed: int, points: list[tuple[float, float]]
+    folder: Path,
+    name: str,
+    phases: list[Any],
+    seed: int,
+    points: list[tuple[float, float]],
+    text: str = "a.txt",
 ) -> Path:
     (folder / name).mkdir()
+    data = {"train": [text]}
     run = {"phases": to_json(phases), "seed": seed, "optimizer": {"lr": 1}}
-    (folder / name / "run.json").write_text(json.dumps({"out": name, "run": run}))
+    (folder / name / "run.json").write_text(json.dumps({"out": name, "data": data, "run": run}))
     lines = [json.dumps(record) + "\n" for record in _history(points)]
     (folder / name / "metrics.jsonl").write_text("".join(lines) + '{"step": 9, "ev')
     return folder / name
@@ -83,13 +89,29 @@ def test_a_report_is_one_page_with_pictures(tmp_path: Path) -> None:
     assert [run.name for run in base] == ["plain"]
     found = next(c for c in compare(runs, base) if len(c.runs) == 2)
     assert [s.cost for s in found.savings["flops"]] == [12.5, 14.5]
-    written = write_report(runs, tmp_path / "report.html")
+    written = write_report(runs, tmp_path / "report.html").files
     page = written[0].read_text()
     assert len(re.findall("data:image/png;base64,", page)) == 2
     assert "http" not in page
     assert "v&lt;0&gt;" in page
     assert "+32.5% ± 7.1%" in page
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written[1:])
+
+
+def test_runs_are_paired_by_seed_and_grouped_by_what_they_were_told(tmp_path: Path) -> None:
+    plain, cycle = vcycle(10, levels=1), vcycle(10, 2, 4)
+    paths = [
+        _directory(tmp_path, "plain1", plain, 1, [(10, 4), (20, 3)]),
+        _directory(tmp_path, "plain0", plain, 0, [(10, 4), (20, 2)]),
+        _directory(tmp_path, "v0", cycle, 0, [(10, 3), (12, 2)]),
+        _directory(tmp_path, "v1", cycle, 1, [(10, 3), (12, 2)]),
+        _directory(tmp_path, "v7", cycle, 7, [(10, 3), (12, 2)]),
+        _directory(tmp_path, "other", cycle, 0, [(10, 3), (12, 2)], text="b.txt"),
+    ]
+    runs = [read_run(path) for path in paths]
+    found = {comparison.name: comparison for comparison in compare(runs, choose_baseline(runs, None))}
+    assert {name: len(comparison.runs) for name, comparison in found.items()} == {"v0": 3, "other": 1}
+    assert [saved.cost for saved in found["v0"].savings["flops"]] == [12.0, 10.0, 10.0]
 
 
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:
