@@ -74,6 +74,26 @@ def test_missing_empty_and_broken_sources_are_named(tmp_path: Path) -> None:
         list(read_documents([tmp_path / "bad.jsonl"], "text"))
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"caf\xe9 au lait", r"a\.txt is no UTF-8 text"),
+        ("a.bin", bytes(range(256)), r"a\.bin is no UTF-8 text"),
+        ("a.jsonl", b'{"text": "caf\xe9"}', r"a\.jsonl is no UTF-8 text"),
+        ("a.parquet", b"PAR1 and then nothing", r"a\.parquet cannot be read"),
+        ("saved/dataset_info.json", b"{", r"saved cannot be read"),
+    ],
+)
+def test_unreadable_documents_are_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("datasets")
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    with pytest.raises(TrainError, match=message):
+        list(read_documents([path.parent if "saved" in name else path], "text"))
+
+
 def test_tokens_are_cached_and_decode_to_the_text(tmp_path: Path) -> None:
     tokenizer = load_tokenizer("bpe:320", TEXTS, tmp_path / "tok").model
     tokens = tokenize(TEXTS, tokenizer, tmp_path / "ids")
