@@ -295,6 +295,9 @@ def table(runs: Mapping[str, Mapping[int, Sequence[Record]]]) -> str:
             cells += [f"{last[key]:.4f}" if key in last else "" for key in metrics]
             cells += [f"{last['flops']:.3g}"]
             for cost in ("flops", "seconds"):
+                if seeds is base:
+                    cells.append("baseline")
+                    continue
                 saved = saving(base[seed], history, cost) if seed in base else None
                 share = None if saved is None else saved.share
                 cells.append("" if saved is None else "never" if share is None else f"{share:+.1%}")
