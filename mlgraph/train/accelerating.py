@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -15,16 +17,20 @@ import torch
 from mlgraph.train.errors import TrainError
 from mlgraph.train.settings import Settings
 
+# Accelerate shards on accelerators alone; ``worker.shard`` does on every device.
+_LAUNCHED_SHARDING = "ACCELERATE_USE_FSDP"
+
 
 def make_accelerator(settings: Settings, out_dir: Path | None) -> Any:
     """An ``accelerate.Accelerator`` as the settings and the launcher's environment ask for."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
+    _check_sharding()
     # Accelerate keeps one configuration per process; a run brings its own.
     AcceleratorState._reset_state()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without(_LAUNCHED_SHARDING):
             warnings.filterwarnings("ignore", category=UserWarning, module="accelerate.*")
             made = Accelerator(
                 # Without it accelerate starts no process group on machines that have nothing but CPUs.
@@ -48,6 +54,34 @@ def make_accelerator(settings: Settings, out_dir: Path | None) -> Any:
             "would train alone: make no Accelerator or PartialState before the run, or unset WORLD_SIZE."
         )
     return made
+
+
+def shards(settings: Settings, accelerator: Any) -> bool:
+    """Whether the settings or ``accelerate launch --use_fsdp`` ask for FSDP2, and not of ``accelerator``."""
+    launched = os.environ.get(_LAUNCHED_SHARDING, "false").lower() == "true"
+    return (settings.fsdp or launched) and accelerator.distributed_type.value != "FSDP"
+
+
+def _check_sharding() -> None:
+    if os.environ.get(_LAUNCHED_SHARDING, "false").lower() != "true":
+        return
+    version = os.environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise TrainError(f"FSDP version {version} is not supported: launch with --fsdp_version 2.")
+    for option in ("FSDP_OFFLOAD_PARAMS", "FSDP_ACTIVATION_CHECKPOINTING"):
+        if os.environ.get(option, "false").lower() == "true":
+            raise TrainError(f"{option.lower()} is not supported: launch without it.")
+
+
+@contextmanager
+def _without(variable: str) -> Iterator[None]:
+    """The environment without one variable."""
+    value = os.environ.pop(variable, None)
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ[variable] = value
 
 
 def _trackers(settings: Settings, out_dir: Path | None) -> list[str] | None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mlgraph.program import Program
-from mlgraph.train.accelerating import Interruption, make_accelerator
+from mlgraph.train.accelerating import Interruption, make_accelerator, shards
 from mlgraph.train.batches import Binder, Loss, Metric, check_call, count_tokens, example_call, peek
 from mlgraph.train.checkpoint import RunDirectory
 from mlgraph.train.errors import DivergedError, TrainError
@@ -229,7 +229,7 @@ class _Engine:
                 self._optimizer,
                 self.loss,
                 settings.clip,
-                settings.fsdp,
+                shards(settings, self.accelerator),
             )
             before.restore()
             self._optimizer = {}

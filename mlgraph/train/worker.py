@@ -176,7 +176,8 @@ class Worker:
 def shard(module: nn.Module, accelerator: Any) -> nn.Module:
     """The module with FSDP2 on it, in place: every block and the rest are sharded over all processes.
 
-    This is torch's own ``fully_shard``, which accelerate reaches on accelerators alone.
+    This is torch's own ``fully_shard``, which accelerate reaches on accelerators alone. The tensors are those
+    of the first process, as with DDP.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -184,6 +185,8 @@ def shard(module: nn.Module, accelerator: Any) -> nn.Module:
     from mlgraph.emit.module import Block
 
     module.to(accelerator.device)
+    for tensor in (*module.parameters(), *module.buffers()):
+        _take_first(tensor)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for part in list(module.modules()):
         if isinstance(part, Block):
@@ -192,6 +195,15 @@ def shard(module: nn.Module, accelerator: Any) -> nn.Module:
     if accelerator.state.dynamo_plugin.backend.value != "NO":
         module.compile()
     return module
+
+
+@torch.no_grad()
+def _take_first(tensor: torch.Tensor) -> None:
+    """Overwrite a tensor with that of the first process."""
+    # As bytes, for not every backend sends every dtype.
+    sent = tensor.contiguous().flatten().view(torch.uint8)
+    torch.distributed.broadcast(sent, src=0)
+    tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))
 
 
 def leaves_parameters_out(program: Program, loss: Loss | None) -> bool:

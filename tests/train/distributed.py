@@ -1,5 +1,7 @@
 """A run through a level change on one or more processes; started by torchrun and accelerate launch.
 
+Every process begins with weights of its own, of which the first one's are to be trained.
+
 Arguments: output file, FSDP or not (``fsdp`` or ``ddp``), optimizer state mode, batches per step and process;
 and, for a durable run with dropout, its directory and the number of steps after which every process dies.
 """
@@ -26,8 +28,9 @@ def main(
     if life is not None:
         _limit_steps(int(life))
     data = points(batches=8, size=4)
+    sharded = _watch_sharding()
     result = run(
-        program(dropout=0.1 if directory else 0.0),
+        program(seed=int(os.environ.get("RANK", 0)), dropout=0.1 if directory else 0.0),
         vcycle(6, init_steps=3, coarse_steps=3),
         data,
         data[:3],
@@ -45,7 +48,22 @@ def main(
         total = sum(t.detach().double().square().sum().item() for t in result.program.tensors.values())
         with open(out, "w") as file:
             processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-            json.dump({"losses": losses, "weights": total, "processes": processes}, file)
+            found = {"losses": losses, "weights": total, "processes": processes, "sharded": bool(sharded)}
+            json.dump(found, file)
+
+
+def _watch_sharding() -> list[bool]:
+    """A list that is no longer empty once a module was sharded."""
+    from torch.distributed import fsdp
+
+    whole, seen = fsdp.fully_shard, list[bool]()
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        seen.append(True)
+        return whole(*arguments, **options)
+
+    fsdp.fully_shard = watched  # type: ignore[assignment]
+    return seen
 
 
 def _limit_steps(count: int) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from mlgraph.train import Settings, TrainError
+from mlgraph.train.accelerating import make_accelerator
+
 slow = pytest.mark.slow
 
 
@@ -39,9 +42,10 @@ def _torchrun() -> list[str]:
     return ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={_free_port()}"]
 
 
-def _accelerate() -> list[str]:
+def _accelerate(kind: str) -> list[str]:
     # With --cpu accelerate starts several processes by MPI only.
-    processes = ["--multi_gpu", "--num_processes=2", "--num_machines=1"]
+    kinds = {"ddp": ["--multi_gpu"], "fsdp": ["--use_fsdp", "--fsdp_version=2"]}
+    processes = [*kinds[kind], "--num_processes=2", "--num_machines=1"]
     plain = ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port", str(_free_port())]
     return ["-m", "accelerate.commands.launch", *processes, *plain]
 
@@ -56,16 +60,35 @@ def test_two_processes_train_as_one(tmp_path: Path, sharding: str, mode: str) ->
     assert (one["processes"], two["processes"]) == (1, 2)
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-4)
+    assert two["sharded"] == (sharding == "fsdp")
     assert len(one["losses"]) == 6 + 3 + 3
 
 
-@slow
-@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
-def test_accelerate_launch_does_too(tmp_path: Path, sharding: str) -> None:
+@pytest.mark.parametrize("kind", [pytest.param("ddp", marks=slow), "fsdp"])
+def test_accelerate_launch_does_too(tmp_path: Path, kind: str) -> None:
     one = _losses(tmp_path / "one.json", [], "ddp", "carry", 2)
-    two = _losses(tmp_path / "two.json", _accelerate(), sharding, "carry", 1)
+    two = _losses(tmp_path / "two.json", _accelerate(kind), "ddp", "carry", 1)
     assert (one["processes"], two["processes"]) == (1, 2)
+    assert two["sharded"] == (kind == "fsdp")
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("FSDP_VERSION", "1", "FSDP version 1.*--fsdp_version 2"),
+        ("FSDP_OFFLOAD_PARAMS", "true", "fsdp_offload_params"),
+        ("FSDP_ACTIVATION_CHECKPOINTING", "true", "fsdp_activation_checkpointing"),
+    ],
+)
+def test_what_sharding_does_not_do_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(TrainError, match=message):
+        make_accelerator(Settings(), None)
 
 
 @pytest.mark.parametrize("sharding", [pytest.param("ddp", marks=slow), "fsdp"])
