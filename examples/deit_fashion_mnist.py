@@ -51,7 +51,7 @@ def main() -> None:
     )
     result = run(
         model,
-        vcycle(steps, init_steps=steps // 10, coarse_steps=steps // 2, alpha=0.25),
+        vcycle(steps, init_steps=steps // 10, coarse_steps=steps // 2, alpha=0.5),
         DataLoader(train, batch_size=options.batch, shuffle=True, drop_last=True),
         DataLoader(test, batch_size=250),
         loss,

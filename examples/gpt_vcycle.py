@@ -42,7 +42,7 @@ def main() -> None:
     steps = options.steps
     recipes = {
         "scratch": plain(steps),
-        "V-cycle": vcycle(steps, init_steps=steps // 10, coarse_steps=steps // 2, alpha=0.25),
+        "V-cycle": vcycle(steps, init_steps=steps // 10, coarse_steps=steps // 2, alpha=0.5),
     }
     histories = {}
     for name, phases in recipes.items():

@@ -76,7 +76,7 @@ def demonstrate(steps: int, say: Callable[[str], None], seed: int = 0) -> Demo:
     model = transformers.GPT2LMHeadModel(config)
     program = capture(model, kwargs={"input_ids": example, "labels": example})
     initial = {name: tensor.detach().clone() for name, tensor in program.tensors.items()}
-    phases = vcycle(round(steps * 0.8), init_steps=steps // 20, coarse_steps=steps // 2, alpha=0.25, lr=RATE)
+    phases = vcycle(round(steps * 0.8), init_steps=steps // 20, coarse_steps=steps // 2, alpha=0.5, lr=RATE)
 
     def trained(name: str, phases: Sequence[Phase]) -> Result:
         say(name)
