@@ -156,17 +156,13 @@ def plot(runs: Sequence[Run], cost: str, baseline: Sequence[Run]) -> bytes:
 
 def _draw(axes: Any, run: Run, cost: str, colour: str) -> None:
     evaluated = [record for record in run.history if "eval_loss" in record]
-    named = False
+    axes.plot([], [], "-", color=colour, linewidth=1.6, label=run.name)
     for level, group in groupby(evaluated, key=lambda record: record["level"]):
         records = list(group)
         points = [(record[cost], record["eval_loss"]) for record in records]
         style = "-" if level == 1 else "--"
         marker = "o" if len(points) == 1 else None
-        label = None if named or level != 1 else run.name
-        axes.plot(
-            *zip(*points, strict=True), style, color=colour, linewidth=1.6, marker=marker, ms=3, label=label
-        )
-        named = named or level == 1
+        axes.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.6, marker=marker, ms=3)
 
 
 def _shade(axes: Any, run: Run, cost: str) -> None:
