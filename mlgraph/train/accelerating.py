@@ -57,19 +57,26 @@ def make_accelerator(settings: Settings, out_dir: Path | None) -> Any:
 
 
 def shards(settings: Settings, accelerator: Any) -> bool:
-    """Whether the settings or ``accelerate launch --use_fsdp`` ask for FSDP2, and not of ``accelerator``."""
-    launched = os.environ.get(_LAUNCHED_SHARDING, "false").lower() == "true"
-    return (settings.fsdp or launched) and accelerator.distributed_type.value != "FSDP"
+    """Whether the settings or ``accelerate launch --use_fsdp`` ask for FSDP2.
+
+    Not where ``accelerator``, made by the user, does it itself.
+    """
+    asked = settings.fsdp or _is_set(_LAUNCHED_SHARDING)
+    return asked and accelerator.distributed_type.value != "FSDP"
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() == "true"
 
 
 def _check_sharding() -> None:
-    if os.environ.get(_LAUNCHED_SHARDING, "false").lower() != "true":
+    if not _is_set(_LAUNCHED_SHARDING):
         return
     version = os.environ.get("FSDP_VERSION", "1")
     if version != "2":
         raise TrainError(f"FSDP version {version} is not supported: launch with --fsdp_version 2.")
     for option in ("FSDP_OFFLOAD_PARAMS", "FSDP_ACTIVATION_CHECKPOINTING"):
-        if os.environ.get(option, "false").lower() == "true":
+        if _is_set(option):
             raise TrainError(f"{option.lower()} is not supported: launch without it.")
 
 

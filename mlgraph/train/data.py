@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
@@ -143,7 +143,7 @@ def _image_set(
 def _check_classes(program: Program, highest: int) -> None:
     """Refuse class numbers for which the program has no logit."""
     output = next(iter(reversed(program.graph.nodes)))
-    leaves = [node.meta["val"] for node in output.args[0]]
+    leaves = [leaf.meta["val"] if isinstance(leaf, fx.Node) else leaf for leaf in output.args[0]]
     logits = logits_of(pytree.tree_unflatten(leaves, program.signature.out_spec))
     if highest >= logits.shape[-1]:
         raise TrainError(

@@ -83,11 +83,12 @@ def run(
     spare = loss is not None
     Binder(model, spare).check(first, "The first training batch")
     if eval_data is not None:
-        if iter(eval_data) is eval_data:
+        held_out, again = peek(eval_data, "evaluation data")
+        if again is not eval_data:
             raise TrainError(
                 "eval_data is a one-shot iterator: give an iterable that can be gone through again."
             )
-        Binder(model, spare).check(peek(eval_data, "evaluation data")[0], "The first evaluation batch")
+        Binder(model, spare).check(held_out, "The first evaluation batch")
     out = None if out_dir is None else Path(out_dir)
     accelerator = accelerator or make_accelerator(chosen, out)
     engine = _Engine(model, phases, train_data, eval_data, loss, metric, chosen, accelerator)

@@ -9,28 +9,32 @@ import torch
 from torch import fx
 
 from mlgraph.interpret import Interpretation
-from mlgraph.normalize.effects import memory, mutates
+from mlgraph.normalize.effects import is_random, memory, mutates
 from mlgraph.program import Program
 from mlgraph.train.errors import TrainError
 
 _aten = torch.ops.aten
+# All take (scores, classes, weight, reduction, ignore_index).
+_CLASSIFYING = (_aten.cross_entropy_loss.default, _aten.nll_loss_nd.default, _aten.nll_loss.default)
 
 
 def check_lookups(program: Program, leaves: Sequence[Any], what: str) -> None:
     """Raise ``TrainError`` where input ``leaves`` lead outside an embedding table or the classes of a loss.
 
-    Indices that follow from inputs, their sizes and buffers are computed; those that depend on weights are
-    left to run time. ``what`` begins the sentence.
+    Indices that follow from inputs, their sizes and buffers are computed; those that depend on weights or
+    are drawn are left to run time. ``what`` begins the sentence.
     """
     found = [node for node in program.graph.nodes if _index_of(node) is not None]
     closures = {node: _needed(program.graph, _index_of(node)) for node in found}
-    known = [node for node in found if not any(_is_parameter(program, n) for n in closures[node])]
+    known = [
+        node for node in found if not any(is_random(n) or _is_parameter(program, n) for n in closures[node])
+    ]
     if not known:
         return
     for node, indices in zip(known, _computed(program, known, closures, leaves), strict=True):
         size = _size_of(node)
         inside = (indices >= 0) & (indices < size)
-        if node.target is _aten.cross_entropy_loss.default:
+        if node.target in _CLASSIFYING:
             inside |= indices == _ignored(node)
         if bool(inside.all()):
             continue
@@ -58,7 +62,7 @@ def _sentence(node: fx.Node, what: str, bad: int, size: int, inputs: str) -> str
 
 def _index_of(node: fx.Node) -> fx.Node | None:
     """The indices that a node looks up, or takes for classes."""
-    if node.target not in (_aten.embedding.default, _aten.cross_entropy_loss.default):
+    if node.target not in (_aten.embedding.default, *_CLASSIFYING):
         return None
     index = node.args[1]
     assert isinstance(index, fx.Node)
@@ -109,7 +113,9 @@ def _computed(
         if node.op == "placeholder" or node in needed:
             copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output([copies[index] for node in nodes if (index := _index_of(node)) is not None])
-    device = next((leaf.device for leaf in leaves if isinstance(leaf, torch.Tensor)), torch.device("cpu"))
+    # Models may write into their inputs.
+    own = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    device = next((leaf.device for leaf in own if isinstance(leaf, torch.Tensor)), torch.device("cpu"))
     buffers = {str(n.target): program.tensors[str(n.target)].to(device) for n in needed if n.op == "get_attr"}
     with torch.no_grad():
-        return Interpretation(program.replace(graph=graph), buffers).run(leaves)
+        return Interpretation(program.replace(graph=graph), buffers).run(own)

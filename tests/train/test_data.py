@@ -209,6 +209,24 @@ def test_a_model_of_too_few_classes_is_refused(tmp_path: Path) -> None:
         load_data(Data(**options, batch=2), program, "model")
 
 
+class WithNothing(torch.nn.Module):
+    """Returns an entry that is no tensor before its logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = torch.nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[None, torch.Tensor]:
+        return None, self.out(x.flatten(1))
+
+
+def test_outputs_may_hold_more_than_tensors(tmp_path: Path) -> None:
+    program = mlgraph.capture(WithNothing(), (torch.randn(3, 1, 4, 4),))
+    options = {"task": "image-classification", "image_size": 4, "channels": 1}
+    data = Data(train=(str(idx_files(tmp_path)),), batch=2, **options)
+    assert len(load_data(data, program, "model").train) == 2
+
+
 def test_a_saved_tokenizer_is_the_one_that_was_named(tmp_path: Path) -> None:
     folder = tmp_path / "known"
     load_tokenizer("bpe:320", TEXTS, tmp_path / "cache").save(folder)

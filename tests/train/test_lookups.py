@@ -84,6 +84,39 @@ def test_indices_made_in_place(labels: list[int], fits: bool) -> None:
             check_lookups(program, leaves, "The batch")
 
 
+class Drawn(Shifted):
+    """Looks up what it draws, and writes into its input."""
+
+    def forward(self, labels: torch.Tensor) -> torch.Tensor:
+        labels.masked_fill_(labels == 7, 8)
+        return (self.table(torch.randint_like(labels, 9)) * self.table(labels)).sum()
+
+
+def test_looking_changes_neither_inputs_nor_random_numbers() -> None:
+    program = mlgraph.capture(Drawn(), (torch.tensor([[1, 2, 3], [4, 5, 6]]),))
+    before, labels = torch.get_rng_state(), torch.tensor([[1, 2, 7]])
+    check_lookups(program, [labels], "The batch")
+    assert labels.tolist() == [[1, 2, 7]]
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(TrainError, match="row 9 of table"):
+        check_lookups(program, [torch.tensor([[1, 2, 9]])], "The batch")
+
+
+class Likelihood(Shifted):
+    """Its loss begins at log-probabilities."""
+
+    def forward(self, labels: torch.Tensor) -> torch.Tensor:
+        scores = self.table(labels.clamp(0, 8)).log_softmax(-1)
+        return nn.functional.nll_loss(scores.flatten(0, 1), labels.flatten(), ignore_index=7)
+
+
+def test_classes_of_log_likelihoods() -> None:
+    program = mlgraph.capture(Likelihood(), (torch.tensor([[1, 2, 3], [0, 1, 2]]),))
+    check_lookups(program, [torch.tensor([[0, 3, 7]])], "The batch")
+    with pytest.raises(TrainError, match="class 4 where the loss takes 0 to 3: change labels"):
+        check_lookups(program, [torch.tensor([[0, 4, 7]])], "The batch")
+
+
 def test_what_depends_on_weights_is_left_to_run_time() -> None:
     program = mlgraph.capture(Chosen(), (torch.tensor([[1, 2, 3], [4, 5, 6]]),))
     check_lookups(program, [torch.tensor([[99, 2, 3]])], "The batch")

@@ -158,6 +158,7 @@ def test_training_data(data: Any, message: str) -> None:
 def test_evaluation_data() -> None:
     refused("first evaluation batch", eval_data=[(X[:, :7], Y)])
     refused("one-shot", eval_data=iter(points()))
+    refused("evaluation data is a int: give an iterable", eval_data=3)
 
 
 def test_a_model_that_returns_no_loss() -> None:
