@@ -193,6 +193,9 @@ def _by_lineage(program: Program, depth_mode: str, operation: str) -> Program:
     coarse_of = {source.name: name for name, source in stacked.sources.items()}
     for name, members in group_members(narrow, layers, stacked).items():
         coarse_of.update(dict.fromkeys(members, name))
+    for name in parent.tensors:
+        if name not in coarse_of:
+            coarse_of[name] = _kept_counterpart(parent, layers, coarse_of, name)
     chains = {chain.name: chain for chain in parent.blocks} if depth_mode != "copy" else {}
     changes = {
         chains[chain].blocks[block].tensors[position]: affine
@@ -205,4 +208,22 @@ def _by_lineage(program: Program, depth_mode: str, operation: str) -> Program:
     return parent.replace(
         tensors=parent.tensors.replace(realise(program, recipes, parent.tensors)),
         origin=_with_history(program, operation),
+    )
+
+
+def _kept_counterpart(
+    parent: Program, layers: Mapping[str, Grouping], coarse_of: Mapping[str, str], name: str
+) -> str:
+    """The coarse tensor for one that nothing reads, in a block of which another of its group was kept."""
+    for chain in parent.blocks:
+        block = chain.block_of(name)
+        if block is None or chain.name not in layers:
+            continue
+        grouping = layers[chain.name]
+        kept = chain.moved(name, grouping.members[grouping.coarse_of[block]][0])
+        if kept in coarse_of:
+            return coarse_of[kept]
+    raise MlgraphError(
+        f"{name} was dropped with its block and has no counterpart to be copied from: remove it from the "
+        "model, for nothing reads it."
     )

@@ -129,3 +129,28 @@ def test_what_nothing_reads_follows_its_twins_or_is_kept_and_either_is_said() ->
     assert tuple(coarse.tensors["table"].shape) == (5, 11)
     assert "kept: table[0, 1], since nothing reads this parameter" in coarse.notes
     assert any(note.startswith("assumed: layers.0.1.weight[1], which nothing reads") for note in coarse.notes)
+
+
+class Spare(nn.Module):
+    """Layers each with a parameter that nothing reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4))
+        for layer in self.layers:
+            layer.unread = nn.Parameter(torch.randn(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + layer(x).relu()
+        return x
+
+
+def test_parameters_that_blocks_do_not_read_come_back_with_them() -> None:
+    program = mlgraph.capture(Spare(), (torch.randn(5, WIDTH),))
+    small = mlgraph.coalesce(program, depth=2)
+    big = mlgraph.decoalesce(small)
+    assert list(big.tensors) == list(program.tensors)
+    for block in range(4):
+        here, there = f"layers.{block}.unread", f"layers.{block // 2}.unread"
+        assert torch.equal(big.tensors[here], small.tensors[there])
