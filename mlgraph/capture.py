@@ -210,8 +210,7 @@ def _program(model: nn.Module, exported: Exported, name: str) -> Program:
     tensors = dataclasses.replace(tensors, values_={**tensors.values_, **constants})
     signature = _signature(exported.call, exported.program, graph)
     propagate(graph, signature, tensors)
-    origin = {"parameters": exported.call.parameters}
-    return Program(graph, tensors, signature, name, notes=exported.notes, origin=origin)
+    return Program(graph, tensors, signature, name, notes=exported.notes)
 
 
 def _written_names(graph: fx.Graph) -> set[str]:
@@ -267,7 +266,7 @@ def _signature(call: Call, exported: ExportedProgram, graph: fx.Graph) -> Signat
             if str(known) == symbol:
                 upper = int(bounds.upper) if bounds.upper.is_Integer else None
                 ranges[label] = (int(bounds.lower), upper)
-    return Signature(tuple(inputs), in_spec, out_spec, ranges)
+    return Signature(tuple(inputs), in_spec, out_spec, ranges, call.parameters)
 
 
 class _SizeNames:

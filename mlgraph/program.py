@@ -46,12 +46,17 @@ class Input:
 
 @dataclass(frozen=True)
 class Signature:
-    """How a program is called: input leaves, and the pytrees of its arguments and result."""
+    """How a program is called: input leaves, and the pytrees of its arguments and result.
+
+    ``parameters`` names all that the original's forward takes, in its order, captured or not; empty where
+    that is not known.
+    """
 
     inputs: tuple[Input, ...]
     in_spec: pytree.TreeSpec
     out_spec: pytree.TreeSpec
     ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
+    parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

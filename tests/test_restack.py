@@ -25,7 +25,7 @@ from tests.test_blocks import Residual, Skipping, Stack, captured
 
 def evaluate(program: Program, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     names = [leaf.name for leaf in program.signature.inputs]
-    order = program.origin["parameters"]
+    order = program.signature.parameters
     given = {**dict(zip(order, args, strict=False)), **kwargs}
     leaves = pytree.tree_leaves([given[name] for name in order if name in given])
     assert len(leaves) == len(names)

@@ -1,3 +1,4 @@
+import inspect
 import json
 import pickle
 
@@ -8,7 +9,7 @@ import transformers
 from torch import nn
 
 import mlgraph
-from mlgraph.errors import CaptureError, FileError
+from mlgraph.errors import CaptureError, FileError, MlgraphError
 from mlgraph.sources import example_inputs, open_source
 from mlgraph.sources.sizes import find, integers
 from mlgraph.sources.specs import parse_inputs
@@ -99,6 +100,21 @@ def test_a_huggingface_directory(bert_directory):
     theirs = model(**kwargs)
     torch.testing.assert_close(mine.loss, theirs.loss, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(mine.logits, theirs.logits, rtol=1e-5, atol=1e-6)
+
+
+def test_an_opened_model_takes_its_arguments_in_the_order_of_its_own_forward(bert_directory, tmp_path):
+    model = transformers.BertForMaskedLM.from_pretrained(bert_directory).eval()
+    program = open_source(bert_directory)
+    parameters = mlgraph.capture(model).signature.parameters
+    assert parameters[:3] == ("input_ids", "attention_mask", "token_type_ids")
+    mlgraph.save(program, tmp_path / "bert.pt")
+    for known in (program, mlgraph.coalesce(program, width=2), mlgraph.load(tmp_path / "bert.pt")):
+        assert known.signature.parameters == parameters
+        module = mlgraph.emit(known).eval()
+        assert tuple(inspect.signature(module.forward).parameters)[: len(parameters)] == parameters
+    ids = torch.randint(2, 9, (2, 5))
+    with pytest.raises(MlgraphError, match="token_type_ids was not given when the model was captured"):
+        mlgraph.emit(program)(ids, torch.ones_like(ids), torch.zeros_like(ids))
 
 
 def test_capture_takes_what_the_command_line_takes(bert_directory):

@@ -223,8 +223,7 @@ def _entry(program: Program, names: list[str]) -> tuple[list[str], str, dict[str
         constants["bind"] = _Binder(signature.in_spec, tuple(signature.inputs))
         return [f"{', '.join(names)}, = bind(args, kwargs)", *checks], "self, *args, **kwargs", constants
     keys = list(kwargs_spec.context)
-    known = [name for name in program.origin.get("parameters", ()) if name.isidentifier()]
-    order = [*known, *(key for key in keys if key not in known)]
+    order = [*signature.parameters, *(key for key in keys if key not in signature.parameters)]
     arguments = ["self"]
     lines = []
     bound = dict(zip(keys, names, strict=True)) if flat else {}

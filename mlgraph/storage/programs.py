@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from keyword import iskeyword
 from typing import Any
 
 import torch
@@ -88,11 +89,19 @@ def _encode_one(program: Program, graph: int, stored: Shapes, parent: int) -> di
         "tensors": _encode_tensors(tensors, stored),
         "aliases": [[alias, key, alias in tensors.persistent] for alias, key in tensors.aliases.items()],
         "lineage": None if program.lineage is None else _encode_lineage(program.lineage, parent),
-        "origin": encode(dict(program.origin)),
+        "origin": encode(_encode_origin(program)),
         "notes": [encode_text(note) for note in dict.fromkeys([*program.notes, *notes])],
     }
     assert list(row) == _FIELDS
     return row
+
+
+def _encode_origin(program: Program) -> dict[str, Any]:
+    """What the file's origin says: the program's, and the parameters of its signature, which format 2 keeps
+    there.
+    """
+    parameters = program.signature.parameters
+    return {**({"parameters": parameters} if parameters else {}), **program.origin}
 
 
 def _encode_input(leaf: Input) -> list[Any]:
@@ -148,11 +157,13 @@ def _decode_one(
         row, *_FIELDS
     )
     notes = [text(note) for note in array(said)]
+    came_from = _dict(origin)
     signature = Signature(
         tuple(_decode_input(leaf) for leaf in array(inputs)),
         decode_spec(in_spec, notes),
         decode_spec(out_spec, notes),
         _decode_ranges(ranges),
+        _decode_parameters(came_from.pop("parameters", ())),
     )
     tensors = _decode_tensors(table, aliases, stored)
     number = integer(number, 0, len(graphs) - 1)
@@ -166,9 +177,7 @@ def _decode_one(
             propagate(graph, signature, tensors, bounded)
         done[key] = graph
     _check_fit(done[key], signature, tensors)
-    program = Program(
-        done[key], tensors, signature, name=text(label), notes=tuple(notes), origin=_dict(origin)
-    )
+    program = Program(done[key], tensors, signature, name=text(label), notes=tuple(notes), origin=came_from)
     return program.replace(lineage=_decode_lineage(lineage, earlier)) if lineage is not None else program
 
 
@@ -203,6 +212,15 @@ def _decode_ranges(data: Any) -> dict[str, tuple[int, int | None]]:
         top = None if high is None else integer(high, 0, _MAX_SIZE)
         ranges[key] = (integer(low, 0, _MAX_SIZE), top)
     return ranges
+
+
+def _decode_parameters(value: Any) -> tuple[str, ...]:
+    """The names that forward takes, which end up in generated code as its arguments."""
+    names = value if isinstance(value, tuple) else ()
+    plain = [name for name in names if isinstance(name, str) and name.isidentifier() and not iskeyword(name)]
+    if names is not value or len(set(plain)) < len(names):
+        raise Malformed(f"its parameters {shorten(repr(value))} are not distinct names of arguments")
+    return names
 
 
 def _decode_tensors(data: Any, aliases: Any, stored: Shapes) -> Tensors:

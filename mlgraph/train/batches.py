@@ -39,7 +39,7 @@ class Binder:
         self._constants = {name: tree for name, tree in kwargs.items() if self._is_constant(tree)}
         for name, tree in self._constants.items():
             self._constants[name] = pytree.tree_map(lambda index: self._inputs[index].value, tree)
-        order = [name for name in program.origin.get("parameters", ()) if name in kwargs]
+        order = [name for name in signature.parameters if name in kwargs]
         self.names: list[str] = [name for name in order or kwargs if name not in self._constants]
         self._fitting: set[tuple[Any, ...]] = set()
 

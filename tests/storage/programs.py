@@ -88,7 +88,9 @@ def mlp(width: int = 8, seed: int = 0, result: Any = None) -> Program:
     )
     in_spec = pytree.tree_structure(((0,), {"factor": 1}))
     out_spec = pytree.tree_structure({"logits": 0, "first": 1} if result is None else result)
-    signature = Signature(inputs, in_spec, out_spec, {"batch": (1, None), "length": (1, 5)})
+    signature = Signature(
+        inputs, in_spec, out_spec, {"batch": (1, None), "length": (1, 5)}, ("input_ids", "factor", "labels")
+    )
     propagate(graph, signature, tensors)
     return Program(
         graph,

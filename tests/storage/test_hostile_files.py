@@ -47,6 +47,10 @@ def _set(row: Any, *path: Any, to: Any) -> None:
     row[path[-1]] = to
 
 
+def _parameters(*names: str) -> dict[str, Any]:
+    return {"dict": [["parameters", {"tuple": list(names)}]]}
+
+
 CHANGES: dict[str, tuple[Change, str]] = {
     # operations
     "unknown op": (lambda p: _set(p.node("mul"), 2, to="aten.explode.default"), "not an operation of"),
@@ -116,6 +120,13 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "key twice": (lambda p: _set(p.saved, "origin", to={"dict": [["a", 1], ["a", 2]]}), "twice"),
     "origin is a list": (lambda p: _set(p.saved, "origin", to={"list": []}), "no dict"),
     # signature and structures
+    "parameter is code": (lambda p: _set(p.saved, "origin", to=_parameters("x=exit()")), "arguments"),
+    "parameter is a keyword": (lambda p: _set(p.saved, "origin", to=_parameters("lambda")), "arguments"),
+    "parameter twice": (lambda p: _set(p.saved, "origin", to=_parameters("x", "x")), "arguments"),
+    "parameters are a number": (
+        lambda p: _set(p.saved, "origin", to={"dict": [["parameters", 7]]}),
+        "arguments",
+    ),
     "too few inputs": (lambda p: p.saved["inputs"].pop(), "inputs"),
     "input too large": (lambda p: _set(p.saved, "inputs", 0, 1, to=[1 << 40, 1 << 40]), "too large"),
     "input size negative": (lambda p: _set(p.saved, "inputs", 0, 1, to=[-1, 5]), "out of range"),
