@@ -216,9 +216,9 @@ def _decode_ranges(data: Any) -> dict[str, tuple[int, int | None]]:
 
 def _decode_parameters(value: Any) -> tuple[str, ...]:
     """The names that forward takes, which end up in generated code as its arguments."""
-    names = value if isinstance(value, tuple) else ()
-    plain = [name for name in names if isinstance(name, str) and name.isidentifier() and not iskeyword(name)]
-    if names is not value or len(set(plain)) < len(names):
+    given: tuple[Any, ...] = value if isinstance(value, tuple) else (None,)
+    names = tuple(n for n in given if isinstance(n, str) and n.isidentifier() and not iskeyword(n))
+    if len(set(names)) < len(given):
         raise Malformed(f"its parameters {shorten(repr(value))} are not distinct names of arguments")
     return names
 
