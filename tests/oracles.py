@@ -1,6 +1,7 @@
 """What the tests believe without asking mlgraph: running a program, permuting it, comparing state.
 
-Nothing here uses mlgraph's emission, transfers or verifier; only the program's data.
+Nothing here uses mlgraph's emission, transfers or verifier; only the program's data, and ``permute``, which is
+tested against dense matrices on its own.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from mlgraph.axes.expressions import DimExpr, Join
+from mlgraph.axes.permutation import permute
 from mlgraph.program import Program
 
 Value = Any
@@ -122,31 +123,6 @@ def flat_inputs(program: Program, args: tuple[Any, ...], kwargs: Mapping[str, An
     if names:
         by_name = {name: by_name[name] for name in names}
     return pytree.tree_leaves((tuple(args), by_name))
-
-
-def order(dim: DimExpr, permutations: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Where each index of a dim comes from once axes are permuted: ``[size of the dim]``."""
-    indices = torch.zeros(1, dtype=torch.long)
-    for term in dim:
-        if isinstance(term, Join):
-            parts, start = [], 0
-            for part in term.parts:
-                inner = order(part, permutations)
-                parts.append(inner + start)
-                start += len(inner)
-            inner = torch.cat(parts)
-        else:
-            inner = permutations.get(term.axis, torch.arange(term.size))
-        indices = (indices[:, None] * len(inner) + inner).flatten()
-    return indices
-
-
-def permute(
-    value: torch.Tensor, dims: Iterable[DimExpr], permutations: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
-    for position, dim in enumerate(dims):
-        value = value.index_select(position, order(dim, permutations))
-    return value
 
 
 def permutation_error(program: Program, axes: Iterable[str], inputs: Iterable[Any], seed: int = 0) -> float:
