@@ -31,10 +31,10 @@ def command(
     """
     from mlgraph.cli.checks import require_numbers
     from mlgraph.cli.coarsen import new_notes
-    from mlgraph.cli.files import default_output, open_program, status, write_program
-    from mlgraph.cli.render import comparison as render
-    from mlgraph.cli.render.console import show, show_json
-    from mlgraph.cli.summary import summarize
+    from mlgraph.cli.results import default_output, open_program, status, write_program
+    from mlgraph.inspect.summary import summarize
+    from mlgraph.inspect.text import comparison as render
+    from mlgraph.inspect.text.console import show, show_json
     from mlgraph.passes.base import parse_pipeline
 
     passes = parse_pipeline(pipeline)

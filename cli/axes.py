@@ -18,10 +18,10 @@ def command(
     json: Json = False,
 ) -> None:
     """List the axes of a model: size, how often each occurs, and what may be coarsened and why not."""
-    from mlgraph.cli.files import open_program
-    from mlgraph.cli.render.axes import axis_table, slot_list
-    from mlgraph.cli.render.console import console, show, show_json
-    from mlgraph.cli.summary import families
+    from mlgraph.cli.results import open_program
+    from mlgraph.inspect.summary import families
+    from mlgraph.inspect.text.axes import axis_table, slot_list
+    from mlgraph.inspect.text.console import console, show, show_json
 
     program = open_program(source, trust=trust, loss=loss)
     if json:

@@ -7,9 +7,9 @@ from mlgraph.cli.options import Json, Loss, Source, Trust
 
 def command(source: Source, loss: Loss = True, trust: Trust = False, json: Json = False) -> None:
     """List the chains of repeated blocks, and what looks repeated but is not."""
-    from mlgraph.cli.files import open_program
-    from mlgraph.cli.render.blocks import block_data, block_view
-    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.cli.results import open_program
+    from mlgraph.inspect.text.blocks import block_data, block_view
+    from mlgraph.inspect.text.console import show, show_json
 
     program = open_program(source, trust=trust, loss=loss)
     if json:

@@ -13,7 +13,7 @@ def command(source: Source, loss: Loss = True, trust: Trust = False) -> None:
 
     Keys are listed at the bottom; ? explains them. Nothing is written.
     """
-    from mlgraph.cli.files import open_program
+    from mlgraph.cli.results import open_program
     from mlgraph.errors import MlgraphError
 
     if importlib.util.find_spec("textual") is None:

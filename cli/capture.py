@@ -31,10 +31,10 @@ def command(
 
     For example: mlgraph capture timm:deit_tiny_patch16_224 -o deit.pt
     """
-    from mlgraph.cli.files import default_output, open_program
-    from mlgraph.cli.render.console import show, show_json
-    from mlgraph.cli.render.program import captured
-    from mlgraph.cli.summary import summarize
+    from mlgraph.cli.results import default_output, open_program
+    from mlgraph.inspect.summary import summarize
+    from mlgraph.inspect.text.console import show, show_json
+    from mlgraph.inspect.text.program import captured
     from mlgraph.storage import save
 
     program = open_program(source, trust=trust, loss=loss, inputs=tuple(inputs or ()), module=module)

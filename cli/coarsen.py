@@ -54,7 +54,7 @@ def command(
 
     For example: mlgraph coarsen bert-base --depth 2 --width 2 -o small
     """
-    from mlgraph.cli.files import open_program, status
+    from mlgraph.cli.results import open_program, status
     from mlgraph.passes import Coalesce
 
     operator = Coalesce(
@@ -109,11 +109,11 @@ def report(
     source: str, operator: Pass, before: Program, after: Program, write: Write | None, json: bool
 ) -> None:
     """Write the result, unless ``write`` is None, and tell what was done."""
-    from mlgraph.cli.changes import changes, kept
-    from mlgraph.cli.files import default_output, write_program
-    from mlgraph.cli.render import comparison as render
-    from mlgraph.cli.render.console import show, show_json
-    from mlgraph.cli.summary import summarize
+    from mlgraph.cli.results import default_output, write_program
+    from mlgraph.inspect.changes import changes, kept
+    from mlgraph.inspect.summary import summarize
+    from mlgraph.inspect.text import comparison as render
+    from mlgraph.inspect.text.console import show, show_json
 
     written = None
     if write is not None:

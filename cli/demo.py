@@ -20,7 +20,7 @@ def command(
     Python's standard library.
     """
     from mlgraph.cli.render import demo as render
-    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.inspect.text.console import show, show_json
     from mlgraph.train.demo import demonstrate
 
     found = demonstrate(steps, say=lambda text: None if json else show(f"· {text}"), seed=seed)

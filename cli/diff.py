@@ -19,11 +19,11 @@ def command(
     json: Json = False,
 ) -> None:
     """Compare two models: figures, axes, shapes, weights and graphs, and how each came about."""
-    from mlgraph.cli.differences import differences, gap
-    from mlgraph.cli.files import open_program
-    from mlgraph.cli.render.console import console, show, show_json
-    from mlgraph.cli.render.differences import side_by_side
-    from mlgraph.cli.trees import paired_tree
+    from mlgraph.cli.results import open_program
+    from mlgraph.inspect.differences import differences, gap
+    from mlgraph.inspect.paired_modules import paired_tree
+    from mlgraph.inspect.text.console import console, show, show_json
+    from mlgraph.inspect.text.differences import side_by_side
 
     before, after = (open_program(source, trust=trust, loss=loss) for source in (first, second))
     found = differences(before, after)

@@ -27,11 +27,11 @@ def command(
 
     For example: mlgraph explain bert "encoder.layer.0.attention.self.query.weight[0]"
     """
-    import mlgraph.explain
-    from mlgraph.cli.files import open_program
-    from mlgraph.cli.lineage import frozen_by_user
-    from mlgraph.cli.render.console import console, show, show_json
-    from mlgraph.cli.render.explanation import explanation
+    import mlgraph.inspect.explain
+    from mlgraph.cli.results import open_program
+    from mlgraph.inspect.history import frozen_by_user
+    from mlgraph.inspect.text.console import console, show, show_json
+    from mlgraph.inspect.text.explanation import explanation
 
     program = open_program(source, trust=trust, loss=loss)
     found = mlgraph.explain(program, target, freeze=[*frozen_by_user(program), *(freeze or ())])

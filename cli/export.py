@@ -28,10 +28,10 @@ def command(
     json: Json = False,
 ) -> None:
     """Write a model's weights, its exported graph or a Hugging Face directory, by the ending of OUT."""
-    from mlgraph.cli.exporting import export
-    from mlgraph.cli.files import open_program, status
-    from mlgraph.cli.render.comparison import outcome
-    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.cli.results import open_program, status
+    from mlgraph.inspect.text.comparison import outcome
+    from mlgraph.inspect.text.console import show, show_json
+    from mlgraph.interop.export import export
 
     program = open_program(source, trust=trust, loss=loss)
     with status(f"writing {out}"):

@@ -33,11 +33,11 @@ def command(
     json: Json = False,
 ) -> None:
     """Show a model: its modules with repeats folded, dims in axis names, and sizes."""
-    from mlgraph.cli.files import open_program
-    from mlgraph.cli.render.blocks import block_data, block_view
-    from mlgraph.cli.render.console import console, show, show_json
-    from mlgraph.cli.render.graph import code_data, forward_code, graph_data, graph_view
-    from mlgraph.cli.render.program import inspection, inspection_data
+    from mlgraph.cli.results import open_program
+    from mlgraph.inspect.text.blocks import block_data, block_view
+    from mlgraph.inspect.text.console import console, show, show_json
+    from mlgraph.inspect.text.graph import code_data, forward_code, graph_data, graph_view
+    from mlgraph.inspect.text.program import inspection, inspection_data
 
     asked = [name for name, on in (("--blocks", blocks), ("--graph", graph), ("--code", code)) if on]
     if len(asked) > 1:

@@ -27,9 +27,9 @@ def command(
     import mlgraph
     from mlgraph.cli.checks import require_numbers
     from mlgraph.cli.coarsen import new_notes
-    from mlgraph.cli.files import default_output, open_program, status, write_program
-    from mlgraph.cli.render.comparison import notes, outcome
-    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.cli.results import default_output, open_program, status, write_program
+    from mlgraph.inspect.text.comparison import notes, outcome
+    from mlgraph.inspect.text.console import show, show_json
 
     before, after = (open_program(source, trust=trust, loss=loss) for source in (first, second))
     for program in (before, after):

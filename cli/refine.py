@@ -51,7 +51,7 @@ def command(
     For example: mlgraph refine small -o big
     """
     from mlgraph.cli.coarsen import Write, report, run_pass
-    from mlgraph.cli.files import open_program, status
+    from mlgraph.cli.results import open_program, status
     from mlgraph.passes import Decoalesce
 
     growth = given(depth=depth, width=width, axes=parse_axes(axis))

@@ -28,8 +28,8 @@ def command(
     For example: mlgraph report runs/* -o report.html
     """
     from mlgraph.cli.render import training as render
-    from mlgraph.cli.render.console import show, show_json
-    from mlgraph.train.report import read_run, write_report
+    from mlgraph.inspect.text.console import show, show_json
+    from mlgraph.train.results.report import read_run, write_report
 
     report = write_report([read_run(path) for path in runs], out, baseline)
     show_json(render.report_json(report)) if json else show(*render.report(report))

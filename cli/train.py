@@ -26,8 +26,8 @@ def command(
     Stopped at any moment, the same command goes on. For example: mlgraph train vcycle.toml
     """
     from mlgraph.cli.render import training as render
-    from mlgraph.cli.render.comparison import notes
-    from mlgraph.cli.render.console import show, show_json
+    from mlgraph.inspect.text.comparison import notes
+    from mlgraph.inspect.text.console import show, show_json
 
     if fields:
         from mlgraph.train.config import Config
@@ -38,7 +38,7 @@ def command(
         return
     if config is None:
         raise typer.BadParameter("name a TOML file, or give --fields to see what it may say")
-    from mlgraph.cli.files import is_huggingface, open_program, write_program
+    from mlgraph.cli.results import is_huggingface, open_program, write_program
     from mlgraph.train.config import load_config
     from mlgraph.train.launch import TOKENIZER, launch
 

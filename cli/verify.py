@@ -25,10 +25,10 @@ def command(
     Exits with code 1 where a check fails, naming the axis and where the largest error arose.
     """
     import mlgraph
-    from mlgraph.cli.files import open_program, status
-    from mlgraph.cli.render.console import show, show_json
-    from mlgraph.cli.render.verification import verdict, verification
-    from mlgraph.verification import CHECKS
+    from mlgraph.cli.results import open_program, status
+    from mlgraph.inspect.text.console import show, show_json
+    from mlgraph.inspect.text.verification import verdict, verification
+    from mlgraph.verify.checks import CHECKS
 
     program = open_program(source, trust=trust, loss=loss)
     with status("verifying"):

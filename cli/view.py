@@ -37,10 +37,10 @@ def command(
 
     For example: mlgraph view bert --depth 2 --width 2 -o bert.html
     """
-    from mlgraph.cli.files import default_output, open_program, status
-    from mlgraph.cli.render.console import show
+    from mlgraph.cli.results import default_output, open_program, status
     from mlgraph.errors import FileError
     from mlgraph.files import write_text
+    from mlgraph.inspect.text.console import show
     from mlgraph.view import page, svg, view
 
     if other is not None and (depth > 1 or width > 1):

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForMaskedLM
 
 from mlgraph.train import Optimizer, Schedule, run, vcycle
-from mlgraph.train.text import MaskedBlocks
-from mlgraph.train.tokenizer import special_token, train_bpe
+from mlgraph.train.data.text import MaskedBlocks
+from mlgraph.train.data.tokenizer import special_token, train_bpe
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from mlgraph.train import Optimizer, Schedule, run, vcycle
-from mlgraph.train.images import IdxImages
+from mlgraph.train.data.images import IdxImages
 
 
 def loss(outputs: torch.Tensor, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

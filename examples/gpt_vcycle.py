@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from mlgraph.train import Optimizer, Schedule, plain, run, vcycle
-from mlgraph.train.compare import saving
-from mlgraph.train.text import TokenBlocks
-from mlgraph.train.tokenizer import train_bpe
+from mlgraph.train.data.text import TokenBlocks
+from mlgraph.train.data.tokenizer import train_bpe
+from mlgraph.train.results.savings import saving
 
 STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 

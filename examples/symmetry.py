@@ -16,7 +16,7 @@ from torch import nn
 
 import mlgraph
 from mlgraph.program import Program
-from mlgraph.symmetry import symmetry
+from mlgraph.verify.twins import symmetry
 
 VOCABULARY, LENGTH, BATCH = 64, 24, 16
 

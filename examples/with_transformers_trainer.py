@@ -13,8 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
 import mlgraph
 from mlgraph.train import Train, run_with_trainer, vcycle
-from mlgraph.train.text import TokenBlocks
-from mlgraph.train.tokenizer import train_bpe
+from mlgraph.train.data.text import TokenBlocks
+from mlgraph.train.data.tokenizer import train_bpe
 
 
 def collate(samples: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

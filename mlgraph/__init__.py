@@ -15,16 +15,16 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlgraph.capture import capture
+    from mlgraph.capture.model import capture
     from mlgraph.emit.module import emit
     from mlgraph.errors import AxisError, CaptureError, FileError, MlgraphError
-    from mlgraph.explain import explain
+    from mlgraph.inspect.explain import explain
     from mlgraph.passes.coalesce import coalesce
     from mlgraph.passes.decoalesce import decoalesce
     from mlgraph.passes.interpolate import interpolate
     from mlgraph.program import Program
     from mlgraph.storage import load, save
-    from mlgraph.verification import verify
+    from mlgraph.verify.checks import verify
 
 __version__ = "0.1.0"
 
@@ -33,16 +33,16 @@ _EXPORTS = {
     "CaptureError": "mlgraph.errors",
     "FileError": "mlgraph.errors",
     "MlgraphError": "mlgraph.errors",
-    "Program": "mlgraph.program",
-    "capture": "mlgraph.capture",
+    "Program": "mlgraph.program.program",
+    "capture": "mlgraph.capture.model",
     "coalesce": "mlgraph.passes.coalesce",
     "decoalesce": "mlgraph.passes.decoalesce",
     "emit": "mlgraph.emit.module",
-    "explain": "mlgraph.explain",
+    "explain": "mlgraph.inspect.explain",
     "interpolate": "mlgraph.passes.interpolate",
     "load": "mlgraph.storage",
     "save": "mlgraph.storage",
-    "verify": "mlgraph.verification",
+    "verify": "mlgraph.verify.checks",
 }
 
 __all__ = [

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from mlgraph.axes.expressions import DimExpr, Leaf
 from mlgraph.errors import MlgraphError
 from mlgraph.passes.base import Pass
 from mlgraph.passes.decoalesce import apply_up
 from mlgraph.passes.growth import first_then_circular, first_then_random, grown_groupings
 from mlgraph.program import Program
-from mlgraph.transfer import Grouping
-from mlgraph.width import plan_up
+from mlgraph.program.dims import DimExpr, Leaf
+from mlgraph.rewrite.plan import plan_up
+from mlgraph.rewrite.transfer import Grouping
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from mlgraph.chunks import down_chunks
 from mlgraph.errors import AxisError
-from mlgraph.kept import kept_constants, kept_unread
-from mlgraph.layers import group_layers
 from mlgraph.passes.base import Pass
 from mlgraph.program import Lineage, Program
-from mlgraph.restack import Restacked, restack
-from mlgraph.rewrite import rewrite
-from mlgraph.transfer import Grouping, LazyTensors
-from mlgraph.width import WidthPlan, choose, coarse_grouping, plan_down
+from mlgraph.rewrite.chunks import down_chunks
+from mlgraph.rewrite.depth.restack import Restacked, restack
+from mlgraph.rewrite.layers import group_layers
+from mlgraph.rewrite.notes import kept_constants, kept_unread
+from mlgraph.rewrite.plan import WidthPlan, choose, coarse_grouping, plan_down
+from mlgraph.rewrite.resize import rewrite
+from mlgraph.rewrite.transfer import Grouping, LazyTensors
 
 Axes = Mapping[str, Any]
 

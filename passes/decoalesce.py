@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
-from mlgraph.blocks import Chain
+from mlgraph.blocks.find import Chain
 from mlgraph.errors import MlgraphError
-from mlgraph.kept import kept_constants, kept_unread
 from mlgraph.passes.base import Pass
 from mlgraph.passes.coalesce import group_members, narrowed, realise, stack_down
 from mlgraph.program import Lineage, Program
-from mlgraph.residual import DEPTH_MODES, Affine, residual_changes
-from mlgraph.restack import restack
-from mlgraph.rewrite import rewrite
-from mlgraph.transfer import Grouping, TensorTransfer
-from mlgraph.width import WidthPlan, choose, fine_grouping, plan_down, plan_up
+from mlgraph.rewrite.depth.residual import DEPTH_MODES, Affine, residual_changes
+from mlgraph.rewrite.depth.restack import restack
+from mlgraph.rewrite.notes import kept_constants, kept_unread
+from mlgraph.rewrite.plan import WidthPlan, choose, fine_grouping, plan_down, plan_up
+from mlgraph.rewrite.resize import rewrite
+from mlgraph.rewrite.transfer import Grouping, TensorTransfer
 
 Axes = Mapping[str, Any]
 

@@ -6,11 +6,11 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mlgraph.axes.table import Axis
 from mlgraph.errors import AxisError
 from mlgraph.program import Program
-from mlgraph.transfer import Grouping
-from mlgraph.width import choose
+from mlgraph.program.axis_table import Axis
+from mlgraph.rewrite.plan import choose
+from mlgraph.rewrite.transfer import Grouping
 
 Mapped = Callable[[int, int, random.Random], Grouping]
 

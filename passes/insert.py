@@ -10,7 +10,7 @@ from mlgraph.passes.base import Pass
 from mlgraph.passes.decoalesce import apply_up
 from mlgraph.passes.growth import first_then_circular, grown_groupings
 from mlgraph.program import Program
-from mlgraph.transfer import Grouping
+from mlgraph.rewrite.transfer import Grouping
 
 
 @dataclass(frozen=True)

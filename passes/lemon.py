@@ -10,9 +10,9 @@ from mlgraph.passes.base import Pass
 from mlgraph.passes.decoalesce import apply_up
 from mlgraph.passes.growth import first_then_circular, grown_groupings
 from mlgraph.program import Program
-from mlgraph.surplus import settle_surplus
-from mlgraph.transfer import Grouping
-from mlgraph.width import uneven_average
+from mlgraph.rewrite.plan import uneven_average
+from mlgraph.rewrite.transfer import Grouping
+from mlgraph.rewrite.uneven import settle_surplus
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from mlgraph.errors import MlgraphError
 from mlgraph.passes.base import Pass
 from mlgraph.passes.decoalesce import apply_up
 from mlgraph.program import Program
-from mlgraph.transfer import Grouping
+from mlgraph.rewrite.transfer import Grouping
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What the tests believe without asking mlgraph: running a program, permuting it, comparing state.
 
-Nothing here uses mlgraph's emission, transfers or verifier; only the program's data, and ``permute``, which is
+Nothing here uses the emission, transfers or verifier, only the data of programs, and ``permute``, which is
 tested against dense matrices on its own.
 """
 
@@ -13,8 +13,8 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from mlgraph.axes.permutation import permute
 from mlgraph.program import Program
+from mlgraph.verify.soundness import permute
 
 Value = Any
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from torch import nn
 
 import mlgraph
-from mlgraph.blocks import BlockTable, Chain, find_blocks
-from mlgraph.capture import capture
-from mlgraph.dataflow import Dataflow
-from mlgraph.numbering import number_under, numbered, renumber, stretches
+from mlgraph.blocks.find import BlockTable, Chain, find_blocks
+from mlgraph.capture.model import capture
+from mlgraph.graph.dataflow import Dataflow
 from mlgraph.program import Program
-from mlgraph.restack import restack
+from mlgraph.program.numbering import number_under, numbered, renumber, stretches
+from mlgraph.rewrite.depth.restack import restack
 from tests import zoo
 from tests.strategies import Shape, transformers
 

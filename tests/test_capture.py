@@ -13,9 +13,9 @@ import transformers
 from torch import nn
 
 from mlgraph import CaptureError, capture, emit
-from mlgraph.interpret import run
+from mlgraph.graph.interpret import run
+from mlgraph.graph.propagate import PropagationError, propagate
 from mlgraph.program import Program
-from mlgraph.propagate import PropagationError, propagate
 from tests.captured import captured, tensors_of, worst
 
 aten = torch.ops.aten

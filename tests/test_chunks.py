@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlgraph.axes.expressions import DimExpr, Leaf
-from mlgraph.chunks import down_chunks
-from mlgraph.transfer import Grouping, TensorTransfer
+from mlgraph.program.dims import DimExpr, Leaf
+from mlgraph.rewrite.chunks import down_chunks
+from mlgraph.rewrite.transfer import Grouping, TensorTransfer
 
 
 class Shelf(Mapping[str, torch.Tensor]):

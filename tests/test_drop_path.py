@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from mlgraph import capture, emit, ops
+from mlgraph import capture, emit
 from mlgraph.emit.runtime import DropPath
+from mlgraph.graph import ops
 
 P = 0.3
 

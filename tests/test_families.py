@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mlgraph.axes.permutation import permute
+from mlgraph.verify.soundness import permute
 from tests import oracles, zoo
 from tests.coverage import checks
 from tests.coverage.checks import Subject

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import mlgraph
-from mlgraph.axes.permutation import evaluate, example_leaves, relative_error
-from mlgraph.interpret import Interpretation
+from mlgraph.graph.interpret import Interpretation
 from mlgraph.passes.aki import Aki
 from mlgraph.passes.base import Pass, parse_pipeline
 from mlgraph.passes.fpi import Fpi
@@ -18,7 +17,8 @@ from mlgraph.passes.lemon import Lemon
 from mlgraph.passes.net2net import Net2Net
 from mlgraph.passes.stack import Stack
 from mlgraph.program import Program
-from mlgraph.symmetry import symmetry
+from mlgraph.verify.soundness import evaluate, example_leaves, relative_error
+from mlgraph.verify.twins import symmetry
 from tests import zoo
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mlgraph import capture
-from mlgraph.interpret import run
+from mlgraph.graph.interpret import run
 from mlgraph.program import Program
 
 aten = torch.ops.aten

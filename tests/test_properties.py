@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import mlgraph
-from mlgraph.axes.permutation import permute
 from mlgraph.program import Program
+from mlgraph.verify.soundness import permute
 from tests import oracles, zoo
 from tests.strategies import Shape, groupings, transformers
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from mlgraph.capture import capture
-from mlgraph.dataflow import op_name
+from mlgraph.capture.model import capture
 from mlgraph.errors import MlgraphError
-from mlgraph.interpret import Interpretation
+from mlgraph.graph.dataflow import op_name
+from mlgraph.graph.interpret import Interpretation
 from mlgraph.program import Program
-from mlgraph.restack import restack
+from mlgraph.rewrite.depth.restack import restack
 from tests import zoo
 from tests.strategies import Shape, transformers
 from tests.test_blocks import Residual, Skipping, Stack, captured

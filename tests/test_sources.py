@@ -9,10 +9,11 @@ import transformers
 from torch import nn
 
 import mlgraph
+from mlgraph.capture.inputs.example import example_inputs
+from mlgraph.capture.inputs.notation import parse_inputs
+from mlgraph.capture.inputs.primes import find, integers
 from mlgraph.errors import CaptureError, FileError, MlgraphError
-from mlgraph.sources import example_inputs, open_source
-from mlgraph.sources.sizes import find, integers
-from mlgraph.sources.specs import parse_inputs
+from mlgraph.interop.open import open_source
 from tests.zoo import entries, get
 
 FROM_LIBRARIES = [entry for entry in entries(tag="spine") if entry.suite in ("hf", "timm")]

@@ -8,7 +8,7 @@ from torch import nn
 
 import mlgraph
 from mlgraph import CaptureError, capture, emit
-from mlgraph.tracing import SizeTooComplex, Tracing, only_checks
+from mlgraph.capture.tracing import SizeTooComplex, Tracing, only_checks
 
 WIDTH = 8
 

@@ -9,7 +9,7 @@ import torch
 
 import mlgraph
 from mlgraph.axes.rules import pointwise
-from mlgraph.axes.rules.table import _RULES, Rule
+from mlgraph.axes.rules.registry import _RULES, Rule
 from mlgraph.program import Program
 from tests import zoo
 

@@ -20,10 +20,10 @@ from textual.worker import get_current_worker
 from mlgraph.cli.browser.explorer import Explorer, Place
 from mlgraph.cli.browser.panels import Line, detail, figures, label, request_line
 from mlgraph.cli.browser.preview import Preview, Request, preview, sketch
-from mlgraph.cli.modules import Module
-from mlgraph.cli.render.modules import joined
-from mlgraph.cli.render.numbers import count, size
-from mlgraph.cli.summary import summarize
+from mlgraph.inspect.modules import Module
+from mlgraph.inspect.summary import summarize
+from mlgraph.inspect.text.modules import joined
+from mlgraph.inspect.text.numbers import count, size
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -317,9 +317,9 @@ class Browser(App[None]):
     # more
 
     def action_explain(self) -> None:
-        from mlgraph.cli.render.explanation import explanation
         from mlgraph.errors import MlgraphError
-        from mlgraph.explain import explain
+        from mlgraph.inspect.explain import explain
+        from mlgraph.inspect.text.explanation import explanation
 
         if self.place.kind != "tensor":
             self.notify("choose a parameter first", timeout=3)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mlgraph.axes.expressions import leaves
-from mlgraph.cli.modules import Leaf, Module, module_tree
-from mlgraph.cli.render.axes import any_block
+from mlgraph.inspect.modules import Leaf, Module, module_tree
+from mlgraph.inspect.text.axes import any_block
+from mlgraph.program.dims import leaves
 
 if TYPE_CHECKING:
-    from mlgraph.axes.table import Axis
     from mlgraph.program import Program
+    from mlgraph.program.axis_table import Axis
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Explorer:
     @cached_property
     def root(self) -> Module:
         """The tree of modules, repeats folded, with the forward operations of each."""
-        from mlgraph.train.flops import forward_by_module
+        from mlgraph.graph.flops import forward_by_module
 
         return module_tree(self.program, forward_by_module(self.program))
 

@@ -10,12 +10,12 @@ from rich.text import Text
 
 from mlgraph.cli.browser.explorer import Explorer, Place
 from mlgraph.cli.browser.preview import Preview, Request, coarse_shape
-from mlgraph.cli.modules import Leaf, Module
-from mlgraph.cli.render.axes import fate
-from mlgraph.cli.render.console import shortened
-from mlgraph.cli.render.modules import joined
-from mlgraph.cli.render.numbers import count, ratio, size
-from mlgraph.cli.summary import Summary
+from mlgraph.inspect.modules import Leaf, Module
+from mlgraph.inspect.summary import Summary
+from mlgraph.inspect.text.axes import fate
+from mlgraph.inspect.text.console import shortened
+from mlgraph.inspect.text.modules import joined
+from mlgraph.inspect.text.numbers import count, ratio, size
 
 _ROLES = {"both": "both     ", "emits": "emits    ", "contracts": "contracts"}
 _LEAST_NAME = 16

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mlgraph.cli.changes import Change, changes
-from mlgraph.cli.summary import Summary, summarize
+from mlgraph.inspect.changes import Change, changes
+from mlgraph.inspect.summary import Summary, summarize
 
 if TYPE_CHECKING:
     from mlgraph.passes import Coalesce
@@ -81,8 +81,8 @@ class Preview:
 
 def sketch(program: Program, request: Request) -> Preview:
     """What is known at once, from sizes alone: whether they divide, and how many parameters stay."""
-    from mlgraph.axes.expressions import resized
     from mlgraph.errors import MlgraphError
+    from mlgraph.program.dims import resized
 
     if not request.asks:
         return Preview(request)
@@ -139,7 +139,7 @@ def preview(program: Program, request: Request) -> Preview:
 
 def coarse_shape(program: Program, tensor: str, sizes: dict[str, int]) -> tuple[int, ...] | None:
     """The shape that a tensor would have, or None where nothing is known of its dims."""
-    from mlgraph.axes.expressions import resized
+    from mlgraph.program.dims import resized
 
     dims = program.axes.tensor_dims.get(program.tensors.aliases.get(tensor, tensor))
     return None if dims is None else tuple(resized(dim, sizes) for dim in dims)

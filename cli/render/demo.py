@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlgraph.cli.render.console import table
+from mlgraph.inspect.text.console import table
 
 if TYPE_CHECKING:
-    from mlgraph.train.compare import Saving
     from mlgraph.train.demo import Demo
+    from mlgraph.train.results.savings import Saving
 
 
 def figures(demo: Demo) -> dict[str, Any]:
     """Everything the table shows, as plain values."""
-    from mlgraph.train.compare import saving
     from mlgraph.train.phases import to_json
+    from mlgraph.train.results.savings import saving
 
     def one(history: list[dict[str, Any]]) -> dict[str, Any]:
         last = [record for record in history if "eval_loss" in record][-1]
@@ -37,7 +37,7 @@ def figures(demo: Demo) -> dict[str, Any]:
 
 def outcome(demo: Demo) -> list[Any]:
     """A table of both runs and sentences that say what it means and what it does not."""
-    from mlgraph.train.compare import saving
+    from mlgraph.train.results.savings import saving
 
     found = figures(demo)
     rows = [

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlgraph.cli.render.console import table
+from mlgraph.inspect.text.console import table
 
 if TYPE_CHECKING:
-    from mlgraph.train.engine import Result
+    from mlgraph.train.engine.run import Result
     from mlgraph.train.fields import FieldHelp
-    from mlgraph.train.report import Comparison, Report
+    from mlgraph.train.results.report import Comparison, Report
 
 
 def fields(listed: Sequence[FieldHelp]) -> list[Any]:
@@ -64,7 +64,7 @@ def summary(result: Result, path: Path) -> list[Any]:
 
 def report(found: Report) -> list[Any]:
     """What every recipe saved over the baseline, and what was written."""
-    from mlgraph.train.report import describe
+    from mlgraph.train.results.report import describe
 
     lines: list[Any] = []
     if found.comparisons:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from mlgraph.axes.expressions import DimExpr, leaves
-from mlgraph.axes.table import Axis
+from mlgraph.program.axis_table import Axis
+from mlgraph.program.dims import DimExpr, leaves
 
 
 def keep_alike(

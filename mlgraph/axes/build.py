@@ -18,13 +18,13 @@ from mlgraph.axes.defaults import (
     role_of,
     unmade,
 )
-from mlgraph.axes.expressions import DimExpr, Join, Leaf, Term, leaves
-from mlgraph.axes.expressions import size_of as expression_size
 from mlgraph.axes.factors import Dim, Factor
 from mlgraph.axes.infer import Inference
 from mlgraph.axes.names import Candidate, name_axes
-from mlgraph.axes.table import Axis, AxisTable, Slot, Sum
 from mlgraph.program import Program
+from mlgraph.program.axis_table import Axis, AxisTable, Slot, Sum
+from mlgraph.program.dims import DimExpr, Join, Leaf, Term, leaves
+from mlgraph.program.dims import size_of as expression_size
 
 
 def infer_axes(program: Program) -> AxisTable:

@@ -14,7 +14,7 @@ from mlgraph.axes import factors
 from mlgraph.axes.decompose import decompose
 from mlgraph.axes.factors import Dim, Misaligned, Reason
 from mlgraph.axes.rules import find_rule
-from mlgraph.axes.rules.table import Dims, Rule
+from mlgraph.axes.rules.registry import Dims, Rule
 from mlgraph.axes.views import View, Views
 from mlgraph.program import Program
 

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from mlgraph import ops
 from mlgraph.emit.casts import Casts
 from mlgraph.emit.outline import Body
-from mlgraph.emit.state import Places
+from mlgraph.emit.places import Places
 from mlgraph.errors import MlgraphError
-from mlgraph.interpret import follows_mode
-from mlgraph.normalize.effects import memory, mutates
+from mlgraph.graph import ops
+from mlgraph.graph.effects import memory, mutates
+from mlgraph.graph.interpret import follows_mode
 
 aten = torch.ops.aten
 

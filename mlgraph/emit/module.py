@@ -14,12 +14,12 @@ from torch.utils import _pytree as pytree
 from mlgraph.emit.casts import Casts, follow_casts
 from mlgraph.emit.codegen import BodyWriter
 from mlgraph.emit.outline import Body, outline
+from mlgraph.emit.pickling import PackedProgram, pack, pack_spec, unpack_spec
+from mlgraph.emit.places import Places, bodies, module_tree
 from mlgraph.emit.precision import with_dtype
 from mlgraph.emit.runtime import Outlined, outlined
-from mlgraph.emit.state import Places, bodies, module_tree
 from mlgraph.emit.widen import holds_double, widen
 from mlgraph.errors import MlgraphError
-from mlgraph.packing import PackedProgram, pack, pack_spec, unpack_spec
 from mlgraph.program import Input, Program, Tensors
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from mlgraph.normalize.effects import memory, mutates
+from mlgraph.graph.effects import memory, mutates
 from mlgraph.program import Program
 
 

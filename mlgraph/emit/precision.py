@@ -8,8 +8,8 @@ import torch
 from torch import fx, nn
 
 from mlgraph.emit.casts import Casts, follow_casts
+from mlgraph.graph.propagate import propagate
 from mlgraph.program import Program
-from mlgraph.propagate import propagate
 
 aten = torch.ops.aten
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mlgraph import ops
+from mlgraph.graph import ops
 
 
 class Group(nn.Module):

@@ -9,8 +9,8 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from mlgraph.graph.propagate import propagate
 from mlgraph.program import Program
-from mlgraph.propagate import propagate
 
 
 def holds_double(program: Program) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from mlgraph.propagate import is_fake
+from mlgraph.graph.propagate import is_fake
 from mlgraph.storage.strictjson import dump, parse
 from mlgraph.storage.values import Malformed, array, encode_dtype, fields, integer, member, name, shape, text
 

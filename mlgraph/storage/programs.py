@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from mlgraph.graph.propagate import is_fake, propagate
 from mlgraph.program import Input, Lineage, Program, Signature, Tensors
-from mlgraph.propagate import is_fake, propagate
 from mlgraph.storage.container import Shapes
 from mlgraph.storage.graphs import decode_graph, encode_graph
 from mlgraph.storage.limits import bounded, quiet

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
-import mlgraph.ops
+from mlgraph.graph import ops
 from mlgraph.storage.values import Malformed, shorten
 
 # Which operator namespaces a file may name, and the installed module that registers each.
@@ -34,7 +34,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     **{f"operator.{name}": getattr(operator, name) for name in _OPERATORS},
     **{f"torch.{name}": getattr(torch, name) for name in _SYMBOLIC if hasattr(torch, name)},
     **{f"math.{name}": getattr(math, name) for name in ("ceil", "floor", "trunc", "sqrt")},
-    "mlgraph.ops.drop_path": mlgraph.ops.drop_path,
+    "mlgraph.ops.drop_path": ops.drop_path,
 }
 _NAMES = {function: name for name, function in _FUNCTIONS.items()}
 

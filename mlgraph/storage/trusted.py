@@ -98,7 +98,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _capture(path: str, loaded: Any) -> Program:
-    from mlgraph.capture import capture  # the one thing here that needs the tracer
+    from mlgraph.capture.model import capture
 
     if isinstance(loaded, torch.export.ExportedProgram):
         if loaded.example_inputs is None:

@@ -12,10 +12,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlgraph.train.engine import Result, run
+    from mlgraph.graph.flops import Flops, count_flops
+    from mlgraph.train.engine.huggingface_trainer import run_with_trainer
+    from mlgraph.train.engine.run import Result, run
     from mlgraph.train.errors import DivergedError, RunDirectoryError, TrainError
-    from mlgraph.train.flops import Flops, count_flops
-    from mlgraph.train.optim import Optimizer
+    from mlgraph.train.optimizer import Optimizer
     from mlgraph.train.phases import (
         Coarsen,
         Interpolate,
@@ -30,30 +31,29 @@ if TYPE_CHECKING:
     )
     from mlgraph.train.schedule import Schedule
     from mlgraph.train.settings import Settings
-    from mlgraph.train.trainer_adapter import run_with_trainer
 
 _EXPORTS = {
-    "Coarsen": "phases",
-    "DivergedError": "errors",
-    "Flops": "flops",
-    "Interpolate": "phases",
-    "Optimizer": "optim",
-    "Phase": "phases",
-    "Refine": "phases",
-    "Result": "engine",
-    "RunDirectoryError": "errors",
-    "Schedule": "schedule",
-    "Settings": "settings",
-    "Train": "phases",
-    "TrainError": "errors",
-    "count_flops": "flops",
-    "fmg": "phases",
-    "plain": "phases",
-    "progressive_stacking": "phases",
-    "run": "engine",
-    "run_with_trainer": "trainer_adapter",
-    "vcycle": "phases",
-    "wcycle": "phases",
+    "Coarsen": "mlgraph.train.phases",
+    "DivergedError": "mlgraph.train.errors",
+    "Flops": "mlgraph.graph.flops",
+    "Interpolate": "mlgraph.train.phases",
+    "Optimizer": "mlgraph.train.optimizer",
+    "Phase": "mlgraph.train.phases",
+    "Refine": "mlgraph.train.phases",
+    "Result": "mlgraph.train.engine.run",
+    "RunDirectoryError": "mlgraph.train.errors",
+    "Schedule": "mlgraph.train.schedule",
+    "Settings": "mlgraph.train.settings",
+    "Train": "mlgraph.train.phases",
+    "TrainError": "mlgraph.train.errors",
+    "count_flops": "mlgraph.graph.flops",
+    "fmg": "mlgraph.train.phases",
+    "plain": "mlgraph.train.phases",
+    "progressive_stacking": "mlgraph.train.phases",
+    "run": "mlgraph.train.engine.run",
+    "run_with_trainer": "mlgraph.train.engine.huggingface_trainer",
+    "vcycle": "mlgraph.train.phases",
+    "wcycle": "mlgraph.train.phases",
 }
 
 __all__ = [
@@ -84,4 +84,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    return getattr(importlib.import_module(_EXPORTS[name]), name)

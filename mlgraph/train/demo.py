@@ -14,12 +14,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from mlgraph.program import Program
-from mlgraph.train.engine import Result, run
-from mlgraph.train.optim import Optimizer
+from mlgraph.train.data.text import TokenBlocks
+from mlgraph.train.data.tokenizer import special_token, train_bpe
+from mlgraph.train.engine.run import Result, run
+from mlgraph.train.optimizer import Optimizer
 from mlgraph.train.phases import Phase, plain, vcycle
 from mlgraph.train.schedule import Schedule
-from mlgraph.train.text import TokenBlocks
-from mlgraph.train.tokenizer import special_token, train_bpe
 
 CORPUS_BYTES = 1_500_000
 VOCABULARY, SEQUENCE, BATCH = 1024, 64, 16

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mlgraph.program import Program
-from mlgraph.train.accelerating import make_accelerator
 from mlgraph.train.config import Config
-from mlgraph.train.data import load_data
-from mlgraph.train.engine import Result, run
-from mlgraph.train.stream import seed_all
+from mlgraph.train.data.stream import seed_all
+from mlgraph.train.data.tasks import load_data
+from mlgraph.train.engine.processes import make_accelerator
+from mlgraph.train.engine.run import Result, run
 
 TOKENIZER = "tokenizer"
 """The folder of a run directory that holds the tokenizer of its text."""

@@ -14,7 +14,7 @@ import torch
 
 from mlgraph.train.errors import TrainError
 from mlgraph.train.fields import option
-from mlgraph.train.optim import Optimizer, OptimizerFactory
+from mlgraph.train.optimizer import Optimizer, OptimizerFactory
 from mlgraph.train.phases import STATE_MODES
 from mlgraph.train.schedule import Schedule
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import fx
 
-from mlgraph.dataflow import Dataflow
+from mlgraph.graph.dataflow import Dataflow
 from mlgraph.program import Program
-from mlgraph.view import ops
+from mlgraph.view import kinds as ops
 from mlgraph.view.diagram import Box, Edge
 from mlgraph.view.drafts import Draft, owner
 from mlgraph.view.naming import describe

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mlgraph.axes.families import Family
+from mlgraph.program.families import Family
 
 KINDS = (
     "input",

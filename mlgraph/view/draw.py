@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Protocol
 
-from mlgraph.axes.families import Family
+from mlgraph.program.families import Family
 from mlgraph.view.diagram import Box, Token
 from mlgraph.view.markup import escaped, tag
 from mlgraph.view.measure import SIZES, Line, text_width

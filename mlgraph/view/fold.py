@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from mlgraph.blocks import Chain
+from mlgraph.blocks.find import Chain
 from mlgraph.program import Program
 from mlgraph.view.boxes import Boxes, box_id
 from mlgraph.view.diagram import Box, Diagram, View

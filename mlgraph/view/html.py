@@ -9,7 +9,7 @@ from mlgraph.view.colours import DASHES
 from mlgraph.view.diagram import Box, Diagram, Dim, Edge, View
 from mlgraph.view.draw import Drawing
 from mlgraph.view.markup import escaped, json_script, tag
-from mlgraph.view.outline import outline
+from mlgraph.view.module_outline import outline
 from mlgraph.view.picture import Picture, arrange
 from mlgraph.view.sides import Side, legend, palette, sides
 

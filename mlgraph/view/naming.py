@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import fx
 
-from mlgraph.view import ops
+from mlgraph.view import kinds as ops
 from mlgraph.view.patterns import Group, meets
 from mlgraph.view.scope import Wires
 

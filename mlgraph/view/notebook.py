@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mlgraph.axes.families import alike
-from mlgraph.axes.table import AxisTable
-from mlgraph.blocks import BlockTable
+from mlgraph.blocks.find import BlockTable
 from mlgraph.program import Program
+from mlgraph.program.axis_table import AxisTable
+from mlgraph.program.families import alike
 from mlgraph.view.colours import colours
 from mlgraph.view.fold import view
 from mlgraph.view.markup import escaped, tag

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import networkx as nx
 from torch import fx
 
-from mlgraph.view import ops
+from mlgraph.view import kinds as ops
 from mlgraph.view.scope import Wires
 
 _JOINED = frozenset(["add", "sub", "cat", "stack", "index_put"])

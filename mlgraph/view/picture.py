@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from mlgraph.view.diagram import Box, Diagram, Edge
-from mlgraph.view.layers import Layered, bend, layered
+from mlgraph.view.layering import Layered, bend, layered
 from mlgraph.view.measure import Face, face
 
 _APART = 22.0

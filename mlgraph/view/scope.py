@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from torch import fx
 
-from mlgraph.dataflow import Dataflow, is_tensor_valued
-from mlgraph.view.ops import TURNS, is_join, is_layout, name_of
+from mlgraph.graph.dataflow import Dataflow, is_tensor_valued
+from mlgraph.view.kinds import TURNS, is_join, is_layout, name_of
 
 
 class Wires:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlgraph.axes.families import Family
+from mlgraph.program.families import Family
 from mlgraph.view.colours import DASHES, colours
 from mlgraph.view.diagram import View
 from mlgraph.view.measure import face

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from mlgraph.numbering import number_under
 from mlgraph.program import Program
+from mlgraph.program.numbering import number_under
 from mlgraph.view.diagram import Branch, Tensor
 from mlgraph.view.words import Words
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import fx
 
-from mlgraph.axes.expressions import DimExpr, Join, Leaf, Term
-from mlgraph.axes.families import families
 from mlgraph.program import Program
+from mlgraph.program.dims import DimExpr, Join, Leaf, Term
+from mlgraph.program.families import families
 from mlgraph.view.diagram import Dim, Tensor, Token
-from mlgraph.view.ops import value_of
+from mlgraph.view.kinds import value_of
 
 
 class Words:

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlgraph.axes.expressions import DimExpr, Join, Leaf, size_of
-from mlgraph.axes.permutation import permute
+from mlgraph.program.dims import DimExpr, Join, Leaf, size_of
+from mlgraph.verify.soundness import permute
 
 SIZES = {"a": 2, "b": 3, "c": 4, "d": 5}
 LEAVES = st.sampled_from([Leaf(axis, size) for axis, size in SIZES.items()])

@@ -15,10 +15,10 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from mlgraph.axes import register_rule
-from mlgraph.axes.permutation import permutation_error
 from mlgraph.axes.rules import find_rule
+from mlgraph.graph.propagate import propagate
 from mlgraph.program import Program, Signature, Tensors
-from mlgraph.propagate import propagate
+from mlgraph.verify.soundness import permutation_error
 
 aten = torch.ops.aten
 N = tuple[int, ...]

@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 import mlgraph
-from mlgraph.axes.rules.table import Context, Dims, Result, Rule, set_rule
+from mlgraph.axes.rules.registry import Context, Dims, Result, Rule, set_rule
 from mlgraph.program import Program
 from tests import oracles
 

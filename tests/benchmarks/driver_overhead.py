@@ -22,9 +22,9 @@ from torch import nn
 import mlgraph
 from mlgraph.program import Program
 from mlgraph.train import Optimizer, Schedule, plain, run, vcycle
-from mlgraph.train.accelerating import make_accelerator
-from mlgraph.train.engine import _Engine
-from mlgraph.train.rates import Rate
+from mlgraph.train.engine.processes import make_accelerator
+from mlgraph.train.engine.rates import Rate
+from mlgraph.train.engine.run import _Engine
 from mlgraph.train.settings import Settings
 
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 import mlgraph
 from mlgraph.program import Program
-from mlgraph.train.images import IdxImages
+from mlgraph.train.data.images import IdxImages
 from tests.benchmarks.vcycles import Loaders, Task, main
 from tests.tools.fetch import fetch
 

@@ -17,7 +17,7 @@ import torch
 import transformers
 
 import mlgraph
-from mlgraph.cli.render.program import inspection
+from mlgraph.inspect.text.program import inspection
 
 SECONDS, LINES = 1.5, 60
 

@@ -21,8 +21,8 @@ from torch.utils.data import DataLoader
 
 import mlgraph
 from mlgraph.program import Program
-from mlgraph.train.text import TokenBlocks, tokenize
-from mlgraph.train.tokenizer import load_tokenizer
+from mlgraph.train.data.text import TokenBlocks, tokenize
+from mlgraph.train.data.tokenizer import load_tokenizer
 from tests.benchmarks.vcycles import Task, main
 from tests.tools.fetch import fetch
 

@@ -37,7 +37,7 @@ def make(directory: Path, layers: int) -> int:
     """Write the checkpoint and return its bytes."""
     import transformers
 
-    from mlgraph.sources.hollow import on_meta
+    from mlgraph.interop.hollow import on_meta
     from mlgraph.storage import write_safetensors
 
     config = transformers.LlamaConfig(
@@ -100,8 +100,8 @@ def coarsen(source: Path, target: Path) -> dict[str, float]:
     with Watch() as watch:
         begin = time.perf_counter()
         import mlgraph
-        from mlgraph.emit.huggingface import save_huggingface
-        from mlgraph.sources import open_source
+        from mlgraph.interop.huggingface import save_huggingface
+        from mlgraph.interop.open import open_source
 
         program = open_source(source)
         seconds["capture"] = time.perf_counter() - begin

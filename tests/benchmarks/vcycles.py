@@ -34,9 +34,9 @@ from torch.utils.data import DataLoader
 import mlgraph
 from mlgraph.program import Program
 from mlgraph.train import Coarsen, Optimizer, Phase, Refine, Schedule, plain, run, vcycle
-from mlgraph.train.batches import own_loss
-from mlgraph.train.compare import curve, saving, spread
-from mlgraph.train.metering import read_metrics
+from mlgraph.train.data.batches import own_loss
+from mlgraph.train.results.metrics import read_metrics
+from mlgraph.train.results.savings import curve, saving, spread
 
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 ALPHAS = (0.25, 0.5, 1.0)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import mlgraph
-import mlgraph.sources
 from mlgraph.cli.app import run
+from mlgraph.interop.open import open_source
 from tests.zoo import get
 
 
@@ -48,7 +48,7 @@ def models(tmp_path_factory):
     for entry, name in (("bert-mlm", "bert"), ("llama", "llama")):
         model = get(entry).build().model
         model.save_pretrained(folder / name)
-        mlgraph.save(mlgraph.sources.open_source(folder / name), folder / f"{name}.pt")
+        mlgraph.save(open_source(folder / name), folder / f"{name}.pt")
     mlp = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 4), nn.GELU(), nn.Linear(4, 3))
     mlgraph.save(mlgraph.capture(mlp, (torch.randn(5, 6),), name="mlp"), folder / "mlp.pt")
     torch.save(mlp, folder / "pickled.pkl")

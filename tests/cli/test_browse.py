@@ -19,7 +19,7 @@ import mlgraph
 from mlgraph.cli.browser.explorer import Explorer, Place
 from mlgraph.cli.browser.panels import detail, figures
 from mlgraph.cli.browser.preview import Preview, Request, coarse_shape, preview, sketch
-from mlgraph.cli.summary import summarize
+from mlgraph.inspect.summary import summarize
 from tests.cli.planted import Attention, states
 from tests.cli.test_views import stack
 

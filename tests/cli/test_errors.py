@@ -183,7 +183,7 @@ def test_an_error_inside_is_a_sentence_too(cli, bert, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("broken\nin two")
 
-    monkeypatch.setattr("mlgraph.cli.summary.families", fail)
+    monkeypatch.setattr("mlgraph.inspect.summary.families", fail)
     result = cli("axes", bert)
     assert result.code == 1
     assert result.err == (

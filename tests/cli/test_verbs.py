@@ -11,6 +11,7 @@ import transformers
 
 import mlgraph
 from mlgraph.cli.verbs import VERBS
+from mlgraph.interop.open import open_source
 from mlgraph.passes import Coalesce
 
 LAYER = "bert.encoder.layer.0.attention.self.query.weight"
@@ -89,7 +90,7 @@ def test_a_huggingface_directory_gives_one(cli, models, tmp_path):
     assert not any(report.values())
     assert model.config.hidden_size == 12
     assert model.config.num_hidden_layers == 2
-    program = mlgraph.coalesce(mlgraph.sources.open_source(models / "bert"), depth=2, width=2)
+    program = mlgraph.coalesce(open_source(models / "bert"), depth=2, width=2)
     ids = torch.randint(1, 97, (2, 5))
     mask = torch.ones_like(ids)
     expected = mlgraph.emit(program).eval()(input_ids=ids, attention_mask=mask, labels=ids).logits
@@ -224,7 +225,7 @@ def test_verify(cli, models):
 
 
 def test_verify_fails_with_exit_code_1(cli, bert, monkeypatch):
-    from mlgraph.verification import Check, Report
+    from mlgraph.verify.checks import Check, Report
 
     failed = Report("bert", (Check("soundness", "heads", 0.5, 1e-9, "view_3"),))
     monkeypatch.setitem(vars(mlgraph), "verify", lambda *args, **kwargs: failed)
@@ -290,7 +291,7 @@ def test_python_m_mlgraph_and_the_time_of_help():
     assert "coarsen" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "mlgraph.cli.app" in imported
-    assert imported.isdisjoint({"torch", "transformers", "numpy", "networkx", "mlgraph.program"})
+    assert imported.isdisjoint({"torch", "transformers", "numpy", "networkx", "mlgraph.program.program"})
 
 
 def test_weights_are_written_in_another_dtype(cli, models, tmp_path):

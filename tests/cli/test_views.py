@@ -9,12 +9,12 @@ from rich.console import Console
 from torch import nn
 
 import mlgraph
-from mlgraph.cli.differences import differences, gap
-from mlgraph.cli.lineage import lineage
-from mlgraph.cli.modules import Leaf, Module, module_tree
-from mlgraph.cli.render.layout import Row, lay_out, wrapped
-from mlgraph.cli.render.modules import TreeView, tree_lines
-from mlgraph.cli.trees import ADDED, CHANGED, REMOVED, SAME, paired_tree
+from mlgraph.inspect.differences import differences, gap
+from mlgraph.inspect.history import lineage
+from mlgraph.inspect.modules import Leaf, Module, module_tree
+from mlgraph.inspect.paired_modules import ADDED, CHANGED, REMOVED, SAME, paired_tree
+from mlgraph.inspect.text.layout import Row, lay_out, wrapped
+from mlgraph.inspect.text.modules import TreeView, tree_lines
 from tests.cli.planted import Language, Mlp, ids
 
 

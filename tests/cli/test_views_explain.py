@@ -8,7 +8,7 @@ import torch
 
 import mlgraph
 from mlgraph.errors import AxisError
-from mlgraph.explain import AxisExplanation, Step
+from mlgraph.inspect.explain import AxisExplanation, Step
 from tests.cli import planted
 
 CASES = {

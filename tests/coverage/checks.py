@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 import mlgraph
-from mlgraph.axes.expressions import leaves
 from mlgraph.program import Program
+from mlgraph.program.dims import leaves
 from tests import oracles
 from tests.coverage import round_trip
 from tests.zoo import Built, Entry
@@ -97,7 +97,7 @@ def check_captured(subject: Subject) -> None:
 
 def check_axes(subject: Subject) -> None:
     """The axes coarsened by default are the dims that the class halves, and no other."""
-    from mlgraph.axes.expressions import resized
+    from mlgraph.program.dims import resized
 
     table = subject.program.axes
     sizes = {axis.id: axis.size // 2 for axis in table if axis.coarsenable_by_default and axis.size % 2 == 0}

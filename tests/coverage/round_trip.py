@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import mlgraph
+from mlgraph.capture.inputs.origin import describe_origin
 from mlgraph.program import Program
-from mlgraph.sources import describe_origin
 from tests import oracles
 from tests.zoo import Entry
 
@@ -74,14 +74,14 @@ def create_model_call(entry: Entry) -> tuple[str, dict[str, Any]]:
 def through_timm(program: Program, path: Path) -> nn.Module:
     import timm
 
-    from mlgraph.emit.timm import save_timm
+    from mlgraph.interop.timm import save_timm
 
     saved = save_timm(program, path)
     return timm.create_model(saved.model, **saved.kwargs, checkpoint_path=str(saved.path)).eval()
 
 
 def through_huggingface(program: Program, cls: Any, folder: Path) -> nn.Module:
-    from mlgraph.emit.huggingface import save_huggingface
+    from mlgraph.interop.huggingface import save_huggingface
 
     save_huggingface(program, folder)
     loaded, report = cls.from_pretrained(folder, output_loading_info=True, local_files_only=True)

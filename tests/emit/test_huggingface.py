@@ -12,9 +12,12 @@ import transformers
 from torch import nn
 
 import mlgraph
-from mlgraph.emit.align import align
-from mlgraph.emit.checks import check_outputs, random_call, relative_error
-from mlgraph.emit.huggingface import (
+from mlgraph.capture.inputs.origin import describe_origin
+from mlgraph.errors import FileError, MlgraphError
+from mlgraph.interop import directory
+from mlgraph.interop.fitting.align import align
+from mlgraph.interop.hollow import hollow
+from mlgraph.interop.huggingface import (
     SKELETON,
     NotExpressible,
     express,
@@ -23,10 +26,9 @@ from mlgraph.emit.huggingface import (
     save_huggingface,
     to_huggingface,
 )
-from mlgraph.errors import FileError, MlgraphError
+from mlgraph.interop.open import open_source
+from mlgraph.interop.same_outputs import check_outputs, random_call, relative_error
 from mlgraph.program import Program
-from mlgraph.sources import describe_origin, directory, open_source
-from mlgraph.sources.hollow import hollow
 from tests import zoo
 
 # Coarsened by 2 in width and depth, written, and loaded by transformers with equal outputs.

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlgraph.emit.probe import ProbeError, Prober, measure
-from mlgraph.emit.settings import Layers, leaves, resize
-from mlgraph.sources.hollow import configuration, on_meta
+from mlgraph.interop.fitting.config_tree import Layers, leaves, resize
+from mlgraph.interop.fitting.probe import ProbeError, Prober, measure
+from mlgraph.interop.hollow import configuration, on_meta
 
 DECODER = {
     "hidden_size": 32,

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import mlgraph
-from mlgraph.emit.checks import check_outputs
-from mlgraph.emit.huggingface import NotExpressible
-from mlgraph.emit.timm import effective_arguments, express, from_timm, save_timm, to_timm
+from mlgraph.interop.huggingface import NotExpressible
+from mlgraph.interop.same_outputs import check_outputs
+from mlgraph.interop.timm import effective_arguments, express, from_timm, save_timm, to_timm
 from mlgraph.program import Program
 from tests import zoo
 

@@ -12,9 +12,9 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from mlgraph import ops
+from mlgraph.graph import ops
+from mlgraph.graph.propagate import propagate
 from mlgraph.program import Input, Lineage, Program, Signature, Tensors
-from mlgraph.propagate import propagate
 
 aten = torch.ops.aten
 Pair = collections.namedtuple("Pair", "first second")

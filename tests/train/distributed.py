@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from mlgraph.train import Optimizer, run, vcycle
-from mlgraph.train.worker import Worker
+from mlgraph.train.engine.worker import Worker
 from tests.train.models import cross_entropy, points, program
 
 

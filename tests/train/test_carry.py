@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import mlgraph
 from mlgraph.program import Program
 from mlgraph.train import Coarsen, Interpolate, Optimizer, Refine, Schedule, Train, run, vcycle
-from mlgraph.train.carry import counterparts, first_copies, new_parameters, state_map
-from mlgraph.train.levels import Level, change_level, mix_state
-from mlgraph.train.optim import OptimizerState, write_state
+from mlgraph.train.engine.carry import counterparts, first_copies, new_parameters, state_map
+from mlgraph.train.engine.levels import Level, change_level, mix_state
+from mlgraph.train.optimizer import OptimizerState, write_state
 from tests.train.models import cross_entropy, points, program
 
 

@@ -12,16 +12,10 @@ from torch.utils.data import DataLoader
 import mlgraph
 from mlgraph.train import TrainError
 from mlgraph.train.config import Data
-from mlgraph.train.data import load_data
-from mlgraph.train.images import FolderImages, IdxImages, idx_pair, read_idx
-from mlgraph.train.text import (
-    MaskedBlocks,
-    TokenBlocks,
-    fingerprint,
-    read_documents,
-    tokenize,
-)
-from mlgraph.train.tokenizer import load_tokenizer, special_token, train_bpe
+from mlgraph.train.data.images import FolderImages, IdxImages, idx_pair, read_idx
+from mlgraph.train.data.tasks import load_data
+from mlgraph.train.data.text import MaskedBlocks, TokenBlocks, fingerprint, read_documents, tokenize
+from mlgraph.train.data.tokenizer import load_tokenizer, special_token, train_bpe
 from tests.train.models import idx_bytes, idx_files
 
 TEXTS = [f"line {n}: the quick brown fox jumps over {n} lazy dogs\n" * 3 for n in range(60)]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mlgraph.train import Settings, TrainError
-from mlgraph.train.accelerating import make_accelerator
+from mlgraph.train.engine.processes import make_accelerator
 
 slow = pytest.mark.slow
 

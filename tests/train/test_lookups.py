@@ -11,7 +11,7 @@ from torch import nn
 
 import mlgraph
 from mlgraph.train import TrainError, plain, run
-from mlgraph.train.lookups import check_lookups
+from mlgraph.train.data.lookups import check_lookups
 
 SIZES = {"vocab_size": 30, "n_positions": 12, "n_embd": 8, "n_layer": 2, "n_head": 2, "use_cache": False}
 

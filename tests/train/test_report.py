@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlgraph.train import TrainError, vcycle
-from mlgraph.train.compare import Saving, cost_to_reach, curve, saving, spread
 from mlgraph.train.phases import to_json
-from mlgraph.train.report import choose_baseline, compare, describe, read_run, write_report
+from mlgraph.train.results.report import choose_baseline, compare, describe, read_run, write_report
+from mlgraph.train.results.savings import Saving, cost_to_reach, curve, saving, spread
 
 
 def _history(points: list[tuple[float, float]], level: int = 1) -> list[dict[str, Any]]:

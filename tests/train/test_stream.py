@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from mlgraph.train import TrainError
-from mlgraph.train.stream import Stream
+from mlgraph.train.data.stream import Stream
 
 
 class Noisy(Dataset[torch.Tensor]):

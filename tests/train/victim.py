@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-import mlgraph.train.checkpoint as checkpoint
+import mlgraph.train.engine.checkpoint as checkpoint
 from mlgraph.train import Optimizer, Schedule, run, vcycle
-from mlgraph.train.worker import Worker
+from mlgraph.train.engine.worker import Worker
 from tests.train.models import classifier, cross_entropy, points
 
 PHASES = vcycle(8, init_steps=3, coarse_steps=5, levels=2)
@@ -83,7 +83,7 @@ def start(out: Path, result: Path, kill: Kill | None = None) -> int | None:
     """Run in a process of its own; its exit code (minus the signal that ended it)."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["tests.train.victim", "mlgraph.train.engine", "accelerate", "mlgraph.passes.coalesce"]
+        ["tests.train.victim", "mlgraph.train.engine.run", "accelerate", "mlgraph.passes.coalesce"]
     )
     process = context.Process(target=train, args=(str(out), str(result), kill))
     process.start()

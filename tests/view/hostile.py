@@ -1,6 +1,6 @@
 """A view in which every string is an attempt to break out of a page."""
 
-from mlgraph.axes.families import Family
+from mlgraph.program.families import Family
 from mlgraph.view.diagram import Box, Branch, Diagram, Edge, Tensor, Token, View
 
 ATTACKS = (

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import mlgraph
-from mlgraph.axes.families import Family
 from mlgraph.passes import Coalesce
+from mlgraph.program.families import Family
 from mlgraph.view import page, svg, view
 from mlgraph.view.colours import colours
 from mlgraph.view.draw import arrowhead, rounded, shifted

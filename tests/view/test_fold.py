@@ -9,7 +9,7 @@ from hypothesis import given
 from torch import nn
 
 import mlgraph
-from mlgraph.dataflow import Dataflow
+from mlgraph.graph.dataflow import Dataflow
 from mlgraph.view import view
 from mlgraph.view.patterns import group, links
 from mlgraph.view.scope import Wires

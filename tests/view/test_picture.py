@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlgraph.view.diagram import Box, Diagram, Edge
-from mlgraph.view.layers import layered, ranks
+from mlgraph.view.layering import layered, ranks
 from mlgraph.view.picture import arrange, spaced
 
 KINDS = ("linear", "norm", "add", "attention", "side")

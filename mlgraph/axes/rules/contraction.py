@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx
 
 from mlgraph.axes.factors import Dim, Factor, Misaligned, fresh, hint, regroup, resolve, size_of
-from mlgraph.axes.rules.table import (
+from mlgraph.axes.rules.registry import (
     Context,
     Dims,
     Infer,
@@ -20,7 +20,7 @@ from mlgraph.axes.rules.table import (
     set_rule,
     set_rule_by_name,
 )
-from mlgraph.axes.rules.table import Rule as _Rule
+from mlgraph.axes.rules.registry import Rule as _Rule
 
 Terms = tuple[tuple[str, ...], ...]
 

@@ -9,7 +9,7 @@ from torch import fx
 from mlgraph.axes.factors import Dim, Reason, fresh, hint, size_of
 from mlgraph.axes.factors import freeze as _freeze
 from mlgraph.axes.rules.pointwise import broadcast
-from mlgraph.axes.rules.table import Context, Dims, Result, rule, structure
+from mlgraph.axes.rules.registry import Context, Dims, Result, rule, structure
 
 _INDEXED = "it is indexed by data"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from mlgraph.axes.factors import Misaligned, regroup, size_of
-from mlgraph.axes.rules.table import Context, Dims, Result, rule
+from mlgraph.axes.rules.registry import Context, Dims, Result, rule
 
 
 @rule("layer_norm rms_norm native_layer_norm _fused_rms_norm")

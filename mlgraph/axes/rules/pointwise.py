@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import fx
 
-from mlgraph import ops
 from mlgraph.axes.factors import Dim, size_of
-from mlgraph.axes.rules.table import Context, Dims, Result, Rule, rule, set_rule, structure
+from mlgraph.axes.rules.registry import Context, Dims, Result, Rule, rule, set_rule, structure
+from mlgraph.graph import ops
 
 
 def _tensors(ctx: Context, argument: Any) -> list[Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx
 
 from mlgraph.axes.factors import Dim, concatenate, size_of, split
-from mlgraph.axes.rules.table import Context, Result, rule
+from mlgraph.axes.rules.registry import Context, Result, rule
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from mlgraph.axes.factors import Dim, Misaligned, concatenate, fresh, hint, regroup, size_of, split
-from mlgraph.axes.rules.table import Context, Dims, Result, rule, structure
+from mlgraph.axes.rules.registry import Context, Dims, Result, rule, structure
 
 _MISALIGNED = "its indices do not align with a reshape"
 _CUT = "it is cut at a place that does not align with it"

@@ -7,8 +7,8 @@ from typing import Any
 from torch import fx
 
 from mlgraph.axes.factors import concatenate, fresh, regroup, size_of
+from mlgraph.axes.rules.registry import Context, Dims, Result, rule, structure
 from mlgraph.axes.rules.shape import freeze_all, shape_of
-from mlgraph.axes.rules.table import Context, Dims, Result, rule, structure
 
 _SLIDING = "windows slide over it"
 

@@ -1,0 +1,143 @@
+"""Reading the programs that verbs work on, and writing those that they make."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where a program went, in which form, and what is to be told.
+
+    ``form`` is ``"program"``, ``"huggingface"`` or ``"timm"``; ``config`` lists the config fields or keyword
+    arguments that changed.
+    """
+
+    path: Path
+    form: str
+    notes: tuple[str, ...] = ()
+    config: tuple[str, ...] = ()
+
+
+def open_program(
+    source: str,
+    *,
+    trust: bool = False,
+    loss: bool = True,
+    inputs: tuple[str, ...] = (),
+    module: str | None = None,
+) -> Program:
+    """The program of a SOURCE string or of its submodule; a terminal shows a sign of life meanwhile."""
+    with status(f"reading {source}"):
+        from mlgraph.capture.inputs.notation import parse_inputs
+        from mlgraph.interop.open import open_source
+
+        given = parse_inputs(inputs) if inputs else None
+        if given is None and module is None and Path(source).is_dir():
+            from mlgraph.interop.huggingface import read_skeleton
+
+            known = read_skeleton(source)
+            if known is not None:
+                return known
+        return open_source(source, trust=trust, loss=loss, inputs=given, module=module)
+
+
+@contextmanager
+def status(doing: str) -> Iterator[None]:
+    """A spinner on standard error, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    with Console(stderr=True).status(doing):
+        yield
+
+
+def is_huggingface(program: Program) -> bool:
+    """Whether the program came from a Hugging Face directory or config: results of it are directories."""
+    origin = program.origin
+    return origin.get("kind") == "huggingface" and ("path" in origin or "config_path" in origin)
+
+
+def default_output(source: str, label: str) -> Path:
+    """A name in the working directory: the source's, with what was done to it; a directory's is one too."""
+    plain = re.sub(r"^(hf|timm):", "", source).split(",")[0].rstrip("/")
+    stem = Path(plain).resolve().name if Path(plain).exists() else Path(plain).name
+    stem = re.sub(r"\.(pt2?|json|pth|pkl)$", "", stem) or "model"
+    name = f"{stem}-{label}" if label else stem
+    return Path(name if Path(source).is_dir() else f"{name}.pt")
+
+
+def write_program(
+    program: Program,
+    out: Path,
+    *,
+    dtype: str | None = None,
+    shard_size: str = "5GB",
+    tokenizer: Path | None = None,
+) -> Written:
+    """Write a program to ``out``, in the form that it came in where ``out`` has no ending.
+
+    What came from a Hugging Face directory or config goes into a directory, and what came from timm into
+    a file for ``create_model`` where ``out`` ends in ``.safetensors``. A name that ends in ``.pt`` always
+    gives a saved program, and so does what no config can express, beside ``out``; the notes of the result
+    say why.
+    ``dtype`` converts floating-point tensors; ``shard_size`` is that of Hugging Face shards; ``tokenizer`` a
+    folder whose tokenizer goes into the directory. What was at ``out`` before stays until the new one is
+    complete.
+    """
+    from mlgraph.cli.checks import checked, floating_dtype, in_dtype
+    from mlgraph.interop.fitting.fit import NotExpressible
+    from mlgraph.storage import save
+
+    why: tuple[str, ...] = ()
+    kind = floating_dtype(dtype) if dtype is not None else None
+    program = checked(program)
+    try:
+        if is_huggingface(program) and out.suffix != ".pt":
+            from mlgraph.interop.huggingface import save_huggingface
+
+            with writing(out) as progress:
+                saved = save_huggingface(
+                    program,
+                    out,
+                    dtype=kind,
+                    shard_size=shard_size,
+                    tokenizer_dir=tokenizer,
+                    progress=progress,
+                )
+            return Written(out, "huggingface", saved.notes, saved.changes)
+        if program.origin.get("kind") == "timm" and out.suffix == ".safetensors":
+            from mlgraph.interop.timm import save_timm
+
+            with status(f"writing {out}"):
+                made = save_timm(in_dtype(program, kind), out)
+            return Written(out, "timm", (f"load it with {made.call}",), made.changes)
+    except NotExpressible as reason:
+        out = out.with_name(out.name + ".pt")
+        why = (f"saved as a program instead: {reason}",)
+    with writing(out) as progress:
+        save(in_dtype(program, kind), out, progress=progress)
+    return Written(out, "program", why)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[Callable[[int, int], None]]:
+    """A bar that counts bytes, on standard error where that is a terminal; yields what to call."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn(f"writing {out}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    console, watched = Console(stderr=True), sys.stderr.isatty()
+    with Progress(*columns, console=console, transient=True, disable=not watched) as bar:
+        task = bar.add_task("write", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,1 @@
+"""Chains of repeated blocks, found on the dataflow graph."""

@@ -1,0 +1,275 @@
+"""torch.export with what it takes to get a model through: modes, dynamic sizes, clear failures."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import io
+import linecache
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+from mlgraph.capture.tracing import SizeTooComplex, Tracing, outside
+from mlgraph.errors import CaptureError
+from mlgraph.graph.propagate import is_fake
+from mlgraph.graph.sizes import size_of
+
+
+@dataclass(frozen=True)
+class Call:
+    """Example arguments; ``parameters`` are all that the original takes, in order, given or not."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    parameters: tuple[str, ...] = ()
+
+    def map(self, change: Callable[[Any], Any]) -> Call:
+        """The same call with every leaf changed."""
+        args, kwargs = pytree.tree_map(change, (self.args, self.kwargs))
+        return dataclasses.replace(self, args=args, kwargs=kwargs)
+
+    def leaves(self) -> list[Any]:
+        """The flat arguments."""
+        return pytree.tree_leaves((self.args, self.kwargs))
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What torch.export made, of which call, and what is to be told about it."""
+
+    program: ExportedProgram
+    call: Call
+    notes: tuple[str, ...]
+
+
+def export(model: nn.Module, call: Call, dynamic_shapes: Any, training: bool = True) -> Exported:
+    """Export a model in training (or evaluation) mode, with as many dynamic sizes as it allows.
+
+    A module whose own code cannot be traced in training mode (a branch on a random draw, as of
+    LayerDrop) is put in evaluation mode alone, its children stay in training; the notes name
+    it. Raises ``CaptureError``.
+    """
+    tracing = _tracing(model, call)
+    model.train(training)
+    notes: list[str] = []
+    while True:
+        try:
+            program, used = _with_sizes(model, call, dynamic_shapes, tracing)
+            told = (*notes, *tracing.notes, *_fixed_sizes(program, used, dynamic_shapes))
+            return Exported(program, used, told)
+        except Exception as error:
+            if "not a known type" in str(error) and _register_outputs(model, call, training):
+                continue
+            culprit = _training_culprit(model, error) if training else None
+            if culprit is None:
+                raise CaptureError(_sentence(error)) from error
+            name, module = culprit
+            module.training = False
+            label = f"{name or 'the model'} ({type(module).__name__})"
+            notes.append(
+                f"{label} runs as in evaluation, its own training behaviour cannot be traced: {_spot(error)}"
+            )
+
+
+def _tracing(model: nn.Module, call: Call) -> Tracing:
+    if not has_values(model):
+        return Tracing()
+    model.eval()
+    return Tracing.of(lambda: model(*call.args, **call.kwargs))
+
+
+def _with_sizes(
+    model: nn.Module, call: Call, dynamic_shapes: Any, tracing: Tracing
+) -> tuple[ExportedProgram, Call]:
+    def attempt(shapes: Any, on: Call = call) -> ExportedProgram:
+        # torch.export marks the tensors it was given, and a failure leaves the marks
+        given = on.map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf)
+        # what torch prints of a graph that fails says nothing to a user
+        with (
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+            tracing.active(limit=dynamic_shapes == "auto"),
+        ):
+            return torch.export.export(model, given.args, given.kwargs, dynamic_shapes=shapes, strict=False)
+
+    if dynamic_shapes != "auto":
+        return attempt(dynamic_shapes), call
+    wide = _widened(call)
+    for on in (wide, call) if wide is not None else (call,):
+        try:
+            return attempt(_shapes(model, on, _all_dims), on), on
+        except SizeTooComplex:
+            with contextlib.suppress(Exception):
+                return attempt(_shapes(model, on, _all_but_spatial), on), on
+        except Exception:
+            continue
+    # If this fails, the sizes are not to blame.
+    best = attempt(None)
+    choice: dict[int, Any] = {}
+    for index, leaf in enumerate(call.leaves()):
+        if not isinstance(leaf, torch.Tensor):
+            continue
+        for dims in (_all_dims, _first_dim):
+            trial = {**choice, index: dims}
+            try:
+                best = attempt(_chosen(model, call, trial))
+            except Exception:
+                continue
+            choice = trial
+            break
+    return best, call
+
+
+def _all_dims(tensor: torch.Tensor) -> Any:
+    return tuple(Dim.AUTO for _ in tensor.shape)
+
+
+def _all_but_spatial(tensor: torch.Tensor) -> Any:
+    """Of an image, whose sizes go through the most arithmetic, the batch alone."""
+    return _first_dim(tensor) if tensor.dim() > 3 else _all_dims(tensor)
+
+
+def _first_dim(tensor: torch.Tensor) -> Any:
+    return tuple(Dim.AUTO if dim == 0 else Dim.STATIC for dim in range(tensor.dim()))
+
+
+def _shapes(model: nn.Module, call: Call, dims: Callable[[torch.Tensor], Any]) -> Any:
+    return _chosen(model, call, dict.fromkeys(range(len(call.leaves())), dims))
+
+
+def _chosen(model: nn.Module, call: Call, dims: dict[int, Any]) -> Any:
+    leaves, spec = pytree.tree_flatten((call.args, call.kwargs))
+    shapes = [
+        dims[index](leaf) if isinstance(leaf, torch.Tensor) and index in dims else None
+        for index, leaf in enumerate(leaves)
+    ]
+    args, kwargs = pytree.tree_unflatten(shapes, spec)
+    return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+
+
+def _widened(call: Call) -> Call | None:
+    """A call with a batch of 2 instead of 1, for torch.export fixes sizes that are 1."""
+    tensors = [leaf for leaf in call.leaves() if isinstance(leaf, torch.Tensor)]
+    if not tensors or any(leaf.dim() == 0 or leaf.shape[0] != 1 for leaf in tensors):
+        return None
+    return call.map(lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) else leaf)
+
+
+def _fixed_sizes(program: ExportedProgram, call: Call, dynamic_shapes: Any) -> list[str]:
+    if dynamic_shapes != "auto":
+        return []
+    notes = []
+    names = program.graph_signature.user_inputs
+    fakes = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    for name, leaf in zip(names, call.leaves(), strict=True):
+        fake = fakes.get(name)
+        if not isinstance(leaf, torch.Tensor) or fake is None:
+            continue
+        fixed = [(dim, s) for dim, s in enumerate(map(size_of, fake.shape)) if isinstance(s, int)]
+        if fixed:
+            sizes = ", ".join(f"dim {dim} at {size}" for dim, size in fixed)
+            notes.append(f"input {name} is fixed in {sizes}")
+    return notes
+
+
+def _frames(error: BaseException) -> list[tuple[FrameType, int]]:
+    """Frames outside torch and this package, outermost first, with their lines."""
+    found = []
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if outside(name):
+            found.append((trace.tb_frame, trace.tb_lineno))
+        trace = trace.tb_next
+    return found
+
+
+def _spot(error: BaseException) -> str:
+    frames = _frames(error)
+    if not frames:
+        return type(error).__name__
+    frame, line = frames[-1]
+    file = frame.f_code.co_filename
+    return f"{file}:{line}: {linecache.getline(file, line).strip()}"
+
+
+def _sentence(error: BaseException) -> str:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if "data-dependent" in reason or "GuardOnDataDependent" in type(error).__name__:
+        reason = "the line branches on values that are known only when the model runs"
+        advice = "write it without the branch (torch.where), or capture a submodule that does without it"
+    else:
+        advice = "change that line, or capture a submodule that does without it"
+    return f"{_spot(error)} cannot be captured: {reason.rstrip('.')}; {advice}"
+
+
+def _training_culprit(model: nn.Module, error: BaseException) -> tuple[str, nn.Module] | None:
+    """The innermost module still in training mode in whose own code the error arose."""
+    names = {id(module): name for name, module in model.named_modules()}
+    for frame, _ in reversed(_frames(error)):
+        first = frame.f_code.co_varnames[:1]
+        module = frame.f_locals.get(first[0]) if first else None
+        if isinstance(module, nn.Module) and id(module) in names and module.training:
+            return names[id(module)], module
+    return None
+
+
+def failing_module(model: nn.Module, error: BaseException) -> str | None:
+    """The path of the innermost module in whose own code an error arose."""
+    names: dict[int, str] = {id(module): name for name, module in model.named_modules()}
+    for frame, _ in reversed(_frames(error)):
+        first = frame.f_code.co_varnames[:1]
+        module = frame.f_locals.get(first[0]) if first else None
+        if isinstance(module, nn.Module) and id(module) in names:
+            return names[id(module)]
+    return None
+
+
+def captures(module: nn.Module, call: Call) -> bool:
+    """Whether a module can be exported in evaluation at the sizes of a call."""
+    mode = module.training
+    try:
+        with torch.no_grad():
+            _with_sizes(module.eval(), call, None, _tracing(module, call))
+    except Exception:  # whatever stands in the way
+        return False
+    finally:
+        module.train(mode)
+    return True
+
+
+def _register_outputs(model: nn.Module, call: Call, training: bool) -> bool:
+    """Let dataclasses in the model's results be pytrees; whether there was one that was not."""
+    if not has_values(model):
+        return False
+    with torch.no_grad():
+        model.eval()
+        result = model(*call.args, **call.kwargs)
+        model.train(training)
+    found = False
+    pending = [result]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            pending.extend(value.values())
+        elif isinstance(value, list | tuple):
+            pending.extend(value)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            if type(value) not in pytree.SUPPORTED_NODES:
+                torch.export.register_dataclass(type(value))
+                found = True
+            pending.extend(getattr(value, field.name) for field in dataclasses.fields(value))
+    return found
+
+
+def has_values(model: nn.Module) -> bool:
+    """Whether every tensor of a model has bytes."""
+    return not any(is_fake(t) for t in [*model.parameters(), *model.buffers()])

@@ -1,0 +1,255 @@
+"""From an exported program to a plain graph: tensors by name, one flat list of calls, one device."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from mlgraph.errors import CaptureError
+from mlgraph.graph.propagate import DEVICE
+
+aten = torch.ops.aten
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*\n(?:    (?P<text>[^\n]*))?')
+_ASSERTS = {
+    "_assert_tensor_metadata",
+    "_assert_async",
+    "_assert_scalar",
+    "sym_constrain_range",
+    "sym_constrain_range_for_size",
+    "_functional_assert_async",
+    "_functional_sym_constrain_range",
+    "_functional_sym_constrain_range_for_size",
+    "_assert_async.msg",
+}
+# torch.export calls no-gradient and autocast regions through these.
+_NO_GRAD = "wrap_with_set_grad_enabled"
+_AUTOCAST = "wrap_with_autocast"
+
+
+def import_graph(
+    exported: ExportedProgram, canonical: Mapping[str, str], constant_names: Callable[[str, str], str]
+) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
+    """The graph of an exported program in the program's form, and the constants it lifted.
+
+    Parameters and buffers become get_attr nodes named by ``canonical`` (any name of a tied tensor to its
+    first); a lifted constant gets the name ``constant_names(module, name)``, where ``module`` is the
+    module that first uses it. Regions without gradients are inlined and their results detached;
+    autocast regions are inlined and the nodes in them keep ``meta["autocast"]``. Assertions are dropped and
+    every device is replaced by the program's one device. ``meta["symbolic"]`` is the value of a node with
+    torch.export's symbolic sizes.
+    """
+    return _Importer(exported, canonical, constant_names).run()
+
+
+def source_of(stack_trace: str | None) -> str | None:
+    """``file:line: text`` of the innermost frame of a stack trace that is not torch's own."""
+    frames = [m for m in _FRAME.finditer(stack_trace or "") if not m["file"].startswith(_TORCH)]
+    if not frames:
+        return None
+    last = frames[-1]
+    return f"{last['file']}:{last['line']}: {(last['text'] or '').strip()}"
+
+
+def _module_of(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    path = str(next(reversed(stack.values()))[0])
+    return re.sub(r"@\d+", "", path)
+
+
+class _Importer:
+    def __init__(
+        self,
+        exported: ExportedProgram,
+        canonical: Mapping[str, str],
+        constant_names: Callable[[str, str], str],
+    ) -> None:
+        self.exported = exported
+        self.canonical = canonical
+        self.constant_names = constant_names
+        self.graph = fx.Graph()
+        self.constants: dict[str, torch.Tensor] = {}
+        self.attributes: dict[str, fx.Node] = {}
+        self.meta: dict[str, Any] = {}
+        values = [node.meta.get("val") for node in exported.graph.nodes]
+        self.fake_mode = next((v.fake_mode for v in values if isinstance(v, FakeTensor)), None)
+
+    def run(self) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
+        signature = self.exported.graph_signature
+        env: dict[fx.Node, Any] = {}
+        for node, spec in zip(_placeholders(self.exported.graph), signature.input_specs, strict=True):
+            if spec.kind is InputKind.USER_INPUT:
+                env[node] = self.graph.placeholder(node.name)
+                env[node].meta = {"module": "", "source": None, "symbolic": node.meta.get("val")}
+            elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+                env[node] = self._attribute(self.canonical[str(spec.target)], node.meta.get("val"))
+            elif spec.kind is InputKind.CONSTANT_TENSOR:
+                env[node] = self._constant(node, str(spec.target))
+            else:
+                raise CaptureError(
+                    f"input {node.name} is a {spec.kind.name.lower()}, which a program cannot hold; "
+                    "keep such objects out of forward"
+                )
+        results = self._body(self.exported.graph_module, env)
+        outputs = []
+        for spec, value in zip(signature.output_specs, results, strict=True):
+            if spec.kind in (OutputKind.USER_OUTPUT, OutputKind.LOSS_OUTPUT):
+                outputs.append(value)
+            elif spec.kind is OutputKind.BUFFER_MUTATION:
+                target = self._attribute(self.canonical[str(spec.target)], None)
+                self.graph.call_function(aten.copy_.default, (target, value)).meta = {
+                    "module": str(spec.target).rpartition(".")[0],
+                    "source": None,
+                }
+            else:
+                raise CaptureError(f"the model changes its input {spec.target}; clone it in forward first")
+        self.graph.output(tuple(outputs)).meta = {"module": "", "source": None}
+        # Attributes were made on first sight; unused ones (dead aliases) go.
+        for node in list(self.graph.nodes):
+            if node.op == "get_attr" and not node.users:
+                self.graph.erase_node(node)
+        return self.graph, self.constants
+
+    def _attribute(self, name: str, symbolic: Any) -> fx.Node:
+        if name not in self.attributes:
+            node = self.graph.create_node("get_attr", name, name=name.replace(".", "_"))
+            node.meta = {"module": name.rpartition(".")[0], "source": None, "symbolic": symbolic}
+            self.attributes[name] = node
+        return self.attributes[name]
+
+    def _constant(self, node: fx.Node, target: str) -> fx.Node | None:
+        if not node.users:
+            return None
+        module = _module_of(next(iter(node.users)))
+        name = self.constant_names(module, target.rpartition(".")[2])
+        self.constants[name] = self.exported.constants[target]
+        return self._attribute(name, node.meta.get("val"))
+
+    def _body(self, owner: torch.nn.Module, env: dict[fx.Node, Any]) -> tuple[Any, ...]:
+        """Copy one graph's nodes; the values of its results."""
+        graph = owner.graph
+        assert isinstance(graph, fx.Graph)
+        for node in graph.nodes:
+            if node.op == "call_function":
+                env[node] = self._call(owner, node, env)
+            elif node.op == "get_attr":
+                env[node] = _resolve(owner, str(node.target))
+            elif node.op == "call_module":
+                # the guards module torch.export adds; it returns nothing
+                env[node] = None
+            elif node.op == "output":
+                result = fx.map_arg(node.args[0], lambda n: env[n])
+                return tuple(result) if isinstance(result, tuple | list) else (result,)
+        return ()
+
+    def _call(self, owner: torch.nn.Module, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
+        target: Any = node.target
+        name = getattr(target, "__name__", str(target))
+        if isinstance(target, torch._ops.OpOverload) and target._schema.name.split("::")[1] in _ASSERTS:
+            return None
+        mapped: tuple[Any, Any] = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
+        args, kwargs = mapped
+        if isinstance(target, torch._ops.HigherOrderOperator):
+            return self._region(node, str(target), args)
+        if name == "getitem" and isinstance(args[0], tuple | list):
+            return args[0][args[1]]
+        if _no_nodes(args) and not isinstance(target, torch._ops.OpOverload):
+            return target(*args, **kwargs)
+        target, args, kwargs = one_device(target, args, kwargs)
+        if target is None:
+            return args[0]
+        new = self.graph.create_node("call_function", target, args, kwargs, name=node.name)
+        new.meta = {
+            "module": _module_of(node),
+            "source": source_of(node.meta.get("stack_trace")),
+            "symbolic": self._symbolic(node, target, args, kwargs),
+            **self.meta,
+        }
+        return new
+
+    def _symbolic(self, node: fx.Node, target: Any, args: Any, kwargs: Any) -> Any:
+        if "val" in node.meta or self.fake_mode is None:
+            return node.meta.get("val")
+        # torch.export leaves the values inside regions out
+        args, kwargs = fx.map_arg((args, kwargs), lambda n: n.meta["symbolic"])
+        with self.fake_mode, torch.no_grad():
+            return target(*args, **kwargs)
+
+    def _region(self, node: fx.Node, name: str, args: tuple[Any, ...]) -> Any:
+        if name == _NO_GRAD:
+            enabled, body, operands = args[0], args[1], args[2:]
+            results = self._inline(body, operands, {})
+            return results if enabled else tuple(self._detached(node, value) for value in results)
+        if name == _AUTOCAST:
+            device_type, dtype, enabled, _cache, body = args[:5]
+            region = (str(device_type), dtype, bool(enabled))
+            return self._inline(body, args[5:], {"autocast": region})
+        source = source_of(node.meta.get("stack_trace")) or "the model"
+        raise CaptureError(
+            f"{source} uses {name}, whose branches a flat graph cannot hold; write it with plain tensor ops"
+        )
+
+    def _inline(
+        self, body: torch.nn.Module, operands: tuple[Any, ...], meta: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        graph = body.graph
+        assert isinstance(graph, fx.Graph)
+        env: dict[fx.Node, Any] = dict(zip(_placeholders(graph), operands, strict=True))
+        outer = self.meta
+        self.meta = {**outer, **meta}
+        try:
+            return self._body(body, env)
+        finally:
+            self.meta = outer
+
+    def _detached(self, node: fx.Node, value: Any) -> Any:
+        if not isinstance(value, fx.Node):
+            return value
+        new = self.graph.call_function(aten.detach.default, (value,))
+        new.meta = {**value.meta, "module": _module_of(node)}
+        return new
+
+
+def one_device(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """A call on the program's one device; the target is ``None`` where only a move was asked for."""
+    given: Any
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("pin_memory", "layout", "non_blocking")}
+    if target in (aten.to.device, aten.to.dtype, aten.to.dtype_layout):
+        names = [argument.name for argument in target._schema.arguments]
+        given = dict(zip(names, args, strict=False)) | kwargs
+        dtype = given.get("dtype")
+        if dtype is None:
+            return None, args, kwargs
+        return aten.to.dtype, (args[0], dtype), {}
+    if kwargs.get("device") is not None:
+        kwargs["device"] = DEVICE
+    args = tuple(DEVICE if isinstance(a, torch.device) else a for a in args)
+    return target, args, kwargs
+
+
+def _placeholders(graph: fx.Graph) -> list[fx.Node]:
+    return [node for node in graph.nodes if node.op == "placeholder"]
+
+
+def _resolve(owner: torch.nn.Module, target: str) -> Any:
+    value: Any = owner
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _no_nodes(args: Any) -> bool:
+    found: list[fx.Node] = []
+    fx.map_arg(args, found.append)
+    return not found

@@ -1,0 +1,1 @@
+"""Example inputs for a model that is captured."""

@@ -1,0 +1,140 @@
+"""Example inputs for a model that says, by its configuration, what it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from mlgraph.capture.inputs.losses import add_loss
+from mlgraph.capture.inputs.origin import is_huggingface, is_timm
+from mlgraph.capture.inputs.primes import Sizes
+from mlgraph.capture.inputs.tensors import Request, attempts, build
+from mlgraph.errors import CaptureError
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def example_inputs(model: nn.Module, loss: bool = True) -> Call:
+    """Positional and keyword arguments on which ``model`` runs.
+
+    The model is a transformers or a timm model, on any device. Batch and sequence sizes are small
+    primes, distinct from each other and from the numbers in its configuration; key-value caches are off;
+    with ``loss``, labels are among the arguments where the head then returns a loss. The model is run, in
+    eval mode and without gradients, to find out. Raises CaptureError for other models and where no
+    known kind of input fits.
+    """
+    if is_huggingface(model):
+        return (), _huggingface_inputs(model, loss)
+    if is_timm(model):
+        return (_timm_image(model),), {}
+    raise CaptureError(
+        f"What {type(model).__name__} takes is not known; give example inputs as args or kwargs."
+    )
+
+
+def needs_inputs(model: nn.Module) -> bool:
+    """Whether calling ``model`` without arguments cannot be meant."""
+    if is_huggingface(model) or is_timm(model):
+        return True
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
+
+
+def try_inputs(model: nn.Module, call: Call) -> None:
+    """Run ``model`` on inputs that a user gave; raises CaptureError with its shapes where it does not run."""
+    args, kwargs = call
+    try:
+        with trial(model):
+            model(*args, **kwargs)
+    except Exception as error:  # any error of the model's own code says that the inputs do not fit
+        named = [*(("", value) for value in args), *((f"{name}=", value) for name, value in kwargs.items())]
+        given = ", ".join(f"{name}{list(value.shape)}" for name, value in named)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise CaptureError(
+            f"{type(model).__name__} does not run on inputs of shape {given}: {reason}; give others."
+        ) from error
+
+
+@contextlib.contextmanager
+def trial(model: nn.Module) -> Iterator[None]:
+    """Runs inside leave the model's mode and the random state as they were."""
+    training = model.training
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices), torch.no_grad():
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
+
+
+def _huggingface_inputs(model: nn.Module, loss: bool) -> dict[str, Any]:
+    signature = inspect.signature(model.forward)
+    config = model.config.to_dict()  # type: ignore[operator, union-attr]
+    failure: Exception | None = None
+    with trial(model):
+        torch.manual_seed(0)
+        for attempt in attempts(config):
+            request = Request(model, config, signature, attempt, Sizes(config))
+            kwargs = build(request)
+            try:
+                output = model(**kwargs)
+                if output.get("past_key_values") is not None:
+                    kwargs["use_cache"] = False
+                    output = model(**kwargs)
+            except Exception as error:  # any error of the model's own code says that the inputs do not fit
+                failure = failure or error
+                continue
+            kwargs = _without_mask_if_causal(model, kwargs, output)
+            return add_loss(model, kwargs, output, config, signature) if loss else kwargs
+    reason = str(failure).strip().split("\n")[0]
+    raise CaptureError(
+        f"No example inputs could be made for {type(model).__name__} ({reason}); give args or kwargs."
+    )
+
+
+def _without_mask_if_causal(model: nn.Module, kwargs: dict[str, Any], output: Any) -> dict[str, Any]:
+    """Leave the padding mask to bidirectional models: a causal one trains on packed sequences.
+
+    A model is causal when its first position does not see a change of the last token.
+    """
+    ids = kwargs.get("input_ids")
+    if "attention_mask" not in kwargs or "decoder_input_ids" in kwargs or ids is None or ids.is_meta:
+        return kwargs
+    if "pixel_values" in kwargs or ids.dim() != 2:
+        return kwargs
+    bare = {name: value for name, value in kwargs.items() if name != "attention_mask"}
+    other = ids.clone()
+    other[:, -1] = torch.where(ids[:, -1] == ids[:, 0], ids[:, 1], ids[:, 0])
+    with contextlib.suppress(Exception):  # a model that insists on its mask keeps it
+        first, second = (_leading(model(**{**bare, "input_ids": value})) for value in (ids, other))
+        per_token = first is not None and first.dim() >= 3 and first.shape[1] == ids.shape[1]
+        if per_token and torch.equal(first[:, 0], second[:, 0]):
+            return bare
+    return kwargs
+
+
+def _leading(output: Any) -> Any:
+    tensors = (value for value in output.values() if isinstance(value, torch.Tensor) and value.dim() > 1)
+    return next(tensors, None)
+
+
+def _timm_image(model: nn.Module) -> torch.Tensor:
+    config = getattr(model, "pretrained_cfg", {})
+    channels, *size = config.get("input_size", (3, 224, 224))
+    convolution = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if convolution is not None:
+        channels = convolution.in_channels * (1 if convolution.groups == 1 else convolution.groups)
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    size = list(built_for or size)
+    parameter = next(model.parameters())
+    batch = Sizes({"size": [channels, *size]}).next(least=3)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(batch, channels, *size, generator=generator)
+    return image.to(device=parameter.device, dtype=parameter.dtype)

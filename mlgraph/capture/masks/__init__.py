@@ -1,0 +1,1 @@
+"""Attention masks that are proved causal, or true everywhere."""

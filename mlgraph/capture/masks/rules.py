@@ -1,0 +1,11 @@
+"""What each op does to tensors that are known as functions of their indices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlgraph.capture.masks import logic, values, views
+from mlgraph.capture.masks.reader import Rule
+
+RULES: Mapping[Any, Rule] = {**views.RULES, **values.RULES, **logic.RULES}

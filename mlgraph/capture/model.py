@@ -1,0 +1,297 @@
+"""From an ``nn.Module`` to a program, by torch.export."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from mlgraph.capture.export import Call, Exported, export, has_values
+from mlgraph.capture.importer import import_graph
+from mlgraph.capture.inputs.example import example_inputs, needs_inputs
+from mlgraph.capture.normalize.pipeline import normalize
+from mlgraph.capture.submodules import called_with, submodule, suggestion
+from mlgraph.errors import CaptureError
+from mlgraph.graph.effects import written
+from mlgraph.graph.interpret import run
+from mlgraph.graph.propagate import is_fake, propagate
+from mlgraph.graph.sizes import size_of
+from mlgraph.program import Input, Program, Signature, Tensors
+
+aten = torch.ops.aten
+
+
+def capture(
+    model: nn.Module | str | os.PathLike[str],
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = "auto",
+    name: str | None = None,
+    module: str | None = None,
+) -> Program:
+    """The program that ``model`` runs on the example ``args`` and ``kwargs``.
+
+    The graph has training semantics and shares the model's parameters and buffers; the model itself is left
+    as it was. A transformers or timm model makes example inputs of its own; a string or path is opened as
+    the command line does (``mlgraph.interop.open.open_source``). ``dynamic_shapes`` is what
+    ``torch.export.export`` takes, or ``"auto"``: every size that the model allows to vary does, and the
+    program's notes name those that do not. With ``module``, the path of a submodule, the program is that of
+    the submodule on what the whole model gives it, and its inputs and outputs keep their widths, so that
+    ``emit(program, into=model)`` can put it back. Raises ``CaptureError`` with the line of the model's source
+    that stands in the way.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        from mlgraph.interop.open import open_source
+
+        given = (args, dict(kwargs or {})) if args or kwargs else None
+        return open_source(model, inputs=given, module=module)
+    if not isinstance(model, nn.Module):
+        raise CaptureError(
+            f"{type(model).__name__} is not a module; pass an nn.Module, a file or a directory"
+        )
+    known = getattr(model, "program", None)
+    if isinstance(known, Program):
+        return known
+    if not args and not kwargs and needs_inputs(model):
+        args, kwargs = example_inputs(model)
+    call = _bind(model, args, dict(kwargs or {}))
+    name = name or type(model).__name__
+    if module is not None:
+        return _part(model, module, call, dynamic_shapes, f"{name}.{module}")
+    return _whole(model, call, dynamic_shapes, name)
+
+
+def _whole(model: nn.Module, call: Call, dynamic_shapes: Any, name: str) -> Program:
+    with _preserved(model), torch.enable_grad():
+        try:
+            exported = export(model, call, dynamic_shapes)
+        except CaptureError as error:
+            raise CaptureError(f"{error}{suggestion(model, call, error.__cause__ or error)}") from error
+        program = _program(model, exported, name)
+        if not has_values(model):
+            return program
+        difference = _evaluates_differently(model, program, exported.call)
+        if difference is None:
+            return program
+        exported = export(model, call, dynamic_shapes, training=False)
+        program = _with_modes(model, _program(model, exported, name))
+    note = f"training behaviour other than dropout and batch norm is not preserved: {difference}"
+    return program.replace(notes=(*program.notes, note))
+
+
+def _part(model: nn.Module, path: str, call: Call, dynamic_shapes: Any, name: str) -> Program:
+    """The program of a submodule, on what it is given when the whole model runs."""
+    part = submodule(model, path)
+    with _preserved(model):
+        given, times = called_with(model, path, call)
+    program = _whole(part, _bind(part, given.args, given.kwargs), dynamic_shapes, name)
+    notes = () if times == 1 else (f"{path} is called {times} times; the program is that of its first call",)
+    origin = {**program.origin, "module": path}
+    return program.replace(notes=(*program.notes, *notes), origin=origin)
+
+
+def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """Positional arguments by name, where forward names them; every tensor a distinct object."""
+    parameters = inspect.signature(model.forward).parameters
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = [p.name for p in parameters.values() if p.kind in kinds]
+    positional = [p.name for p in parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    if len(args) <= len(positional):
+        named = dict(zip(positional, args, strict=False))
+        clash = named.keys() & kwargs.keys()
+        if clash:
+            raise CaptureError(f"argument {min(clash)} is given both by position and by name; give it once")
+        given = named | kwargs
+        kwargs = {k: given[k] for k in names if k in given} | {
+            k: v for k, v in given.items() if k not in names
+        }
+        args = ()
+    seen: set[int] = set()
+
+    def distinct(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            if id(leaf) in seen:
+                return leaf.detach().clone()
+            seen.add(id(leaf))
+            # strides of an example say nothing about those of other inputs
+            return leaf.contiguous()
+        return leaf
+
+    args, kwargs = pytree.tree_map(distinct, (args, kwargs))
+    return Call(args, kwargs, tuple(names))
+
+
+@contextlib.contextmanager
+def _preserved(model: nn.Module) -> Iterator[None]:
+    """Leave modes, buffers, plain attributes and the random state as they were."""
+    modules = list(model.modules())
+    attributes = [dict(module.__dict__) for module in modules]
+    buffers = [dict(module._buffers) for module in modules]
+    values = {id(b): (b, b.detach().clone()) for b in model.buffers() if not is_fake(b)}
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            for module, attribute, buffer in zip(modules, attributes, buffers, strict=True):
+                module.__dict__.clear()
+                module.__dict__.update(attribute)
+                module._buffers.clear()
+                module._buffers.update(buffer)
+            with torch.no_grad():
+                for tensor, value in values.values():
+                    if not torch.equal(tensor, value):
+                        tensor.copy_(value)
+
+
+def _evaluates_differently(model: nn.Module, program: Program, call: Call) -> str | None:
+    """How evaluation of the model differs from that of its program, if it does."""
+    model.eval()
+    with torch.no_grad():
+        expected = model(*call.args, **call.kwargs)
+        found = run(program, call.args, call.kwargs)
+    wanted, structure = pytree.tree_flatten(expected)
+    got, other = pytree.tree_flatten(found)
+    if structure != other:
+        return "in evaluation the model returns another structure"
+    for want, have in zip(wanted, got, strict=True):
+        if not isinstance(want, torch.Tensor):
+            continue
+        if want.shape != have.shape:
+            return "in evaluation the model returns other sizes"
+        if not torch.allclose(want, have, rtol=1e-2, atol=1e-3 * _scale(want), equal_nan=True):
+            error = (want.double() - have.double()).abs().max().item()
+            return f"in evaluation the model's results differ by {error:.3g} from those of its training graph"
+    return None
+
+
+def _scale(tensor: torch.Tensor) -> float:
+    finite = tensor.double().nan_to_num(0.0, 0.0, 0.0)
+    return finite.abs().max().item() if tensor.numel() else 0.0
+
+
+def _with_modes(model: nn.Module, program: Program) -> Program:
+    """A program captured in evaluation with its dropout and batch norm following the mode again."""
+    modules = dict(model.named_modules())
+    for node in program.graph.nodes:
+        module = modules.get(str(node.meta.get("module")))
+        statistics = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+        if node.target is aten.dropout.default:
+            node.args = (*node.args[:2], True)
+        elif node.target is aten.batch_norm.default and statistics:
+            node.args = (*node.args[:5], True, *node.args[6:])
+    return program
+
+
+def _program(model: nn.Module, exported: Exported, name: str) -> Program:
+    tensors, canonical = _tensors(model)
+    taken = {*tensors.values_, *tensors.aliases, *(path for path, _ in model.named_modules())}
+
+    def constant_name(module: str, label: str) -> str:
+        prefix = f"{module}." if module else ""
+        fresh = f"{prefix}{label}"
+        while fresh in taken:
+            fresh += "_"
+        taken.add(fresh)
+        return fresh
+
+    graph, constants = import_graph(exported.program, canonical, constant_name)
+    fixed = {n: t for n, t in tensors.values_.items() if n not in tensors.persistent | _written_names(graph)}
+    constants |= normalize(graph, fixed | constants, constant_name)
+    constants = {key: value.detach() for key, value in constants.items()}
+    tensors = dataclasses.replace(tensors, values_={**tensors.values_, **constants})
+    signature = _signature(exported.call, exported.program, graph)
+    propagate(graph, signature, tensors)
+    return Program(graph, tensors, signature, name, notes=exported.notes)
+
+
+def _written_names(graph: fx.Graph) -> set[str]:
+    return {str(node.target) for node in written(graph) if node.op == "get_attr"}
+
+
+def _tensors(model: nn.Module) -> tuple[Tensors, dict[str, str]]:
+    """The model's tensors by their first name, and every name's first name."""
+    first: dict[int, str] = {}
+    values: dict[str, torch.Tensor] = {}
+    aliases: dict[str, str] = {}
+    parameters: set[str] = set()
+    persistent: set[str] = set()
+    for path, module in model.named_modules(remove_duplicate=False):
+        for kind, entries in (("parameter", module._parameters), ("buffer", module._buffers)):
+            for key, tensor in entries.items():
+                if tensor is None:
+                    continue
+                full = f"{path}.{key}" if path else key
+                if id(tensor) in first:
+                    aliases[full] = first[id(tensor)]
+                else:
+                    first[id(tensor)] = full
+                    values[full] = tensor
+                    if kind == "parameter":
+                        parameters.add(full)
+                if kind == "parameter" or key not in module._non_persistent_buffers_set:
+                    persistent.add(full)
+    canonical = {name: name for name in values} | aliases
+    return Tensors(values, frozenset(parameters), frozenset(persistent), aliases), canonical
+
+
+def _signature(call: Call, exported: ExportedProgram, graph: fx.Graph) -> Signature:
+    leaves, in_spec = pytree.tree_flatten((call.args, call.kwargs))
+    out_spec = exported.call_spec.out_spec
+    assert out_spec is not None
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    # a name that Python has taken (input) is another in the new graph; the order is the same
+    given = [node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder"]
+    fakes = dict(zip((node.name for node in reversed(placeholders)), reversed(given), strict=False))
+    namer = _SizeNames()
+    inputs = []
+    for node, leaf in zip(placeholders, leaves, strict=True):
+        if isinstance(leaf, torch.Tensor):
+            fake = fakes[node.name]
+            symbols = tuple(namer.name(node.name, leaf, dim, fake.shape[dim]) for dim in range(leaf.dim()))
+            inputs.append(Input(node.name, tuple(leaf.shape), leaf.dtype, symbols))
+        else:
+            inputs.append(Input(node.name, value=leaf))
+    ranges = {}
+    for symbol, label in namer.labels.items():
+        for known, bounds in exported.range_constraints.items():
+            if str(known) == symbol:
+                upper = int(bounds.upper) if bounds.upper.is_Integer else None
+                ranges[label] = (int(bounds.lower), upper)
+    return Signature(tuple(inputs), in_spec, out_spec, ranges, call.parameters)
+
+
+class _SizeNames:
+    """Readable names of dynamic sizes; one symbol, one name."""
+
+    def __init__(self) -> None:
+        self.labels: dict[str, str] = {}
+
+    def name(self, leaf: str, tensor: torch.Tensor, dim: int, size: Any) -> str | None:
+        size = size_of(size)
+        if isinstance(size, int):
+            return None
+        symbol = str(size)
+        if symbol not in self.labels:
+            label = self._role(tensor, dim)
+            taken = set(self.labels.values())
+            if label in taken:
+                label = f"{leaf}_{label}"
+            self.labels[symbol] = label
+        return self.labels[symbol]
+
+    @staticmethod
+    def _role(tensor: torch.Tensor, dim: int) -> str:
+        if dim == 0:
+            return "batch"
+        if dim == 1 and tensor.dim() in (2, 3):
+            return "sequence"
+        return f"size{dim}"

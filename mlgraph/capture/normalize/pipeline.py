@@ -1,0 +1,45 @@
+"""The order in which a captured graph is cleaned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import fx
+
+from mlgraph.capture.masks.attention import simplify_masks
+from mlgraph.capture.normalize.drop_path import recognize_drop_path
+from mlgraph.capture.normalize.scalars import read_sizes_directly
+from mlgraph.capture.normalize.simplify import (
+    confine_casts,
+    fold_constants,
+    hoist_sizes,
+    remove_dead,
+    simplify,
+)
+from mlgraph.graph.effects import functional
+
+
+def normalize(
+    graph: fx.Graph, constants: Mapping[str, torch.Tensor], fresh_name: Callable[[str, str], str]
+) -> dict[str, torch.Tensor]:
+    """Bring an imported graph into the form that analyses expect; in place.
+
+    In-place ops become functional where that is sure, no-ops and duplicates go, masks that are provably
+    causal or true everywhere are dropped, and small constants are worked out once. ``constants`` are the
+    tensors whose values never change. Returns the new constants by the name that
+    ``fresh_name(module, label)`` gave them.
+    """
+    functional(graph)
+    read_sizes_directly(graph)
+    confine_casts(graph)
+    remove_dead(graph)
+    hoist_sizes(graph)
+    recognize_drop_path(graph)
+    simplify(graph)
+    simplify_masks(graph, constants)
+    remove_dead(graph)
+    folded = fold_constants(graph, fresh_name)
+    for node in graph.nodes:
+        node.meta.pop("symbolic", None)
+    return folded

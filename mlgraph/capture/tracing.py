@@ -1,0 +1,270 @@
+"""What models do in forward that tracing cannot follow, given a traceable form while a model is captured.
+
+All of it is temporary and general: a conversion of a module that changes nothing is left out; a check that
+can only raise or warn is taken as it turned out on the example inputs, and so is a test for values that are
+not finite; a loop over the indices that occur in a vector (experts with a token) runs over all of them; the
+length of a tensor is no number yet.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import contextlib
+import linecache
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+import mlgraph
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_HERE = os.path.dirname(mlgraph.__file__) + os.sep
+_TESTS = {"isfinite", "isinf", "isnan", "isneginf", "isposinf"}
+_LOGICAL = {
+    "any",
+    "all",
+    "logical_not",
+    "logical_or",
+    "logical_and",
+    "__or__",
+    "__and__",
+    "__invert__",
+    "bitwise_not",
+}
+# How a tensor of one known index is read, and what leaves it one.
+_READS: dict[str, Callable[..., Any]] = {
+    "__format__": format,
+    "item": int,
+    "__int__": int,
+    "__index__": int,
+    "tolist": lambda index: index,
+}
+_SINGLE = {"__getitem__", "select", "squeeze", "view", "reshape", "flatten", "long", "int"}
+_TELLING = {"warn", "warning", "warning_once", "warn_once", "info", "debug", "error", "exception", "print"}
+# A formula of a size with more terms than this takes sympy minutes where it is divided again.
+_LARGEST_SIZE = 64
+
+Place = tuple[str, int]
+
+
+class SizeTooComplex(Exception):
+    """Dynamic sizes whose formulas grow beyond what can be worked out in reasonable time."""
+
+
+def outside(filename: str) -> bool:
+    """Whether a source file is neither torch's nor this package's."""
+    return not filename.startswith((_TORCH, _HERE, "<"))
+
+
+def _place() -> Place | None:
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not outside(frame.f_code.co_filename):
+        frame = frame.f_back
+    return None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
+
+
+@lru_cache(maxsize=64)
+def _statements(filename: str) -> tuple[ast.stmt, ...]:
+    try:
+        tree = ast.parse("".join(linecache.getlines(filename)))
+    except SyntaxError:
+        return ()
+    return tuple(node for node in ast.walk(tree) if isinstance(node, ast.stmt))
+
+
+def _statement(place: Place) -> ast.stmt | None:
+    """The innermost statement on a line."""
+    filename, line = place
+    found = [s for s in _statements(filename) if s.lineno <= line <= (s.end_lineno or s.lineno)]
+    return max(found, key=lambda s: (s.lineno, -(s.end_lineno or 0)), default=None)
+
+
+def _called(statement: ast.stmt) -> str:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    function = value.func if isinstance(value, ast.Call) else None
+    return getattr(function, "attr", getattr(function, "id", ""))
+
+
+def only_checks(place: Place) -> bool:
+    """Whether the statement on a line can do no more with a condition than raise, warn or go on."""
+    statement = _statement(place)
+    if isinstance(statement, ast.Assert):
+        return True
+    if not isinstance(statement, ast.If):
+        return statement is not None and _called(statement) in ("_assert", "_assert_async")
+    if statement.orelse:
+        return False
+    return isinstance(statement.body[-1], ast.Raise) or all(_called(s) in _TELLING for s in statement.body)
+
+
+class _Record(TorchFunctionMode):
+    """How conditions turn out, by their place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outcomes: defaultdict[Place, list[bool]] = defaultdict(list)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.Tensor.__bool__ and (place := _place()) is not None:
+            self.outcomes[place].append(bool(result))
+        return result
+
+
+class _Follow(TorchFunctionMode):
+    """Answers conditions of checks as they were recorded, and stops where sizes get too complex."""
+
+    def __init__(self, outcomes: dict[Place, list[bool]], limit: bool) -> None:
+        super().__init__()
+        self.outcomes, self.limit = outcomes, limit
+        self.taken: dict[Place, str] = {}
+        self._asked: defaultdict[Place, int] = defaultdict(int)
+        self._tests = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+        self._indices = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+        self._occurring = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.Tensor.__bool__:
+            known = self._known(args[0])
+            if known is not None:
+                return known
+        name = getattr(func, "__name__", "")
+        if name == "unbind" and args[0] in self._occurring and (len(args) < 2 or args[1] == 0):
+            return self._all_indices(args[0])
+        if name in _READS and args and args[0] in self._indices:
+            return _READS[name](self._indices[args[0]], *args[1:])
+        result = func(*args, **(kwargs or {}))
+        if name in _SINGLE and isinstance(result, torch.Tensor) and args[0] in self._indices:
+            self._indices[result] = self._indices[args[0]]
+        if name == "nonzero" and isinstance(result, torch.Tensor) and args[0].dim() == 1:
+            self._occurring[result] = args[0].shape[0]
+        if isinstance(result, torch.Tensor):
+            tested = any(isinstance(a, torch.Tensor) and a in self._tests for a in args)
+            if name in _TESTS or (name in _LOGICAL and tested):
+                self._tests[result] = True
+            if self.limit and name != "__get__" and any(map(_is_complex, result.shape)):
+                raise SizeTooComplex("the formula of a dynamic size has too many terms")
+        return result
+
+    def _all_indices(self, occurring: torch.Tensor) -> Any:
+        """All the indices there are, in the place of those that occur."""
+        count = self._occurring[occurring]
+        place = _place()
+        if place is None or not isinstance(count, int):
+            return occurring.unbind(0)
+        filename, line = place
+        text = linecache.getline(filename, line).strip()
+        self.taken[place] = f"the loop over what occurs runs over all {count}: {filename}:{line}: {text}"
+        shape = (1,) * (occurring.dim() - 1)
+        rows = tuple(torch.full(shape, index) for index in range(count))
+        for index, row in enumerate(rows):
+            self._indices[row] = index
+        return rows
+
+    def _known(self, condition: torch.Tensor) -> bool | None:
+        place = _place()
+        if place is None or not self.outcomes.get(place):
+            return None
+        finite = condition in self._tests
+        if not finite and not only_checks(place):
+            return None
+        recorded = self.outcomes[place]
+        index = self._asked[place] % len(recorded)
+        self._asked[place] += 1
+        kind = "a test for values that are not finite" if finite else "a check of values"
+        filename, line = place
+        self.taken[place] = (
+            f"{kind} is left out: {filename}:{line}: {linecache.getline(filename, line).strip()}"
+        )
+        return recorded[index]
+
+
+def _is_complex(size: Any) -> bool:
+    if not isinstance(size, torch.SymInt):
+        return False
+    pending, seen = [size.node.expr], 0
+    while pending and seen <= _LARGEST_SIZE:
+        pending.extend(pending.pop().args)
+        seen += 1
+    return seen > _LARGEST_SIZE
+
+
+@contextlib.contextmanager
+def _conversions_that_change_nothing() -> Iterator[None]:
+    """``module.to(...)`` returns the module as it is where all its tensors are so already."""
+    convert = nn.Module.to
+
+    def to(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        parsed: Any = torch._C._nn._parse_to(*args, **kwargs)  # type: ignore[attr-defined]
+        device, dtype, _, memory_format = parsed
+        for tensor in [*self.parameters(), *self.buffers()]:
+            wanted = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+            place = torch.device(device) if device is not None else tensor.device
+            same_place = place.type == tensor.device.type and place.index in (None, tensor.device.index)
+            if memory_format or tensor.dtype is not wanted or not same_place:
+                return convert(self, *args, **kwargs)
+        return self
+
+    nn.Module.to = to  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.to = convert  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _dynamic_lengths() -> Iterator[None]:
+    """``len`` of a tensor is its first size in a model's code, and stays dynamic where that is."""
+    count = builtins.len
+
+    def length(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and outside(sys._getframe(1).f_code.co_filename):
+            return value.shape[0] if value.dim() else count(value)  # type: ignore[arg-type]
+        return count(value)
+
+    builtins.len = length
+    try:
+        yield
+    finally:
+        builtins.len = count
+
+
+class Tracing:
+    """The aids of one capture; ``notes`` tell which checks were left out of the last trace."""
+
+    def __init__(self, outcomes: dict[Place, list[bool]] | None = None) -> None:
+        self.outcomes = outcomes or {}
+        self.notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, run: Callable[[], Any]) -> Tracing:
+        """Aids that know how conditions turn out when ``run`` runs the model on its example inputs."""
+        record = _Record()
+        try:
+            with record, torch.no_grad(), _conversions_that_change_nothing():
+                run()
+        except Exception:  # the trace will fail in the same place, and say where
+            return cls()
+        return cls(dict(record.outcomes))
+
+    @contextlib.contextmanager
+    def active(self, limit: bool) -> Iterator[None]:
+        """While a model is traced; with ``limit``, raises SizeTooComplex rather than take minutes."""
+        follow = _Follow(self.outcomes, limit)
+        with _conversions_that_change_nothing(), _dynamic_lengths(), follow:
+            yield
+        self.notes = tuple(follow.taken.values())

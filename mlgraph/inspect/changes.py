@@ -1,0 +1,99 @@
+"""What a pass did to axes and blocks, read off the lineage of its result."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mlgraph.inspect.summary import families
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+
+
+@dataclass(frozen=True)
+class Change:
+    """Axes of one name (``kind`` ``"axis"``), or a chain (``"blocks"``), whose size changed."""
+
+    kind: str
+    name: str
+    before: int
+    after: int
+    number: int = 1
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Axes of one name that kept their size, and why."""
+
+    name: str
+    size: int
+    reason: str
+    number: int = 1
+
+
+def changes(before: Program, after: Program) -> list[Change]:
+    """Every axis and chain whose size differs between a program and what a pass made of it."""
+    if _made_of(after, before):
+        return [*_axis_changes(before, after), *_chain_changes(before, after)]
+    if _made_of(before, after):
+        back = [*_axis_changes(after, before), *_chain_changes(after, before)]
+        return [replace(change, before=change.after, after=change.before) for change in back]
+    return []
+
+
+def _made_of(result: Program, source: Program) -> bool:
+    """Whether one pass made ``result`` of ``source``."""
+    return result.lineage is not None and result.lineage.parent.graph is source.graph
+
+
+def _axis_changes(before: Program, after: Program) -> Iterator[Change]:
+    sizes = _sizes(before, after)
+    grouped: dict[tuple[str, int, int], int] = defaultdict(int)
+    for axis in before.axes:
+        if sizes.get(axis.id, axis.size) != axis.size:
+            grouped[axis.name, axis.size, sizes[axis.id]] += 1
+    for (name, size, other), number in grouped.items():
+        yield Change("axis", name, size, other, number)
+
+
+def _chain_changes(before: Program, after: Program) -> Iterator[Change]:
+    layers = after.lineage.layers if after.lineage else {}
+    for chain in before.blocks:
+        grouping = layers.get(chain.name)
+        number = _other_size(grouping, len(chain)) if grouping else len(chain)
+        if number != len(chain):
+            yield Change("blocks", chain.name, len(chain), number)
+
+
+def _sizes(before: Program, after: Program) -> dict[str, int]:
+    """The new size of every axis that the pass grouped or that it split up."""
+    groupings = after.lineage.groupings if after.lineage else {}
+    sizes = {axis.id: axis.size for axis in before.axes}
+    return {
+        axis: _other_size(grouping, sizes.get(axis, 0)) for axis, grouping in groupings.items() if grouping
+    }
+
+
+def _other_size(grouping: Sequence[int], size: int) -> int:
+    """A grouping holds the coarse index of every fine index; one of the two sides has ``size``."""
+    coarse = max(grouping) + 1
+    return coarse if size == len(grouping) else len(grouping)
+
+
+def kept(before: Program, after: Program, user: Iterable[str] = ()) -> list[Kept]:
+    """The axes that the pass did not change, with reasons; ``user`` names those it was told to leave."""
+    if not _made_of(after, before):
+        return []
+    sizes, wanted = _sizes(before, after), set(user)
+    listed = []
+    for family in families(before):
+        still = [axis for axis in family.ids if sizes.get(axis, family.size) == family.size]
+        if not still:
+            continue
+        asked = family.name in wanted or wanted.issuperset(still)
+        reason = "you asked for it" if asked else family.reason or "no factor was asked for"
+        listed.append(Kept(family.name, family.size, reason, len(still)))
+    return listed

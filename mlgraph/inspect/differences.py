@@ -1,0 +1,161 @@
+"""What differs between two programs, as plain data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlgraph.inspect.changes import Change, changes
+from mlgraph.inspect.history import Step, lineage
+from mlgraph.inspect.summary import Summary, families, summarize
+
+if TYPE_CHECKING:
+    import torch
+
+    from mlgraph.program import Program
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that ``number`` axes of one name have in either program; empty where there are none."""
+
+    name: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    number: int = 1
+
+
+@dataclass(frozen=True)
+class TensorChange:
+    """A tensor of either program, its shapes, and by how much its values differ where shapes are equal.
+
+    ``relative`` is the norm of the difference over the norm of the first.
+    """
+
+    name: str
+    before: tuple[int, ...] | None
+    after: tuple[int, ...] | None
+    relative: float | None = None
+    largest: float | None = None
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Two programs side by side. ``operations`` counts the ops of which one has more than the other."""
+
+    before: Summary
+    after: Summary
+    lineage: tuple[tuple[Step, ...], tuple[Step, ...]]
+    axes: tuple[Sizes, ...]
+    tensors: tuple[TensorChange, ...]
+    equal: int
+    operations: dict[str, tuple[int, int]]
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing at all differs."""
+        return not (self.tensors or self.operations)
+
+
+def differences(before: Program, after: Program) -> Differences:
+    """Compare axes, shapes, weights and graphs; every tensor of both is read once."""
+    tensors, equal = _tensors(before, after)
+    first, second = _operations(before), _operations(after)
+    return Differences(
+        summarize(before),
+        summarize(after),
+        (lineage(before, after), lineage(after, before)),
+        tuple(_axes(before, after)),
+        tuple(tensors),
+        equal,
+        {op: (first[op], second[op]) for op in sorted(first | second) if first[op] != second[op]},
+    )
+
+
+def _axes(before: Program, after: Program) -> list[Sizes]:
+    """The axes whose size differs: by lineage where one program was made of the other, else by name."""
+    for step, flipped in ((_last_step(before, after), False), (_last_step(after, before), True)):
+        if step is not None:
+            sides = [(change.before, change.after)[:: -1 if flipped else 1] for change in step]
+            return [
+                Sizes(change.name, (first,), (second,), change.number)
+                for change, (first, second) in zip(step, sides, strict=True)
+                if change.kind == "axis"
+            ]
+    sizes: dict[str, tuple[set[int], set[int]]] = {}
+    for side, program in enumerate((before, after)):
+        for family in families(program):
+            sizes.setdefault(family.name, (set(), set()))[side].add(family.size)
+    return [
+        Sizes(name, tuple(sorted(left)), tuple(sorted(right)))
+        for name, (left, right) in sizes.items()
+        if left != right
+    ]
+
+
+def _last_step(before: Program, after: Program) -> list[Change] | None:
+    """What the last pass changed, if it made ``after`` of a program with the history of ``before``."""
+    if after.lineage is None:
+        return None
+    parent, histories = after.lineage.parent, [p.origin.get("history", ()) for p in (before, after)]
+    alike = parent.num_parameters() == before.num_parameters() and len(parent.axes) == len(before.axes)
+    if not alike or tuple(histories[1])[:-1] != tuple(histories[0]):
+        return None
+    return changes(parent, after)
+
+
+def _tensors(before: Program, after: Program) -> tuple[list[TensorChange], int]:
+    changed, equal = [], 0
+    for name in dict.fromkeys((*before.tensors, *after.tensors)):
+        left = before.tensors.get(name)
+        right = after.tensors.get(name)
+        change = _compare(name, left, right)
+        if change is None:
+            equal += 1
+        else:
+            changed.append(change)
+    return changed, equal
+
+
+def _compare(name: str, left: torch.Tensor | None, right: torch.Tensor | None) -> TensorChange | None:
+    if left is None or right is None or left.shape != right.shape:
+        return TensorChange(name, _shape(left), _shape(right))
+    first, second = left.detach().double(), right.detach().double()
+    gap = first - second
+    largest = float(gap.abs().max()) if gap.numel() else 0.0
+    if largest == 0.0 or (first == second).all():
+        return None
+    norm = float(first.norm())
+    return TensorChange(
+        name, _shape(left), _shape(right), float(gap.norm()) / norm if norm else float("inf"), largest
+    )
+
+
+def gap(before: Program, after: Program, found: Differences) -> Callable[[str, str], float | None]:
+    """How far a tensor of one is from one of the other: the norm of the difference over that of the first.
+
+    None where they are equal; what ``found`` knows is not computed again.
+    """
+    known = {change.name: change.relative for change in found.tensors}
+
+    def of(first: str, second: str) -> float | None:
+        if first == second:
+            return known.get(first)
+        change = _compare(first, before.tensors[first], after.tensors[second])
+        return change.relative if change is not None else None
+
+    return of
+
+
+def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
+
+
+def _operations(program: Program) -> Counter[str]:
+    return Counter(
+        str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", node.target))
+        for node in program.graph.nodes
+        if node.op == "call_function"
+    )

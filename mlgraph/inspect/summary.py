@@ -1,0 +1,53 @@
+"""The figures of a program that verbs compare, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mlgraph.program.families import Family, families
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+
+__all__ = ["Family", "Summary", "families", "summarize"]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The figures of one program; ``flops`` are those of training per ``unit``, a token or an example."""
+
+    name: str
+    parameters: int
+    bytes: int
+    dtypes: tuple[str, ...]
+    flops: float
+    unit: str
+    blocks: dict[str, int]
+
+
+def summarize(program: Program) -> Summary:
+    """The figures of a program; reads no tensor."""
+    flops, unit = _flops(program)
+    return Summary(
+        program.name,
+        program.num_parameters(),
+        sum(tensor.numel() * tensor.element_size() for tensor in _shapes(program)),
+        tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in _shapes(program, True)})),
+        flops,
+        unit,
+        {chain.name: len(chain) for chain in program.blocks},
+    )
+
+
+def _shapes(program: Program, parameters_only: bool = False) -> list[Any]:
+    skeleton = program.skeleton().tensors
+    return [skeleton[name] for name in skeleton if not parameters_only or name in skeleton.parameters]
+
+
+def _flops(program: Program) -> tuple[float, str]:
+    from mlgraph.graph.flops import count_flops
+
+    counted = count_flops(program)
+    unit = "token" if counted.tokens != counted.samples else "example"
+    return counted.per_token, unit

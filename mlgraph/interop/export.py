@@ -1,0 +1,88 @@
+"""Programs in formats of other tools."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlgraph.errors import FileError, MlgraphError
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+
+
+def export(program: Program, out: Path) -> str:
+    """Write ``program`` in the format that the ending of ``out`` names; what that format is.
+
+    Raises FileError for an ending that is not known.
+    """
+    writer = _WRITERS.get(out.suffix)
+    if writer is None:
+        known = ", ".join(ending or "no ending (a Hugging Face directory)" for ending in _WRITERS)
+        raise FileError(f"{out} has no ending that names a format; use {known}.")
+    return writer(program, out)
+
+
+def _safetensors(program: Program, out: Path) -> str:
+    """Every name of the state dict; safetensors has no ties, so a tied tensor is written under each name.
+
+    What came from timm is written for ``create_model``, with the call that loads it beside.
+    """
+    if program.origin.get("kind") == "timm":
+        from mlgraph.interop.timm import save_timm
+
+        return f"timm model, loaded by {save_timm(program, out).call}"
+    from safetensors.torch import save
+
+    from mlgraph.files import write_bytes
+
+    state = {name: tensor.detach().contiguous().clone() for name, tensor in program.state_dict().items()}
+    write_bytes(out, save(state, metadata={"format": "pt"}))
+    return "safetensors"
+
+
+def _state_dict(program: Program, out: Path) -> str:
+    import torch
+
+    from mlgraph.files import write_bytes
+
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach() for name, tensor in program.state_dict().items()}, buffer)
+    write_bytes(out, buffer.getvalue())
+    return "state dict"
+
+
+def _exported(program: Program, out: Path) -> str:
+    """An eval-mode ``torch.export`` archive of the emitted module, at the sizes of its example inputs."""
+    import torch
+
+    from mlgraph.emit.module import emit
+    from mlgraph.files import write_bytes
+    from mlgraph.graph.example_call import example_call
+
+    args, kwargs = example_call(program)
+    buffer = io.BytesIO()
+    try:
+        torch.export.save(torch.export.export(emit(program).eval(), args, kwargs), buffer)
+    except Exception as error:  # torch.export fails with whatever it meets
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise MlgraphError(f"torch.export could not export {program.name}: {reason}.") from error
+    write_bytes(out, buffer.getvalue())
+    return "torch.export archive"
+
+
+def _huggingface(program: Program, out: Path) -> str:
+    from mlgraph.interop.huggingface import save_huggingface
+
+    save_huggingface(program, out)
+    return "huggingface"
+
+
+_WRITERS: dict[str, Callable[[Program, Path], str]] = {
+    ".safetensors": _safetensors,
+    ".pt2": _exported,
+    ".pth": _state_dict,
+    "": _huggingface,
+}

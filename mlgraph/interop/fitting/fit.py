@@ -1,0 +1,286 @@
+"""Settings of a class, and a rescaling of parameters, with which the plain class computes what a program
+does.
+
+First the shapes (``probe``); then the class so built is captured and held against the program (``align``),
+which tells what no shape shows: the number of heads, a factor that follows the width. Sizes are settled by
+further settings, factors by folding them into parameters (``fold``).
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim
+from torch.utils import _pytree as pytree
+
+from mlgraph.errors import CaptureError, MlgraphError
+from mlgraph.interop.fitting import probe
+from mlgraph.interop.fitting.align import Alignment, align
+from mlgraph.interop.fitting.balance import FoldError, fold
+from mlgraph.interop.fitting.config_tree import Layers, Path, Settings, assign, leaves, lookup, sequences
+from mlgraph.interop.fitting.probe import Change, Match, ProbeError, Prober
+from mlgraph.interop.weights import Rescale
+from mlgraph.program import Lineage, Program
+from mlgraph.program import dims as expressions
+
+_CAPTURES = 24
+_MATCHES = 6
+
+
+class NotExpressible(MlgraphError):
+    """No configuration of the class computes what the program computes; the message says what stands in the
+    way.
+    """
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Settings that express a program, what they change in the base's, and how to rescale its parameters."""
+
+    settings: Settings
+    changes: tuple[Change, ...]
+    rescales: Mapping[str, Rescale]
+
+    def value(self, program: Program, name: str) -> torch.Tensor:
+        """A tensor of the program as the class needs it; ``name`` is canonical."""
+        return self._rescaled(name, program.tensors[name].detach())
+
+    def rows(self, program: Program, name: str) -> torch.Tensor | Iterator[torch.Tensor]:
+        """The same, as row chunks where the program's tensors can be made so."""
+        chunks = getattr(program.tensors.values_, "chunks", None)
+        made = chunks(name) if chunks is not None else program.tensors[name].detach()
+        if isinstance(made, torch.Tensor):
+            return self._rescaled(name, made)
+        return (self._rescaled(name, part) for part in made)
+
+    def _rescaled(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        rescale = self.rescales.get(name)
+        return tensor if rescale is None else rescale(tensor)
+
+
+@dataclass
+class Fitter:
+    """Searches the settings of a class for one that expresses ``program``.
+
+    ``shapes`` gives the state dict's shapes for settings, ``model`` a model for settings that can be
+    captured; ``named`` is how messages call the class.
+    """
+
+    program: Program
+    base: Settings
+    shapes: probe.Build
+    model: Callable[[Settings], nn.Module]
+    named: str
+    captures: int = 0
+    _aligned: dict[str, Alignment | None] = field(default_factory=dict)
+
+    def fit(self) -> Fit:
+        """The likeliest settings that hold.
+
+        Raises:
+            NotExpressible: there are none; the message names what differs with the closest.
+        """
+        self.program = self.program.without_weights()
+        target = {name: tuple(self.program.tensors[name].shape) for name in self._state()}
+        prober = Prober(self.shapes, self.base, target, _sizes(self.program), tuple(_layers(self.program)))
+        closest: Alignment | None = None
+        reason = ""
+        try:
+            for match in itertools.islice(prober.matches(), _MATCHES):
+                match, alignment = self._settle(match, prober)
+                if alignment is None:
+                    continue
+                if alignment.cost == 0:
+                    try:
+                        rescales = fold(self.program, alignment.factors)
+                    except FoldError as error:
+                        reason = reason or str(error)
+                        continue
+                    return Fit(match.settings, match.changes, rescales)
+                if closest is None or alignment.cost < closest.cost:
+                    closest = alignment
+                if self.captures >= _CAPTURES:
+                    break
+        except ProbeError as error:
+            raise NotExpressible(str(error)) from error
+        raise NotExpressible(reason or self._why(closest))
+
+    def _why(self, closest: Alignment | None) -> str:
+        if closest is None:
+            return f"{self.named} could not be captured on the program's inputs; save a program instead."
+        if closest.breaks:
+            what = closest.breaks[0]
+        else:
+            ours, theirs = closest.sizes[0]
+            what = f"it has a size of {theirs} where the program has {ours}"
+        return f"No configuration of {self.named} computes the same: {what}; save a program instead."
+
+    def _state(self) -> list[str]:
+        tensors = self.program.tensors
+        return [name for name in [*tensors, *tensors.aliases] if name in tensors.persistent]
+
+    def _settle(self, match: Match, prober: Prober) -> tuple[Match, Alignment | None]:
+        """Change settings that move no shape, one after the other, while that brings the graphs closer."""
+        alignment = self._align(match.settings)
+        while alignment is None or (alignment.cost and alignment.sizes):
+            better = next(self._improvements(match, alignment, prober), None)
+            if better is None:
+                break
+            match, alignment = better
+        return match, alignment
+
+    def _improvements(
+        self, match: Match, alignment: Alignment | None, prober: Prober
+    ) -> Iterator[tuple[Match, Alignment]]:
+        if alignment is not None:
+            pairs = Counter(pair for pair in alignment.sizes if min(pair) > 0)
+        else:
+            # it does not even run: something has to follow what was changed
+            values = ((leaves(c.new), leaves(c.old)) for c in match.changes)
+            each = (zip((v for _, v in new), (v for _, v in old), strict=False) for new, old in values)
+            pairs = Counter((a, b) for pair in each for a, b in pair if _both_counts(a, b) and a != b)
+        for move in self._silent_moves(match, pairs, prober):
+            if self.captures >= _CAPTURES:
+                return
+            candidate = _with(match, move, prober.base)
+            reached = self._align(candidate.settings)
+            if reached is not None and (alignment is None or reached.cost < alignment.cost):
+                yield candidate, reached
+
+    def _silent_moves(
+        self, match: Match, pairs: Counter[tuple[int, int]], prober: Prober
+    ) -> Iterator[dict[Path, Any]]:
+        """Changes by which a size becomes the first of a pair where it is the second, likeliest first."""
+        present = {change.path: change.new for change in match.changes}
+        numbers = {path: v for path, v in leaves(match.settings) if isinstance(v, int) and v > 1}
+        ranked: list[tuple[int, int, dict[Path, Any]]] = []
+        order = itertools.count()
+
+        def add(doubt: int, move: dict[Path, Any]) -> None:
+            # a value that no axis has, to become one that some axis has, is most likely the one to change
+            doubt += any(numbers.get(path) in prober.known for path in move)
+            doubt += any(isinstance(new, int) and new not in prober.known for new in move.values())
+            ranked.append((doubt, next(order), move))
+
+        for (ours, theirs), _ in pairs.most_common():
+            equal = [path for path, value in numbers.items() if value == theirs]
+            for path in equal:
+                add(0, {path: ours})
+            if len(equal) > 1:
+                add(1, dict.fromkeys(equal, ours))
+            for path, items in sequences(match.settings):
+                if theirs in items and all(isinstance(i, int) and i * ours % theirs == 0 for i in items):
+                    add(1, {path: [i * ours // theirs for i in items]})
+            scaled = {
+                path: value * ours // theirs
+                for path, value in numbers.items()
+                if value != theirs and value * ours % theirs == 0 and value * ours >= theirs
+            }
+            for path, new in scaled.items():
+                add(3, {path: new})
+            # heads of queries and of keys, say, whose changes cancel out in a fused projection
+            likely = {
+                path: new for path, new in scaled.items() if path not in present and new in prober.known
+            }
+            alike = [
+                {p: n for p, n in scaled.items() if numbers[p] == v} for v in {numbers[p] for p in scaled}
+            ]
+            for group in (likely, *alike):
+                if len(group) > 1:
+                    add(2 if group is likely else 3, group)
+        tried: set[str] = set()
+        for _, _, move in sorted(ranked, key=lambda item: item[:2]):
+            key = repr(sorted(move.items(), key=str))
+            gap = prober.gap({**present, **move}) if key not in tried else None
+            tried.add(key)
+            if gap is not None and gap.score == (0, 0):
+                yield move
+
+    def _align(self, settings: Settings) -> Alignment | None:
+        key = json.dumps(settings, sort_keys=True, default=repr)
+        if key not in self._aligned:
+            self.captures += 1
+            try:
+                model = self.model(settings)
+            except Exception:  # a class may reject on real tensors what it takes on shapes alone
+                self._aligned[key] = None
+                return None
+            try:
+                self._aligned[key] = align(self.program, self._capture(model))
+            except CaptureError:
+                self._aligned[key] = None
+        return self._aligned[key]
+
+    def _capture(self, model: nn.Module) -> Program:
+        from mlgraph.capture.model import capture
+
+        args, kwargs = example_call(self.program)
+        return capture(model, args, kwargs, dynamic_shapes=_dynamic_shapes(self.program, model))
+
+
+def _dynamic_shapes(program: Program, model: nn.Module) -> dict[str, Any]:
+    """The sizes that are dynamic in the program, for torch.export of a model that is called alike."""
+    inputs = program.signature.inputs
+    leaves = [
+        tuple(Dim.AUTO if s else Dim.STATIC for s in i.symbols) if i.is_tensor else None for i in inputs
+    ]
+    args, kwargs = pytree.tree_unflatten(leaves, program.signature.in_spec)
+    return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+
+
+def example_call(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a program's example sizes: tensors of ones, and its other values as they are."""
+    inputs = program.signature.inputs
+    leaves = [torch.ones(i.shape, dtype=i.dtype) if i.is_tensor else i.value for i in inputs]
+    args, kwargs = pytree.tree_unflatten(leaves, program.signature.in_spec)
+    return args, kwargs
+
+
+def _both_counts(a: Any, b: Any) -> bool:
+    return isinstance(a, int) and isinstance(b, int) and a > 0 and b > 0
+
+
+def _with(match: Match, move: Mapping[Path, Any], base: Settings) -> Match:
+    values = {change.path: change.new for change in match.changes} | dict(move)
+    changes = tuple(Change(path, lookup(base, path), new) for path, new in values.items())
+    return Match(assign(base, values), changes)
+
+
+def _sizes(program: Program) -> frozenset[int]:
+    """Sizes that axes, neighbouring axes of a dim together, and chains of the program have."""
+    sizes = {axis.size for axis in program.axes}
+    for dims in program.axes.tensor_dims.values():
+        for dim in dims:
+            own = [leaf.size for leaf in expressions.leaves(dim)]
+            sizes |= {math.prod(own[i:j]) for i in range(len(own)) for j in range(i + 1, len(own) + 1)}
+    for chain in program.blocks:
+        sizes |= {len(chain), len(chain) * chain.period}
+    return frozenset(sizes)
+
+
+def _layers(program: Program) -> Iterator[Layers]:
+    """How the places of every chain that changed are picked from the chain before, over all steps of the
+    lineage.
+    """
+    lineage: Lineage | None = program.lineage
+    picks: dict[str, tuple[int, ...]] = {}
+    while lineage is not None:
+        grows = lineage.options.get("direction") == "up"
+        chains = {chain.name: chain.period for chain in lineage.parent.blocks} if lineage.layers else {}
+        for name, groups in lineage.layers.items():
+            period = chains.get(name, 1)
+            starts = groups if grows else tuple(groups.index(at) for at in range(max(groups) + 1))
+            step = tuple(start * period + at for start in starts for at in range(period))
+            picks[name] = tuple(step[at] for at in picks[name]) if name in picks else step
+            before = (max(groups) + 1 if grows else len(groups)) * period
+            yield Layers(before, picks[name])
+        lineage = lineage.parent.lineage

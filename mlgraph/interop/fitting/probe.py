@@ -1,0 +1,387 @@
+"""Which settings of a configurable class give it a wanted set of tensor shapes, found by trying.
+
+A *build* is any function from a tree of settings (a Hugging Face config as a dict, timm's keyword
+arguments) to the shapes of the class so built. Nothing here knows what a setting means: a setting is
+changed, the class is built anew (on the meta device), and the tensor dims that moved tell what it does.
+"""
+
+from __future__ import annotations
+
+import copy
+import heapq
+import itertools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from mlgraph.errors import MlgraphError
+from mlgraph.interop.fitting.config_tree import (
+    Layers,
+    Path,
+    Settings,
+    assign,
+    in_ratio,
+    is_int,
+    leaves,
+    lookup,
+    resize,
+    sequences,
+    spell,
+)
+
+Shapes = Mapping[str, tuple[int, ...]]
+Build = Callable[[Settings], Shapes]
+Score = tuple[int, int]
+
+
+class ProbeError(MlgraphError):
+    """No settings of the class give the wanted shapes."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting and its values before and after; ``path`` leads to it through dicts and lists."""
+
+    path: Path
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{spell(self.path)} {_short(self.old)} -> {_short(self.new)}"
+
+
+@dataclass(frozen=True)
+class Match:
+    """Settings whose class has the wanted names and shapes, and how they differ from the base's."""
+
+    settings: Settings
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What still separates the shapes of a build from the wanted ones.
+
+    ``dims`` counts, per (size, wanted size), the dims that differ; ``counts`` gives, per numbered
+    container (``model.layers``), its length and the wanted length where these differ.
+    """
+
+    names: int
+    dims: Counter[tuple[int, int]]
+    counts: Mapping[str, tuple[int, int]]
+    examples: tuple[str, ...] = ()
+
+    @property
+    def score(self) -> Score:
+        return self.names, sum(self.dims.values())
+
+
+def measure(have: Shapes, want: Shapes) -> Gap:
+    """Compare two sets of named shapes."""
+    names = have.keys() ^ want.keys()
+    dims: Counter[tuple[int, int]] = Counter()
+    examples = [f"{name} is {'not ' if name in want else ''}in the class" for name in sorted(names)[:3]]
+    for name, theirs in want.items():
+        if name not in have:
+            continue
+        ours = have[name]
+        if len(ours) != len(theirs):
+            dims[(len(ours), len(theirs))] += 1
+            examples.append(f"{name} is {list(ours)}, wanted {list(theirs)}")
+            continue
+        wrong = [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]
+        dims.update(wrong)
+        if wrong:
+            examples.append(f"{name} is {list(ours)}, wanted {list(theirs)}")
+    lengths, wanted = _lengths(have), _lengths(want)
+    counts = {
+        name: (lengths.get(name, 0), wanted.get(name, 0))
+        for name in sorted(lengths.keys() | wanted.keys())
+        if lengths.get(name, 0) != wanted.get(name, 0)
+    }
+    return Gap(len(names), dims, counts, tuple(examples[:3]))
+
+
+def _lengths(shapes: Shapes) -> dict[str, int]:
+    members: dict[str, set[int]] = {}
+    for name in shapes:
+        parts = name.split(".")
+        for at, part in enumerate(parts):
+            if part.isdigit():
+                members.setdefault(".".join(parts[:at]), set()).add(int(part))
+    return {name: len(indices) for name, indices in members.items()}
+
+
+@dataclass
+class Prober:
+    """Searches the settings whose class has the wanted names and shapes.
+
+    ``known`` are the sizes that the result's axes have: a setting that would take another value is tried
+    last, which tells half as many heads from heads of half the width. ``layers`` says how per-layer
+    lists follow a change of depth. ``budget`` bounds the number of builds.
+    """
+
+    build: Build
+    base: Settings
+    target: Shapes
+    known: frozenset[int] = frozenset()
+    layers: tuple[Layers, ...] = ()
+    budget: int = 1500
+    builds: int = 0
+    _gaps: dict[str, Gap | None] = field(default_factory=dict)
+    _shapes: dict[str, Shapes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.known:
+            self.known |= frozenset(_lengths(self.target).values())
+
+    def matches(self) -> Iterator[Match]:
+        """Every distinct way found, likeliest first.
+
+        Raises:
+            ProbeError: when there is none, with the closest build's remaining differences.
+        """
+        start = self.gap({})
+        if start is None:
+            self.build(copy.deepcopy(self.base))
+            raise ProbeError("The class could not be built from its own settings; check its config.")
+        order = itertools.count()
+        frontier: list[tuple[int, Score, int, int, dict[Path, Any]]] = [(0, start.score, 0, next(order), {})]
+        queued, yielded = {_key({})}, set[str]()
+        closest = start
+        while frontier and self.builds < self.budget:
+            _, score, _, _, values = heapq.heappop(frontier)
+            gap = self.gap(values)
+            assert gap is not None
+            closest = min(closest, gap, key=lambda item: item.score)
+            if score == (0, 0):
+                minimal = self._minimal(values)
+                if _key(minimal) not in yielded:
+                    yielded.add(_key(minimal))
+                    yield self._match(minimal)
+                continue
+            for tier in self._tiers(values, gap):
+                better = False
+                for move in tier:
+                    child = _combined(values, move)
+                    key = _key(child)
+                    if key in queued or self.builds >= self.budget:
+                        continue
+                    reached = self.gap(child)
+                    if reached is None or reached.score >= score:
+                        continue
+                    queued.add(key)
+                    better = True
+                    entry = (self._unlikely(child), reached.score, len(child), next(order), child)
+                    heapq.heappush(frontier, entry)
+                if better:
+                    break
+        if not yielded:
+            raise ProbeError(
+                "No configuration of the class has these shapes; with the closest one "
+                f"{'; '.join(closest.examples)}; save a program instead."
+            )
+
+    def gap(self, values: Mapping[Path, Any]) -> Gap | None:
+        """The distance to the target with these settings changed, or None where the class can't be built."""
+        key = _key(values)
+        if key not in self._gaps:
+            self.builds += 1
+            try:
+                shapes = self.build(assign(self.base, values))
+            except Exception:  # a class may reject settings with any exception at all
+                self._gaps[key] = None
+            else:
+                self._shapes[key] = shapes
+                self._gaps[key] = measure(shapes, self.target)
+        return self._gaps[key]
+
+    def _match(self, values: Mapping[Path, Any]) -> Match:
+        changes = tuple(Change(path, lookup(self.base, path), new) for path, new in values.items())
+        return Match(assign(self.base, values), changes)
+
+    def _unlikely(self, values: Mapping[Path, Any]) -> int:
+        if not self.known:
+            return 0
+        flat = [item for value in values.values() for _, item in leaves(value)]
+        return sum(1 for item in flat if is_int(item) and item not in self.known)
+
+    def _minimal(self, values: dict[Path, Any]) -> dict[Path, Any]:
+        for path in sorted(values, key=len, reverse=True):
+            fewer = {other: value for other, value in values.items() if other != path}
+            gap = self.gap(fewer)
+            if gap is not None and gap.score == (0, 0):
+                values = fewer
+        return values
+
+    def _tiers(self, values: dict[Path, Any], gap: Gap) -> Iterator[Iterator[dict[Path, Any]]]:
+        settings = assign(self.base, values)
+        numbers = {path: value for path, value in leaves(settings) if is_int(value) and value > 0}
+        if gap.counts:
+            yield self._depth_moves(settings, numbers, gap)
+            yield self._paired(self._depth_moves(settings, numbers, gap), values, settings, numbers)
+            yield self._empty_counts(settings, gap)
+        yield self._equal_moves(settings, numbers, gap)
+        yield self._ratio_moves(numbers, gap)
+        yield self._paired(self._equal_moves(settings, numbers, gap), values, settings, numbers)
+        yield self._slope_moves(values, numbers, gap)
+        yield self._unset_moves(settings, gap)
+        yield self._float_moves(settings, gap)
+        yield self._paired(self._ratio_moves(numbers, gap), values, settings, numbers)
+
+    def _depth_moves(
+        self, settings: Settings, numbers: Mapping[Path, int], gap: Gap
+    ) -> Iterator[dict[Path, Any]]:
+        for have, want in dict.fromkeys(gap.counts.values()):
+            if not have or not want:
+                continue
+            lists = {
+                path: resize(items, want, self.layers)
+                for path, items in sequences(settings)
+                if len(items) == have
+            }
+            derived = {path: None for path, _ in sequences(settings) if path not in lists}
+            equal = [path for path, value in numbers.items() if value == have]
+            for path in equal:
+                yield {path: want}
+                if lists:
+                    yield {path: want, **lists}
+                # lists that a class derives from its depth (names of stages) are left to it to derive
+                yield {path: want, **lists, **derived}
+            # a list of lengths (depths of stages) goes with the counts of several containers at once
+            yield dict.fromkeys(equal, want) | lists
+            for path, items in lists.items():
+                yield {path: items}
+            if lists:
+                yield lists
+            offset = {path: value + want - have for path, value in numbers.items() if value + want > have}
+            for path, value in offset.items():
+                if len(path) < 4 and abs(numbers[path] - have) <= 2:
+                    yield {path: value} | lists
+            for path, value in numbers.items():
+                if have % value == 0 or value % have == 0:
+                    scaled = Fraction(value * want, have)
+                    if scaled.denominator == 1 and value != have:
+                        yield {path: int(scaled)} | lists
+
+    def _empty_counts(self, settings: Settings, gap: Gap) -> Iterator[dict[Path, Any]]:
+        for have, want in dict.fromkeys(gap.counts.values()):
+            for path, value in leaves(settings):
+                if value is None:
+                    yield {path: want}
+            for path, items in sequences(settings):
+                if len(items) == have:
+                    yield {path: None}
+
+    def _equal_moves(
+        self, settings: Settings, numbers: Mapping[Path, int], gap: Gap
+    ) -> Iterator[dict[Path, Any]]:
+        for (have, want), _ in gap.dims.most_common():
+            equal = [path for path, value in numbers.items() if value == have]
+            for path in equal:
+                yield {path: want}
+            if len(equal) > 1:
+                yield dict.fromkeys(equal, want)
+            for path, items in sequences(settings):
+                if have in [item for item in items if is_int(item)]:
+                    scaled = [in_ratio(item, want, have) for item in items]
+                    if None not in scaled:
+                        yield {path: scaled}
+
+    def _ratio_moves(self, numbers: Mapping[Path, int], gap: Gap) -> Iterator[dict[Path, Any]]:
+        for (have, want), _ in gap.dims.most_common():
+            for path, value in numbers.items():
+                scaled = in_ratio(value, want, have)
+                if value != have and scaled and (have % value == 0 or value % have == 0):
+                    yield {path: scaled}
+                if value == 2 * have or have == 2 * value:
+                    continue
+                if value > want and scaled and value != have and value % have and have % value:
+                    yield {path: scaled}
+
+    def _paired(
+        self,
+        moves: Iterator[dict[Path, Any]],
+        values: dict[Path, Any],
+        settings: Settings,
+        numbers: Mapping[Path, int],
+    ) -> Iterator[dict[Path, Any]]:
+        # a class that can't be built with one setting changed may need a second changed by the same ratio
+        for move in moves:
+            if self.gap(_combined(values, move)) is not None:
+                continue
+            path, new = next((item for item in move.items() if is_int(item[1])), ((), 0))
+            if not path:
+                continue
+            old = lookup(settings, path)
+            companions = {
+                other: scaled
+                for other, value in numbers.items()
+                if other not in move and (scaled := in_ratio(value, new, old))
+            }
+            for other, scaled in companions.items():
+                yield {**move, other: scaled}
+            alike = {other: scaled for other, scaled in companions.items() if old % numbers[other] == 0}
+            for size in (2, 3):
+                for some in itertools.combinations(alike, size):
+                    yield {**move, **{other: alike[other] for other in some}}
+
+    def _slope_moves(
+        self, values: dict[Path, Any], numbers: Mapping[Path, int], gap: Gap
+    ) -> Iterator[dict[Path, Any]]:
+        here = self._shapes[_key(values)]
+        for path, value in numbers.items():
+            for other in (2 * value, value + 1):
+                moved = _combined(values, {path: other})
+                if self.gap(moved) is None:
+                    continue
+                there = self._shapes[_key(moved)]
+                guesses: Counter[int] = Counter()
+                for name in here.keys() & there.keys() & self.target.keys():
+                    for a, b, want in zip(here[name], there[name], self.target[name], strict=False):
+                        if a != b and a != want:
+                            step = Fraction((want - a) * (other - value), b - a)
+                            if step.denominator == 1 and value + step > 0:
+                                guesses[value + int(step)] += 1
+                for guess, _ in guesses.most_common(3):
+                    yield {path: guess}
+                break
+
+    def _unset_moves(self, settings: Settings, gap: Gap) -> Iterator[dict[Path, Any]]:
+        for path, value in leaves(settings):
+            if value is None:
+                for (_, want), _ in gap.dims.most_common(4):
+                    yield {path: want}
+
+    def _float_moves(self, settings: Settings, gap: Gap) -> Iterator[dict[Path, Any]]:
+        for path, value in leaves(settings):
+            if isinstance(value, float) and value:
+                for (have, want), _ in gap.dims.most_common(4):
+                    yield {path: value * want / have}
+                    yield {path: value * have / want}
+
+
+def _combined(values: Mapping[Path, Any], move: Mapping[Path, Any]) -> dict[Path, Any]:
+    # a change of a whole list supersedes earlier ones inside it; one inside a changed list edits that list
+    merged = dict(values)
+    for path, value in sorted(move.items(), key=lambda item: len(item[0])):
+        merged = {other: old for other, old in merged.items() if other[: len(path)] != path}
+        outer = next((other for other in merged if path[: len(other)] == other), None)
+        if outer is None:
+            merged[path] = value
+        elif isinstance(merged[outer], list | tuple | dict):
+            inner: Any = assign({"": merged[outer]}, {("", *path[len(outer) :]): value})
+            merged[outer] = inner[""]
+    return merged
+
+
+def _key(values: Mapping[Path, Any]) -> str:
+    return json.dumps(sorted((spell(path), value) for path, value in values.items()), default=repr)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,192 @@
+"""Live models from directories, configurations and names, with the facts that go into ``Program.origin``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mlgraph.capture.inputs.origin import describe_origin
+from mlgraph.errors import CaptureError, FileError, MlgraphError
+
+Built = tuple[Any, dict[str, Any]]
+
+
+def huggingface_directory(path: Path, *, trust: bool = False) -> Built:
+    """The transformers model saved in a directory, in the class that its config names.
+
+    Weights that the files lack, or that do not fit, are named in the ``notes`` among the facts.
+    """
+    config = read_config(path / "config.json")
+    if config.get("auto_map") and not trust:
+        raise FileError(
+            f"{path} brings its own model code, which loading would run; "
+            "pass --trust if you know who wrote it."
+        )
+    loader: Any = _architecture(config, path / "config.json")
+    with _quiet_transformers():
+        try:
+            model, report = loader.from_pretrained(
+                path, output_loading_info=True, local_files_only=True, trust_remote_code=trust
+            )
+        except MlgraphError:
+            raise
+        except Exception as error:  # whatever transformers raises on a damaged directory
+            raise FileError(
+                f"{path} could not be loaded by {loader.__name__}: {_first_line(error)}"
+            ) from error
+    notes = [
+        *_named("weights missing in the files, so left at random", report["missing_keys"]),
+        *_named("weights in the files that the model does not have", report["unexpected_keys"]),
+        *_named("weights of another shape, so left at random", report["mismatched_keys"]),
+    ]
+    return model, describe_origin(model, path=str(path.resolve()), name=path.resolve().name, notes=notes)
+
+
+def huggingface_random(path: Path) -> Built:
+    """The transformers model of a config.json, or of a directory with one, with random weights."""
+    if path.is_dir():
+        path = path / "config.json"
+    config = read_config(path)
+    loader: Any = _architecture(config, path)
+    import transformers
+
+    with _quiet_transformers():
+        try:
+            if hasattr(loader, "config_class") and loader.config_class is not None:
+                model = loader(loader.config_class.from_dict(config))
+            else:
+                model = loader.from_config(transformers.AutoConfig.from_pretrained(path.parent))
+        except Exception as error:  # whatever a configuration class makes of wrong values
+            raise FileError(f"{path} does not make a model: {_first_line(error)}") from error
+    return model, describe_origin(model, config_path=str(path.resolve()), random=True)
+
+
+def timm_model(text: str) -> Built:
+    """The timm model ``NAME,key=value,…`` with random weights, unless ``pretrained=true`` or a
+    ``checkpoint_path`` is among its keys."""
+    name, *pairs = _split(text)
+    kwargs = dict(_pair(pair, text) for pair in pairs)
+    try:
+        import timm
+    except ImportError:
+        raise CaptureError('timm is not installed; run pip install "mlgraph[timm]".') from None
+    known = timm.list_models()
+    if name.split(".")[0] not in known:
+        import difflib
+
+        near = difflib.get_close_matches(name, known, n=1)
+        raise CaptureError(f"timm has no model {name!r}" + (f"; did you mean {near[0]!r}." if near else "."))
+    try:
+        model: nn.Module = timm.create_model(name, **kwargs)
+    except Exception as error:  # whatever a model's constructor makes of wrong arguments
+        raise CaptureError(f"timm could not make {text!r}: {_first_line(error)}") from error
+    return model, describe_origin(model, model=name, kwargs=kwargs, name=name)
+
+
+def trusted_module(path: Path) -> Built:
+    """The module in a pickled file, which runs the code that the file chooses."""
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # unpickling fails with any exception
+        raise FileError(f"{path} could not be unpickled: {_first_line(error)}") from error
+    if not isinstance(loaded, nn.Module):
+        raise FileError(
+            f"{path} holds a {type(loaded).__name__}, not a module; a state dict has no graph, so capture "
+            "the model in Python and save the program."
+        )
+    return loaded, describe_origin(loaded, path=str(path.resolve()), name=path.stem)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The JSON object in a model's config file. Raises FileError."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        where = f"{path.parent} has no config.json" if path.name == "config.json" else f"There is no {path}"
+        raise FileError(f"{where}; give a Hugging Face model directory or its config file.") from None
+    except OSError as error:
+        raise FileError(f"{path} could not be read: {(error.strerror or str(error)).lower()}.") from None
+    except ValueError as error:
+        raise FileError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(config, dict):
+        raise FileError(f"{path} is not a model configuration: it holds no JSON object.")
+    return config
+
+
+def _architecture(config: dict[str, Any], path: Path) -> type:
+    """The class in ``architectures``, or the automatic one where there is none."""
+    import transformers
+
+    names = config.get("architectures") or []
+    if config.get("auto_map") or not names:
+        if "model_type" not in config:
+            raise FileError(f"{path} names neither architectures nor model_type; add one.")
+        return transformers.AutoModel  # type: ignore[no-any-return]
+    found = getattr(transformers, str(names[0]), None)
+    if found is None:
+        raise FileError(
+            f"transformers {transformers.__version__} has no class {names[0]!r}, which {path} asks for; "
+            "install a version that has it."
+        )
+    return found  # type: ignore[no-any-return]
+
+
+class _quiet_transformers:
+    """transformers' own progress bars and loading reports off: what matters is returned as notes."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging
+
+        self._verbosity = logging.get_verbosity()
+        self._bars = logging.is_progress_bar_enabled()
+        logging.set_verbosity(logging.CRITICAL)
+        logging.disable_progress_bar()
+
+    def __exit__(self, *exception: object) -> None:
+        from transformers.utils import logging
+
+        logging.set_verbosity(self._verbosity)
+        if self._bars:
+            logging.enable_progress_bar()
+
+
+def _named(what: str, keys: Iterable[Any], most: int = 4) -> list[str]:
+    names = sorted(key if isinstance(key, str) else str(key[0]) for key in keys)
+    if not names:
+        return []
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return [f"{what}: {', '.join(names[:most])}{rest}"]
+
+
+def _split(text: str) -> list[str]:
+    """Comma-separated parts; commas inside brackets do not separate."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def _pair(text: str, whole: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise CaptureError(f"{text!r} in {whole!r} is not key=value; write for example timm:NAME,depth=4.")
+    try:
+        return key, json.loads(value.replace("(", "[").replace(")", "]"))
+    except ValueError:
+        plain = {"True": True, "False": False, "None": None}
+        return key, plain.get(value, value)
+
+
+def _first_line(error: BaseException) -> str:
+    line = (str(error).strip().split(os.linesep)[0] or type(error).__name__)[:300]
+    return line if line.endswith(".") else f"{line}."

@@ -1,0 +1,133 @@
+"""SOURCE strings, as the command line takes them, to programs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mlgraph.capture.inputs.example import Call, example_inputs, try_inputs
+from mlgraph.errors import CaptureError, FileError
+from mlgraph.interop import load as build
+from mlgraph.program import Program
+
+
+def open_source(
+    source: str | os.PathLike[str],
+    *,
+    trust: bool = False,
+    loss: bool = True,
+    inputs: Call | None = None,
+    module: str | None = None,
+) -> Program:
+    """The program that ``source`` names.
+
+    ``source`` is a file that mlgraph saved, a Hugging Face directory, ``timm:NAME,key=value``,
+    ``hf:CONFIG.json`` (random weights) or, with ``trust``, a ``.pt2`` or a pickled module, both of which
+    run code on loading. With ``loss``, a transformers head is captured with its labels and loss where that
+    can be. ``inputs``, positional and keyword arguments, take the place of those made from the
+    configuration. ``module`` is the path of a submodule to capture instead of the whole model.
+    ``Program.origin`` says where it came from. Raises FileError and CaptureError.
+    """
+    text = os.fspath(source)
+    scheme, colon, rest = text.partition(":")
+    if colon and scheme == "timm":
+        model, facts = build.timm_model(rest)
+        return _capture(model, facts, loss, inputs, module)
+    if colon and scheme == "hf":
+        model, facts = build.huggingface_random(Path(rest))
+        return _capture(model, facts, loss, inputs, module)
+    path = Path(text)
+    if not path.exists():
+        raise FileError(_unknown(text))
+    if path.is_dir():
+        lazy = _open_large(path, loss, inputs) if module is None else None
+        if lazy is not None:
+            return lazy
+        model, facts = build.huggingface_directory(path, trust=trust)
+        return _capture(model, facts, loss, inputs, module)
+    return _open_file(path, trust, loss, inputs, module)
+
+
+def _open_large(path: Path, loss: bool, inputs: Call | None) -> Program | None:
+    """The program of a directory too large for memory, where it can be captured without its weights."""
+    from mlgraph.interop import directory
+
+    if not directory.is_large(path):
+        return None
+    config = build.read_config(path / "config.json")
+    if config.get("auto_map") or not config.get("architectures"):
+        return None
+    return directory.open_lazily(
+        path,
+        str(config["architectures"][0]),
+        config,
+        lambda model, facts: _capture(model, facts, loss, inputs),
+    )
+
+
+def _open_file(path: Path, trust: bool, loss: bool, inputs: Call | None, module: str | None) -> Program:
+    """A saved program or, trusted, what runs code: a module on ``inputs``, or what else storage reads."""
+    from mlgraph.files import file_errors
+    from mlgraph.storage import load
+    from mlgraph.storage.trusted import foreign_kind
+
+    with file_errors(path, "be read"), path.open("rb") as file:
+        kind = foreign_kind(file)
+    if kind is None or not trust or inputs is None:
+        if module is not None:
+            raise CaptureError(
+                f"{path} is not run to be read, so {module} cannot be captured on its own: name a submodule "
+                "of a model source, or of a pickled module with --trust and --input"
+            )
+        return load(path, trust=trust)
+    model, facts = build.trusted_module(path)
+    return _capture(model, facts, loss, inputs, module)
+
+
+def _capture(
+    model: nn.Module, facts: Mapping[str, Any], loss: bool, inputs: Call | None, module: str | None = None
+) -> Program:
+    from mlgraph.capture.model import capture
+
+    notes: list[str] = list(facts.get("notes", ()))
+    name = str(facts.get("name") or type(model).__name__)
+
+    if inputs is not None:
+        try_inputs(model, inputs)
+
+    def attempt(with_loss: bool) -> Program:
+        args, kwargs = inputs or example_inputs(model, loss=with_loss)
+        return capture(model, args, kwargs, name=name, module=module)
+
+    try:
+        program = attempt(loss)
+    except CaptureError as error:
+        program = _again(lambda: attempt(False), error, loss and inputs is None)
+        notes.append(f"captured without its loss, with which it could not be: {_clause(error)}")
+    if module is not None:
+        # a submodule is no model that the library could load
+        return program.replace(notes=(*program.notes, *notes))
+    origin = {key: value for key, value in facts.items() if key not in ("notes", "name")}
+    return program.replace(origin=origin, notes=(*program.notes, *notes))
+
+
+def _again(attempt: Callable[[], Program], error: CaptureError, loss: bool) -> Program:
+    if not loss:
+        raise error
+    try:
+        return attempt()
+    except CaptureError:
+        raise error from None
+
+
+def _clause(error: Exception) -> str:
+    return str(error).split("\n")[0].rstrip(".")
+
+
+def _unknown(text: str) -> str:
+    hint = "check the path, or write timm:NAME for a timm model or hf:CONFIG.json for random weights"
+    return f"There is no file or directory {text}; {hint}."

@@ -1,0 +1,5 @@
+"""What a program is: graph, tensors, signature, lineage, and the tables that are inferred from it."""
+
+from mlgraph.program.program import Input, Lineage, Program, Signature, Tensors
+
+__all__ = ["Input", "Lineage", "Program", "Signature", "Tensors"]

@@ -1,0 +1,117 @@
+"""The axes of a program as data: slots, dims in axes, what is frozen and why."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlgraph.errors import AxisError
+from mlgraph.program.dims import DimExpr, render
+from mlgraph.program.display import Shown
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One occurrence of an axis: the dim of a tensor, and the role the axis has there.
+
+    ``role`` is ``"emits"``, ``"contracts"`` or ``"both"``; ``occurrence`` counts the leaves of the dim,
+    from major to minor.
+    """
+
+    tensor: str
+    dim: int
+    role: str
+    occurrence: int = 0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension that tensors share.
+
+    ``id`` is unique in its program; ``name`` is shared by the like axes of all blocks. ``frozen`` is the
+    reason why the axis cannot be coarsened at all, ``kept`` the reason why it is not coarsened by default;
+    ``where`` names the node that gave rise to the reason.
+    """
+
+    id: str
+    name: str
+    size: int
+    slots: tuple[Slot, ...]
+    frozen: str | None = None
+    kept: str | None = None
+    where: str = ""
+
+    @property
+    def coarsenable_by_default(self) -> bool:
+        return self.frozen is None and self.kept is None
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A contraction over an axis: at ``node``, over dim ``position`` of each operand.
+
+    ``carrier`` is the tensor whose slot is summed against (the last operand), ``None`` where activations
+    meet; ``shared`` says that the carrier also emits on the axis (a tied table), so that no factor on it is
+    right for both uses.
+    """
+
+    axis: str
+    node: str
+    operands: tuple[tuple[str, int], ...]
+    carrier: str | None
+    shared: bool
+    repairable: bool
+
+
+@dataclass(frozen=True, eq=False)
+class AxisTable(Shown, Sequence[Axis]):
+    """All axes of a program; indexed by position, by id, or by a name that one axis has."""
+
+    axes: tuple[Axis, ...]
+    tensor_dims: dict[str, tuple[DimExpr, ...]]
+    node_dims: dict[str, Any]
+    roles: dict[tuple[str, int], tuple[str, ...]]
+    sums: tuple[Sum, ...]
+    averages: tuple[tuple[str, str], ...]
+    tables: frozenset[str]
+    unknown: dict[str, str] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.axes)
+
+    def __iter__(self) -> Iterator[Axis]:
+        return iter(self.axes)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            found = self.select(key)
+            if len(found) > 1:
+                ids = ", ".join(axis.id for axis in found[:4])
+                raise AxisError(
+                    f"{len(found)} axes are named '{key}' ({ids}, ...): name one of them by its id."
+                )
+            return found[0]
+        return self.axes[key]
+
+    def select(self, name: str) -> tuple[Axis, ...]:
+        """The axes with this id or this name.
+
+        Raises:
+            AxisError: there is none; the message lists the nearest.
+        """
+        found = tuple(axis for axis in self.axes if axis.id == name) or tuple(
+            axis for axis in self.axes if axis.name == name
+        )
+        if not found:
+            known = sorted({axis.name for axis in self.axes} | {axis.id for axis in self.axes})
+            near = difflib.get_close_matches(name, known, n=3) or sorted({axis.name for axis in self.axes})
+            raise AxisError(f"there is no axis '{name}'; the nearest are {', '.join(near)}.")
+        return found
+
+    def dims(self, tensor: str) -> tuple[str, ...]:
+        """The dims of a tensor in axis names, e.g. ``("heads·head_dim", "hidden")``."""
+        names = {axis.id: axis.name for axis in self.axes}
+        return tuple(render(dim, lambda a: names.get(a, "?")) for dim in self.tensor_dims[tensor])

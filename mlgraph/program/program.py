@@ -1,0 +1,227 @@
+"""A captured model: one graph, its tensors under their original names, and where it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from mlgraph.program.display import Shown
+
+if TYPE_CHECKING:
+    from mlgraph.blocks.find import BlockTable
+    from mlgraph.program.axis_table import AxisTable
+
+_DIGESTED_BYTES = 1 << 24
+_ANALYSES = {"axes": "mlgraph.axes.build:infer_axes", "blocks": "mlgraph.blocks.find:find_blocks"}
+
+
+@dataclass(frozen=True)
+class Input:
+    """One leaf of the flattened ``(args, kwargs)`` of a program, in placeholder order.
+
+    ``shape`` holds the example sizes on which the graph was propagated; ``symbols`` gives, dim by
+    dim, the name of a dynamic size (dims of one name always have equal sizes) or ``None`` where the
+    size is fixed. A leaf that is no tensor has ``dtype`` ``None`` and keeps its ``value``.
+    """
+
+    name: str
+    shape: tuple[int, ...] = ()
+    dtype: torch.dtype | None = None
+    symbols: tuple[str | None, ...] = ()
+    value: Any = None
+
+    @property
+    def is_tensor(self) -> bool:
+        return self.dtype is not None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How a program is called: input leaves, and the pytrees of its arguments and result.
+
+    ``parameters`` names all that the original's forward takes, in its order, captured or not; empty where
+    that is not known.
+    """
+
+    inputs: tuple[Input, ...]
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tensors(Mapping[str, torch.Tensor]):
+    """Parameters and buffers of a program by fully qualified name.
+
+    ``values`` holds each tensor once, under its canonical name (the first in state-dict order);
+    ``aliases`` maps every further name of a tied tensor to the canonical one. ``parameters`` and
+    ``persistent`` name the canonical entries that are parameters, and the entries (parameters and
+    buffers) that a state dict lists. ``values`` may be lazy: read an entry once and let it go. ``digests``
+    stand for the values of buffers on the meta device, so that blocks that differ in a constant are still
+    told apart; see :meth:`digest`.
+    """
+
+    values_: Mapping[str, torch.Tensor]
+    parameters: frozenset[str]
+    persistent: frozenset[str]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self.values_[self.aliases.get(name, name)]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self.values_)
+
+    def __len__(self) -> int:
+        return len(self.values_)
+
+    def __contains__(self, name: object) -> bool:
+        return self.aliases.get(str(name), name) in self.values_
+
+    def meta(self) -> dict[str, torch.Tensor]:
+        """Every tensor on the meta device. Lazy values that know their shapes are not read."""
+        known = getattr(self.values_, "shapes", {})
+        made = {}
+        for name in self:
+            if name in known:
+                shape, dtype = known[name]
+                made[name] = torch.empty(shape, dtype=dtype, device="meta")
+            else:
+                made[name] = torch.empty_like(self[name], device="meta")
+        return made
+
+    def digest(self, name: str) -> str | None:
+        """The SHA-1 of a tensor's bytes; None where they are unknown, or more than 16 MiB."""
+        tensor = self[name]
+        if tensor.device.type == "meta":
+            return self.digests.get(name)
+        if tensor.nbytes > _DIGESTED_BYTES or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+            return None
+        data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return hashlib.sha1(data, usedforsecurity=False).hexdigest()
+
+    def skeleton(self) -> Tensors:
+        """The same on the meta device, with digests of buffers; of lazy values, only of constants."""
+        return dataclasses.replace(self, values_=self.meta(), digests=self._known_digests)
+
+    @cached_property
+    def _known_digests(self) -> dict[str, str]:
+        held = isinstance(self.values_, dict)
+        buffers = [n for n in self if n not in self.parameters and (held or n not in self.persistent)]
+        found = {name: self.digest(name) for name in buffers}
+        return {name: digest for name, digest in found.items() if digest is not None}
+
+    def replace(self, values: Mapping[str, torch.Tensor]) -> Tensors:
+        """The same names, kinds and ties with other values."""
+        return dataclasses.replace(self, values_=values)
+
+
+@dataclass(frozen=True, eq=False)
+class Lineage:
+    """Which program this one came from, by which pass and transfers.
+
+    ``parent`` is a skeleton (its tensors are on the meta device). ``groupings`` gives, per axis
+    id of the parent, the coarse index of every fine index; ``layers``, per chain name, the coarse
+    block of every block. ``operation`` is the pass as a pipeline string.
+    """
+
+    operation: str
+    parent: Program
+    groupings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Program(Shown):
+    """A captured model.
+
+    ``graph`` has four kinds of nodes: one placeholder per input leaf, one get_attr per tensor it reads (the
+    target is the canonical name), call_function nodes, and the output, whose single argument is the flat
+    tuple of result leaves. Nodes carry ``meta["val"]`` (fake tensors of the example sizes),
+    ``meta["module"]`` (qualified name of the module that ran the op, ``""`` for the root) and
+    ``meta["source"]`` (``"file:line: text"`` in the model's own code). Graph and tensors are never changed
+    in place: every operator returns a new program.
+
+    Nodes that follow the training mode are written as in training: ``aten.dropout(x, p, True)``,
+    ``mlgraph.ops.drop_path(x, p, dims, True)``, attention with ``dropout_p`` > 0, and ``aten.batch_norm``
+    whose training flag is True and that has running statistics.
+    """
+
+    graph: fx.Graph
+    tensors: Tensors
+    signature: Signature
+    name: str = "model"
+    lineage: Lineage | None = None
+    notes: tuple[str, ...] = ()
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def axes(self) -> AxisTable:
+        """The inferred axes (design: axis inference); prints as a table."""
+        table: AxisTable = _analysis("axes")(self._analysed())
+        return table
+
+    @cached_property
+    def blocks(self) -> BlockTable:
+        """The chains of repeated blocks; prints as a table."""
+        table: BlockTable = _analysis("blocks")(self._analysed())
+        return table
+
+    def __repr__(self) -> str:
+        """One line; the graph itself is in :attr:`graph`."""
+        calls = sum(node.op == "call_function" for node in self.graph.nodes)
+        past = " → ".join(str(step) for step in self.origin.get("history", ()))
+        described = f"{self.name}: {self.num_parameters():,} parameters, {calls} ops"
+        return f"<Program {described}{f', by {past}' if past else ''}>"
+
+    def replace(self, **changes: Any) -> Program:
+        """A program with some fields changed; analyses are made anew."""
+        return dataclasses.replace(self, **changes)
+
+    def skeleton(self) -> Program:
+        """This program with its tensors on the meta device, at no memory."""
+        skeleton = self.replace(tensors=self.tensors.skeleton())
+        for analysis in _ANALYSES:
+            if analysis in self.__dict__:
+                skeleton.__dict__[analysis] = self.__dict__[analysis]
+        return skeleton
+
+    def without_weights(self) -> Program:
+        """This program with what a state dict holds on the meta device, and its constants as they are."""
+        meta = self.tensors.meta()
+        kept = {name: meta[name] if name in self.tensors.persistent else self.tensors[name] for name in meta}
+        light = self.replace(tensors=self.tensors.replace(kept))
+        for analysis in _ANALYSES:
+            if analysis in self.__dict__:
+                light.__dict__[analysis] = self.__dict__[analysis]
+        return light
+
+    def _analysed(self) -> Program:
+        # analyses look at shapes and constants alone; lazy tensors would be read for each
+        return self if isinstance(self.tensors.values_, dict) else self.without_weights()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Persistent tensors by every one of their original names."""
+        names = [*self.tensors, *self.tensors.aliases]
+        return {name: self.tensors[name] for name in names if name in self.tensors.persistent}
+
+    def num_parameters(self) -> int:
+        """Number of scalars in distinct parameters."""
+        return sum(self.tensors[name].numel() for name in self.tensors.parameters)
+
+
+def _analysis(name: str) -> Callable[[Program], Any]:
+    module, function = _ANALYSES[name].split(":")
+    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Blocks taken out of a chain and put back."""

@@ -1,0 +1,147 @@
+"""What a change of width keeps or assumes, in sentences: factors made from widths, and what nothing reads.
+
+Constants in a graph that were computed from a width, such as the factor √d on embeddings, are kept: the
+function is then that of the transferred weights, not that of the class at the new width. They cannot be told
+from numbers that happen to be equal, so they are only reported, never changed. A parameter that no op reads
+says nothing of its dims; those that its neighbours do not tell either are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from torch import fx
+
+from mlgraph.program import Program
+from mlgraph.program.dims import DimExpr, leaves, resized, size_of
+
+_PRODUCTS = {"mul", "mul_", "div", "div_"}
+_SCALED = {"baddbmm", "addmm", "scaled_dot_product_attention"}
+_CONVERSIONS = {
+    "to",
+    "_to_copy",
+    "type_as",
+    "clone",
+    "detach",
+    "detach_",
+    "alias",
+    "lift_fresh_copy",
+    "contiguous",
+}
+_ARGUMENTS = ("scale", "alpha", "beta")
+_EXACT = 1e-6
+_HALF = 4e-3
+
+
+def kept_constants(program: Program, sizes: Mapping[str, int]) -> list[str]:
+    """A sentence for every factor of ``program`` that equals a power of a width that ``sizes`` changes.
+
+    The powers are ±1/2 and ±1. ``sizes`` gives new sizes by axis id. A factor counts where its op, or the op
+    that feeds it, works on that width; 1, 2 and 1/2 never count, as they stand for nothing.
+    """
+    found = []
+    for node in program.graph.nodes:
+        for value, tolerance in _factors(program, node):
+            width = _width(program, node, value, tolerance, sizes)
+            if width is not None:
+                found.append(f"kept: the factor {value:.5g} at {_place(node)}, {width}")
+    return list(dict.fromkeys(found))
+
+
+def kept_unread(program: Program, sizes: Mapping[str, int]) -> list[str]:
+    """A sentence for every parameter that no op reads: which dims are kept, which follow others."""
+    found = []
+    for name in program.axes.unread:
+        dims = program.axes.tensor_dims[name]
+        unknown = [i for i, dim in enumerate(dims) if any(leaf.axis.startswith("~") for leaf in leaves(dim))]
+        changed = [i for i, dim in enumerate(dims) if resized(dim, sizes) != size_of(dim)]
+        if unknown:
+            found.append(f"kept: {name}{unknown}, since nothing reads this parameter")
+        if changed:
+            found.append(f"assumed: {name}{changed}, which nothing reads, changes as its neighbours do")
+    return found
+
+
+def _place(node: fx.Node) -> str:
+    """``file.py:12``, or the node where the line is not known."""
+    path, colon, rest = str(node.meta.get("source") or "").partition(":")
+    return f"{PurePath(path).name}:{rest.partition(':')[0]}" if colon else node.name
+
+
+def _factors(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
+    """Scalars by which an op multiplies or divides, with the relative error they may carry."""
+    name = getattr(node.target, "_opname", "") if node.op == "call_function" else ""
+    if name in _PRODUCTS:
+        arguments = list(node.args)
+    elif name in _SCALED:
+        # what else such an op is given by position, a dropout rate say, scales nothing
+        arguments = [node.kwargs.get(key) for key in _ARGUMENTS]
+    else:
+        return
+    for argument in arguments:
+        if isinstance(argument, (int, float)) and not isinstance(argument, bool):
+            yield float(argument), _EXACT
+        elif isinstance(argument, fx.Node):
+            yield from _stored(program, argument)
+    if name == "scaled_dot_product_attention" and node.kwargs.get("scale") is None:
+        query = node.args[0]
+        dims = program.axes.node_dims.get(query.name) if isinstance(query, fx.Node) else None
+        if dims:
+            yield 1 / math.sqrt(size_of(dims[-1])), _EXACT
+
+
+def _stored(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
+    """The value of a buffer with one element that a node passes on, converted perhaps."""
+    while node.op == "call_function" and getattr(node.target, "_opname", "") in _CONVERSIONS:
+        node = node.all_input_nodes[0]
+    if node.op != "get_attr" or node.target in program.tensors.parameters:
+        return
+    like = node.meta.get("val")
+    if isinstance(like, torch.Tensor) and like.numel() == 1 and like.is_floating_point():
+        value = program.tensors[str(node.target)]
+        if value.device.type != "meta":
+            yield value.item(), _HALF if like.dtype in (torch.bfloat16, torch.float16) else _EXACT
+
+
+def _width(
+    program: Program, node: fx.Node, value: float, tolerance: float, sizes: Mapping[str, int]
+) -> str | None:
+    """The width, a dim at hand that changes, of which ``value`` is a power."""
+    if not math.isfinite(value) or abs(value) in (0.0, 0.5, 1.0, 2.0):
+        return None
+    for dim in _dims(program, node):
+        before, after = size_of(dim), resized(dim, sizes)
+        if before == after or before < 2 or any(leaf.axis.startswith("~") for leaf in leaves(dim)):
+            continue
+        powers = {"√": before**0.5, "1/√": before**-0.5, "": float(before), "1/": 1 / before}
+        for mark, power in powers.items():
+            if math.isclose(abs(value), power, rel_tol=tolerance):
+                named = _named(program, dim)
+                return f"which is {mark}{named} at {named} = {before}, now {after}"
+    return None
+
+
+def _named(program: Program, dim: DimExpr) -> str:
+    names = [program.axes[leaf.axis].name for leaf in leaves(dim)]
+    return names[0] if len(names) == 1 else f"({'·'.join(names)})"
+
+
+def _dims(program: Program, node: fx.Node) -> Iterator[DimExpr]:
+    """Dims of what a node reads and of what was contracted to make that, each once."""
+    near = [node, *node.all_input_nodes, *(n for i in node.all_input_nodes for n in i.all_input_nodes)]
+    seen: set[DimExpr] = set()
+    for each in near:
+        found: Any = program.axes.node_dims.get(each.name)
+        for dim in found or ():
+            if isinstance(dim, tuple) and dim not in seen and _is_dim(dim):
+                seen.add(dim)
+                yield dim
+
+
+def _is_dim(found: tuple[Any, ...]) -> bool:
+    """Whether this is the dim of a tensor and not the dims of one of several results."""
+    return not any(isinstance(part, tuple) for part in found)

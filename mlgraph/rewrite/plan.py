@@ -1,0 +1,302 @@
+"""What changes when axes change size: which groupings, which factor on every slot, which gains on
+activations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import fx
+
+from mlgraph.errors import AxisError, MlgraphError
+from mlgraph.program import Program
+from mlgraph.program.axis_table import Axis, AxisTable, Sum
+from mlgraph.program.dims import DimExpr, Leaf, resize
+from mlgraph.rewrite.resize import Gain
+from mlgraph.rewrite.transfer import Grouping, Groupings, TensorTransfer
+
+Tied = Literal["exact", "paper"]
+TIED: tuple[str, ...] = ("exact", "paper")
+
+# fmt: off
+_TRANSPARENT = {
+    "dropout", "to", "_to_copy", "view", "reshape", "transpose", "permute", "unsqueeze", "squeeze",
+    "contiguous", "slice", "select", "flatten", "unflatten", "clone", "expand", "alias",
+}
+# fmt: on
+
+
+@dataclass(frozen=True)
+class WidthPlan:
+    """Groupings per axis id (fine index to coarse), how every tensor moves, and gains on activations.
+
+    ``gains`` belong to the program that is made: the coarse one going down, the fine one going up.
+    ``approximate`` names what the move does not keep exactly.
+    """
+
+    groupings: Groupings
+    transfers: Mapping[str, TensorTransfer]
+    gains: tuple[Gain, ...]
+    folded: tuple[str, ...]
+    approximate: tuple[str, ...]
+
+
+def plan_down(program: Program, groupings: Groupings, tied: str = "exact") -> WidthPlan:
+    """Plan coarsening: ``program`` is the fine one."""
+    return _plan(program, groupings, tied, down=True)
+
+
+def plan_up(program: Program, groupings: Groupings, tied: str = "exact") -> WidthPlan:
+    """Plan growth without a parent: ``program`` is the coarse one, groupings map the wider indices to its
+    own."""
+    return _plan(program, groupings, tied, down=False)
+
+
+def _plan(program: Program, groupings: Groupings, tied: str, down: bool) -> WidthPlan:
+    if tied not in TIED:
+        raise MlgraphError(f"tied={tied!r} is not known: use 'exact' or 'paper'.")
+    table = program.axes
+    fine = {axis: grouping.fine for axis, grouping in groupings.items()}
+    summing: set[tuple[str, str]] = set()
+    gains: list[Gain] = []
+    folded: list[str] = []
+    approximate = _uneven_averages(table, groupings)
+    nodes = {node.name: node for node in program.graph.nodes}
+    joined = _joined_tables(table)
+    repaired: set[tuple[str, str]] = set()
+    if tied == "paper":
+        summing |= {(tensor, axis) for tensor in table.tables for axis in groupings}
+    for found in table.sums:
+        if found.axis not in groupings or groupings[found.axis].uniform == 1:
+            continue
+        if found.carrier is not None and (
+            not found.shared or (tied == "paper" and found.carrier in table.tables)
+        ):
+            continue
+        if not found.repairable:
+            approximate.append(
+                f"{nodes[found.node].target} sums over {found.axis} inside an op without a rule of its own"
+            )
+            continue
+        if (found.node, found.axis) in repaired:
+            continue
+        repaired.add((found.node, found.axis))
+        if not joined[found.node, found.axis]:
+            approximate.append(
+                f"{nodes[found.node].target} sums over {found.axis} against joined tensors, "
+                "of which only some are used in both roles"
+            )
+        parameters = (
+            _foldable(nodes[found.operands[0][0]], table, found) if found.carrier is not None else None
+        )
+        if parameters is not None:
+            summing |= {(name, found.axis) for name in parameters}
+            folded.extend(name for name in parameters if name not in folded)
+        else:
+            gains.append(_gain(table, found, groupings, down))
+    transfers = {}
+    for tensor, dims in table.tensor_dims.items():
+        roles = []
+        for index, dim in enumerate(dims):
+            given = table.roles[tensor, index]
+            roles.append(
+                tuple(
+                    _role(r, (tensor, leaf) in summing) for r, leaf in zip(given, _axes_of(dim), strict=True)
+                )
+            )
+        wide = tuple(resize(dim, fine) for dim in dims)
+        transfers[tensor] = TensorTransfer(wide, tuple(roles), groupings)
+    return WidthPlan(groupings, transfers, tuple(gains), tuple(folded), tuple(dict.fromkeys(approximate)))
+
+
+def _joined_tables(table: AxisTable) -> dict[tuple[str, str], bool]:
+    """Per node and axis of a sum, whether all tensors that it sums against emit on the axis too."""
+    out: dict[tuple[str, str], bool] = {}
+    for found in table.sums:
+        key = found.node, found.axis
+        out[key] = out.get(key, True) and (found.carrier is None or found.shared)
+    return out
+
+
+def _role(role: str, summed: bool) -> str:
+    """Tied slots emit (the gain is elsewhere), unless a factor is folded into them."""
+    return "contracts" if summed or role == "contracts" else "emits"
+
+
+def _axes_of(dim: DimExpr) -> list[str]:
+    out: list[str] = []
+    for term in dim:
+        out.extend(
+            [term.axis] if isinstance(term, Leaf) else [a for part in term.parts for a in _axes_of(part)]
+        )
+    return out
+
+
+def _uneven_averages(table: AxisTable, groupings: Groupings) -> list[str]:
+    uneven = {axis for axis, grouping in groupings.items() if grouping.uniform is None}
+    hit = dict.fromkeys(axis for axis, _ in table.averages if axis in uneven)
+    return [uneven_average(axis) for axis in hit]
+
+
+def uneven_average(axis: str) -> str:
+    """What is approximate about a mean over an axis whose groups have unequal sizes."""
+    return f"means over {axis} weigh its groups of unequal size alike"
+
+
+def _gain(table: AxisTable, found: Sum, groupings: Groupings, down: bool) -> Gain:
+    operand, position = found.operands[0]
+    dims = table.node_dims[operand]
+    grouping = groupings[found.axis]
+    if down:
+        own = [float(size) for size in grouping.group_sizes]
+    else:
+        own = list(grouping.shares or (1 / grouping.group_sizes[coarse] for coarse in grouping.coarse_of))
+    sizes = {axis: g.coarse if down else g.fine for axis, g in groupings.items()}
+    values = _spread(dims[position], found.axis, own, sizes)
+    return Gain(found.node, operand, position, tuple(values) if len(set(values)) > 1 else (values[0],))
+
+
+def _spread(dim: DimExpr, axis: str, own: Sequence[float], sizes: Mapping[str, int]) -> list[float]:
+    """The factor of every index of a dim, given those of one axis in it."""
+    out = [1.0]
+    for term in dim:
+        if isinstance(term, Leaf):
+            column = list(own) if term.axis == axis else [1.0] * sizes.get(term.axis, term.size)
+        else:
+            column = [value for part in term.parts for value in _spread(part, axis, own, sizes)]
+        out = [a * b for a in out for b in column]
+    return out
+
+
+def _foldable(node: fx.Node, table: AxisTable, found: Sum) -> list[str] | None:
+    """Parameters into which a factor on this activation can be folded, if the activation has no other use.
+
+    These are the gain and bias of the norm that made it (or the gain and bias that were applied to it by
+    ops).
+    """
+    if len(node.users) != 1 or node.op != "call_function":
+        return None
+    name = getattr(node.target, "_opname", "")
+
+    def own(argument: Any) -> str | None:
+        usable = isinstance(argument, fx.Node) and argument.op == "get_attr" and len(argument.users) == 1
+        if not usable or not any(
+            found.axis in _axes_of(dim) for dim in table.tensor_dims[str(argument.target)]
+        ):
+            return None
+        return str(argument.target)
+
+    if name in _TRANSPARENT and isinstance(node.args[0], fx.Node):
+        return _foldable(node.args[0], table, found)
+    if name in ("layer_norm", "rms_norm"):
+        given = [a for a in node.args[2:4] if isinstance(a, fx.Node)]
+        owned = [own(a) for a in given]
+        return [o for o in owned if o is not None] if owned and None not in owned else None
+    if name in ("mul", "div") and len(node.args) == 2:
+        left, right = node.args
+        if isinstance(left, fx.Node) and isinstance(right, (int, float)):
+            return _foldable(left, table, found)
+        if name == "mul":
+            gained = own(left) or own(right)
+            return [gained] if gained else None
+    if name == "add" and len(node.args) == 2 and not node.kwargs:
+        sides = []
+        for argument in node.args:
+            if own(argument):
+                sides.append([str(own(argument))])
+            else:
+                sides.append(_foldable(argument, table, found) if isinstance(argument, fx.Node) else None)  # type: ignore[arg-type]
+        if None not in sides:
+            return [tensor for side in sides for tensor in side]  # type: ignore[union-attr]
+    return None
+
+
+Request = int | Sequence[int] | Sequence[Sequence[int]]
+
+
+def choose(
+    program: Program,
+    factor: int,
+    pairing: str,
+    requests: Mapping[str, Request],
+    freeze: Iterable[str],
+    grouping: Callable[[Axis, Request], Grouping],
+) -> dict[str, Grouping]:
+    """The grouping of every axis that is to change, by axis id.
+
+    ``factor`` applies to axes that are coarsened by default, ``requests`` to axes by id or name; ``freeze``
+    exempts.
+
+    Raises:
+        AxisError: a request names no axis, or a frozen one, or does not fit its size.
+    """
+    table = program.axes
+    exempt = {axis.id for name in freeze for axis in table.select(name)}
+    wanted: dict[str, tuple[Axis, Request]] = {}
+    if factor != 1:
+        wanted |= {axis.id: (axis, factor) for axis in table if axis.coarsenable_by_default}
+    for name, request in requests.items():
+        for axis in table.select(name):
+            if axis.frozen is not None:
+                raise AxisError(f"axis {axis.id} ({axis.size}) cannot change: {axis.frozen} ({axis.where}).")
+            wanted[axis.id] = (axis, request)
+    chosen = {}
+    for axis_id, (axis, request) in wanted.items():
+        if axis_id in exempt or request == 1:
+            continue
+        chosen[axis_id] = grouping(axis, request)
+    return chosen
+
+
+def coarse_grouping(program: Program, pairing: str) -> Callable[[Axis, Request], Grouping]:
+    """How an axis is grouped going down: by ``pairing``, or as requested explicitly."""
+    from mlgraph.rewrite.similarity import similar
+
+    if pairing not in ("adjacent", "halves", "similarity"):
+        raise MlgraphError(f"pairing={pairing!r} is not known: use 'adjacent', 'halves' or 'similarity'.")
+
+    def group(axis: Axis, request: Request) -> Grouping:
+        if not isinstance(request, int):
+            return Grouping.of(request, axis.size, axis.id)
+        if request < 1 or axis.size % request:
+            raise AxisError(
+                f"axis {axis.id} has size {axis.size}, which {request} does not divide: choose a divisor, "
+                f"an explicit grouping, or freeze {axis.name}."
+            )
+        if pairing == "similarity":
+            return similar(program, axis, request)
+        return (
+            Grouping.adjacent(axis.size, request)
+            if pairing == "adjacent"
+            else Grouping.halves(axis.size, request)
+        )
+
+    return group
+
+
+def fine_grouping(pairing: str) -> Callable[[Axis, Request], Grouping]:
+    """How an axis grows: every index gets ``factor`` copies, or as requested explicitly (coarse index per
+    new index)."""
+
+    def group(axis: Axis, request: Request) -> Grouping:
+        if isinstance(request, int):
+            if request < 1:
+                raise AxisError(
+                    f"axis {axis.id} cannot grow by a factor of {request}: choose one of at least 1."
+                )
+            size = axis.size * request
+            return (
+                Grouping.adjacent(size, request) if pairing == "adjacent" else Grouping.halves(size, request)
+            )
+        listed: Any = list(request)
+        nested = bool(listed) and not isinstance(listed[0], int)
+        made = Grouping.of(listed, sum(map(len, listed)), axis.id) if nested else Grouping(tuple(listed))
+        if made.coarse != axis.size or set(made.coarse_of) != set(range(axis.size)):
+            raise AxisError(
+                f"the grouping of axis {axis.id} must copy each of its {axis.size} indices at least once: "
+                "list the index that every new one copies."
+            )
+        return made
+
+    return group

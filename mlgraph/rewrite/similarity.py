@@ -1,0 +1,66 @@
+"""Groups of like neurons: indices of an axis paired by their weights."""
+
+from __future__ import annotations
+
+import torch
+
+from mlgraph.program import Program
+from mlgraph.program.axis_table import Axis
+from mlgraph.program.dims import Leaf
+from mlgraph.rewrite.transfer import Grouping
+
+_FEATURES = 4096
+
+
+def similar(program: Program, axis: Axis, factor: int) -> Grouping:
+    """Groups of ``factor`` indices whose slots are most alike by cosine, chosen greedily from the likest
+    pair on."""
+    features = torch.cat(
+        [part for slot in axis.slots for part in _rows(program, axis, slot.tensor, slot.dim)], 1
+    )
+    if features.shape[1] > _FEATURES:
+        generator = torch.Generator().manual_seed(0)
+        projection = torch.randn(features.shape[1], _FEATURES, generator=generator, dtype=features.dtype)
+        features = features @ projection
+    features = torch.nn.functional.normalize(features, dim=1)
+    likeness = features @ features.T
+    groups = _greedy(likeness, factor)
+    coarse_of = [0] * axis.size
+    for coarse, group in enumerate(sorted(groups, key=min)):
+        for fine in group:
+            coarse_of[fine] = coarse
+    return Grouping(tuple(coarse_of))
+
+
+def _rows(program: Program, axis: Axis, tensor: str, position: int) -> list[torch.Tensor]:
+    """One row of weights per index of the axis; only dims in which it is a plain factor."""
+    dim = program.axes.tensor_dims[tensor][position]
+    value = program.tensors[tensor].detach().to(device="cpu", dtype=torch.float32)
+    out = []
+    sizes = [term.size for term in dim]
+    for index, term in enumerate(dim):
+        if isinstance(term, Leaf) and term.axis == axis.id:
+            own = value.unflatten(position, sizes) if len(sizes) > 1 else value
+            rows = own.movedim(position + index, 0).reshape(axis.size, -1)
+            out.append(rows / rows.norm().clamp_min(1e-12))
+    return out or [torch.zeros(axis.size, 1)]
+
+
+def _greedy(likeness: torch.Tensor, factor: int) -> list[list[int]]:
+    size = likeness.shape[0]
+    free = torch.ones(size, dtype=torch.bool)
+    order = likeness.fill_diagonal_(-torch.inf).max(1).values.argsort(descending=True)
+    groups = []
+    for seed in order.tolist():
+        if not free[seed]:
+            continue
+        group = [seed]
+        free[seed] = False
+        total = likeness[seed].clone()
+        for _ in range(factor - 1):
+            best = int(total.masked_fill(~free, -torch.inf).argmax())
+            group.append(best)
+            free[best] = False
+            total += likeness[best]
+        groups.append(group)
+    return groups

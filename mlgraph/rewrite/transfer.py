@@ -1,0 +1,339 @@
+"""Restriction and prolongation of tensors along axes.
+
+A grouping says which coarse index every fine index belongs to. Its restriction R takes means of groups, its
+prolongation P copies (arXiv 2404.07999, matrices F, R and T, G). A slot that emits takes the mean going
+down and copies going up; one that contracts sums going down and copies divided by the group size going up.
+Gradients move by the adjoint maps, which swap the two roles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+
+from mlgraph.errors import AxisError
+from mlgraph.program.dims import DimExpr, Join, Leaf, size_of
+
+Kind = Literal["weight", "gradient", "gradient_squared"]
+Roles = Sequence[str]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The coarse index of every fine index; every coarse index from 0 on has at least one.
+
+    ``shares`` says how a contracting slot divides a coarse weight over its copies (they sum to 1 in every
+    group); equal shares are the default.
+    """
+
+    coarse_of: tuple[int, ...]
+    shares: tuple[float, ...] | None = None
+
+    @property
+    def fine(self) -> int:
+        return len(self.coarse_of)
+
+    @cached_property
+    def coarse(self) -> int:
+        return max(self.coarse_of) + 1
+
+    @cached_property
+    def members(self) -> tuple[tuple[int, ...], ...]:
+        """The fine indices of every coarse index."""
+        out: list[list[int]] = [[] for _ in range(self.coarse)]
+        for fine, coarse in enumerate(self.coarse_of):
+            out[coarse].append(fine)
+        return tuple(tuple(group) for group in out)
+
+    @cached_property
+    def group_sizes(self) -> tuple[int, ...]:
+        return tuple(len(group) for group in self.members)
+
+    @property
+    def uniform(self) -> int | None:
+        """The size of all groups, if they have one."""
+        sizes = set(self.group_sizes)
+        return sizes.pop() if len(sizes) == 1 else None
+
+    @staticmethod
+    def adjacent(size: int, factor: int) -> Grouping:
+        """Groups of ``factor`` neighbours: 2i and 2i+1."""
+        return Grouping(tuple(i // factor for i in range(size)))
+
+    @staticmethod
+    def halves(size: int, factor: int) -> Grouping:
+        """Groups with one member from each of ``factor`` equal parts: i and i + n/2."""
+        return Grouping(tuple(i % (size // factor) for i in range(size)))
+
+    @staticmethod
+    def of(given: Sequence[int] | Sequence[Sequence[int]], size: int, axis: str) -> Grouping:
+        """A grouping from coarse indices per fine index, or from lists of fine indices per group.
+
+        Raises:
+            AxisError: it does not cover the axis exactly once.
+        """
+        items: list[Any] = list(given)
+        if items and not isinstance(items[0], int):
+            coarse_of = [-1] * size
+            for coarse, group in enumerate(items):
+                for fine in group:
+                    if not 0 <= fine < size or coarse_of[fine] != -1:
+                        raise AxisError(
+                            f"the grouping of axis {axis} lists index {fine} twice or out of its {size}."
+                        )
+                    coarse_of[fine] = coarse
+            items = coarse_of
+        if len(items) != size or -1 in items:
+            raise AxisError(
+                f"the grouping of axis {axis} covers {len(items)} of its {size} indices: list each once."
+            )
+        if set(items) != set(range(max(items) + 1)):
+            raise AxisError(
+                f"the grouping of axis {axis} skips a coarse index: number groups from 0 without gaps."
+            )
+        return Grouping(tuple(items))
+
+
+Groupings = Mapping[str, Grouping]
+
+
+@dataclass(frozen=True)
+class TensorTransfer:
+    """How one tensor moves between a fine and a coarse program.
+
+    ``dims`` are the fine tensor's dims in axes; ``roles`` has, per dim, the role of every leaf in order.
+    """
+
+    dims: tuple[DimExpr, ...]
+    roles: tuple[Roles, ...]
+    groupings: Groupings
+
+    @property
+    def changes(self) -> bool:
+        return any(_touched(dim, self.groupings) for dim in self.dims)
+
+    def coarse_shape(self) -> tuple[int, ...]:
+        from mlgraph.program.dims import resized
+
+        sizes = {axis: grouping.coarse for axis, grouping in self.groupings.items()}
+        return tuple(resized(dim, sizes) for dim in self.dims)
+
+    def fine_shape(self) -> tuple[int, ...]:
+        return tuple(size_of(dim) for dim in self.dims)
+
+    def down(self, tensor: torch.Tensor, kind: Kind = "weight") -> torch.Tensor:
+        """The coarse tensor: per slot the mean (emits) or the sum (contracts) of each group."""
+        return self._move(tensor, _down, kind)
+
+    def up(self, tensor: torch.Tensor, kind: Kind = "weight") -> torch.Tensor:
+        """The fine tensor: per slot copies (emits) or copies divided by the group size (contracts)."""
+        return self._move(tensor, _up, kind)
+
+    def _move(self, tensor: torch.Tensor, leaf: _LeafMap, kind: Kind) -> torch.Tensor:
+        if not self.changes:
+            return tensor
+        if tensor.is_meta:
+            shape = self.coarse_shape() if leaf is _down else self.fine_shape()
+            return torch.empty(shape, dtype=tensor.dtype, device="meta")
+        dtype = tensor.dtype
+        wide = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+        coarse = leaf is _up
+        with torch.no_grad():
+            out = tensor.detach().to(wide)
+            for position, (dim, roles) in enumerate(zip(self.dims, self.roles, strict=True)):
+                if _touched(dim, self.groupings):
+                    out = _along(out, position, dim, iter(roles), self.groupings, leaf, kind, coarse)
+            out = out.to(dtype)
+            return out.contiguous() if out.data_ptr() != tensor.data_ptr() else out.clone()
+
+
+_LeafMap = Callable[[torch.Tensor, int, Grouping, str, Kind], torch.Tensor]
+
+
+def _touched(dim: DimExpr, groupings: Groupings) -> bool:
+    return any(
+        (term.axis in groupings)
+        if isinstance(term, Leaf)
+        else any(_touched(part, groupings) for part in term.parts)
+        for term in dim
+    )
+
+
+def _term_size(term: Leaf | Join, groupings: Groupings, coarse: bool) -> int:
+    if isinstance(term, Leaf):
+        return groupings[term.axis].coarse if coarse and term.axis in groupings else term.size
+    return sum(math.prod(_term_size(t, groupings, coarse) for t in part) for part in term.parts)
+
+
+def _along(
+    tensor: torch.Tensor,
+    position: int,
+    dim: DimExpr,
+    roles: Iterator[str],
+    groupings: Groupings,
+    leaf: _LeafMap,
+    kind: Kind,
+    coarse: bool,
+) -> torch.Tensor:
+    """Apply ``leaf`` to every grouped axis within one dim of the tensor."""
+    sizes = [_term_size(term, groupings, coarse) for term in dim]
+    if len(dim) > 1:
+        tensor = tensor.unflatten(position, sizes)
+    for index, term in enumerate(dim):
+        at = position + index
+        if isinstance(term, Leaf):
+            role = next(roles)
+            if term.axis in groupings:
+                tensor = leaf(tensor, at, groupings[term.axis], role, kind)
+        elif _touched((term,), groupings):
+            cuts = [math.prod(_term_size(t, groupings, coarse) for t in part) for part in term.parts]
+            pieces = []
+            for piece, part in zip(tensor.split(cuts, at), term.parts, strict=True):
+                pieces.append(
+                    _along(piece, at, part, roles, groupings, leaf, kind, coarse) if part else piece
+                )
+            tensor = torch.cat(pieces, at)
+        else:
+            for _ in _leaves_of(term):
+                next(roles)
+    return tensor.flatten(position, position + len(dim) - 1) if len(dim) > 1 else tensor
+
+
+def _leaves_of(term: Join) -> Iterator[Leaf]:
+    from mlgraph.program.dims import leaves
+
+    return leaves((term,))
+
+
+def _divides(role: str, kind: Kind, down: bool) -> bool:
+    """Whether moving by this slot divides by the group size."""
+    contracts = role == "contracts"
+    if kind != "weight":
+        contracts = not contracts
+    return contracts != down
+
+
+def _scale(tensor: torch.Tensor, at: int, grouping: Grouping, kind: Kind) -> torch.Tensor:
+    """Divide a coarse tensor by the group sizes, in place."""
+    power = 2 if kind == "gradient_squared" else 1
+    uniform = grouping.uniform
+    if uniform is not None:
+        return tensor if uniform == 1 else tensor.div_(uniform**power)
+    sizes = torch.tensor(grouping.group_sizes, dtype=tensor.dtype, device=tensor.device)
+    shape = [1] * tensor.dim()
+    shape[at] = -1
+    return tensor.div_(sizes.view(shape) ** power)
+
+
+def _down(tensor: torch.Tensor, at: int, grouping: Grouping, role: str, kind: Kind) -> torch.Tensor:
+    out = _segment_sum(tensor, at, grouping)
+    if _divides(role, kind, down=True):
+        out = _scale(out, at, grouping, kind)
+    return out
+
+
+def _up(tensor: torch.Tensor, at: int, grouping: Grouping, role: str, kind: Kind) -> torch.Tensor:
+    divides = _divides(role, kind, down=False)
+    if divides and grouping.shares is not None and kind == "weight":
+        shape = [1] * tensor.dim()
+        shape[at] = -1
+        shares = torch.tensor(grouping.shares, dtype=tensor.dtype, device=tensor.device).view(shape)
+        return tensor.index_select(at, torch.tensor(grouping.coarse_of, device=tensor.device)).mul_(shares)
+    if divides:
+        tensor = _scale(tensor.clone(), at, grouping, kind)
+    factor = grouping.uniform
+    if factor is not None and grouping.coarse_of == Grouping.adjacent(grouping.fine, factor).coarse_of:
+        at %= tensor.dim()
+        shape = [*tensor.shape[: at + 1], factor, *tensor.shape[at + 1 :]]
+        return tensor.unsqueeze(at + 1).expand(shape).flatten(at, at + 1)
+    if factor is not None and grouping.coarse_of == Grouping.halves(grouping.fine, factor).coarse_of:
+        return torch.cat([tensor] * factor, at)
+    return tensor.index_select(at, torch.tensor(grouping.coarse_of, device=tensor.device))
+
+
+def _segment_sum(tensor: torch.Tensor, at: int, grouping: Grouping) -> torch.Tensor:
+    """Sum every group by a balanced tree, so that equal members sum exactly where their number is a power
+    of two."""
+    factor = grouping.uniform
+    if factor is None:
+        widest = max(grouping.group_sizes)
+        padded = [group + group[:1] * (widest - len(group)) for group in grouping.members]
+        columns = [torch.tensor(column, device=tensor.device) for column in zip(*padded, strict=True)]
+        terms = []
+        for rank, column in enumerate(columns):
+            term = tensor.index_select(at, column)
+            absent = torch.tensor([rank >= size for size in grouping.group_sizes], device=tensor.device)
+            if rank:
+                shape = [1] * tensor.dim()
+                shape[at] = -1
+                term = term.masked_fill(absent.view(shape), 0)
+            terms.append(term)
+        return _tree(terms)
+    if factor == 1 and grouping.coarse_of == tuple(range(grouping.fine)):
+        return tensor.clone()
+    if grouping.coarse_of == Grouping.adjacent(grouping.fine, factor).coarse_of:
+        split = tensor.unflatten(at, (grouping.coarse, factor))
+        return _tree([split.select(at + 1, i) for i in range(factor)])
+    if grouping.coarse_of == Grouping.halves(grouping.fine, factor).coarse_of:
+        return _tree(list(tensor.chunk(factor, at)))
+    columns = [torch.tensor(column, device=tensor.device) for column in zip(*grouping.members, strict=True)]
+    return _tree([tensor.index_select(at, column) for column in columns])
+
+
+def _tree(terms: list[torch.Tensor]) -> torch.Tensor:
+    if len(terms) == 1:
+        return terms[0].clone()
+    while len(terms) > 1:
+        terms = _pairs(terms)
+    return terms[0]
+
+
+def _pairs(terms: list[torch.Tensor]) -> list[torch.Tensor]:
+    out = [terms[i] + terms[i + 1] for i in range(0, len(terms) - 1, 2)]
+    return out + terms[len(terms) - len(terms) % 2 :]
+
+
+class LazyTensors(Mapping[str, torch.Tensor]):
+    """Tensors computed when read, one at a time, and not kept.
+
+    ``like`` gives tensors of the same shapes and dtypes (on the meta device), so that asking for a shape
+    computes nothing. A recipe may have a method ``chunks``: the tensor as an iterable of rows, or None
+    where it must be made whole.
+    """
+
+    def __init__(
+        self,
+        recipes: Mapping[str, Callable[[], torch.Tensor]],
+        like: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        self._recipes = dict(recipes)
+        self._like = like
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._recipes[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._recipes)
+
+    def __len__(self) -> int:
+        return len(self._recipes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._recipes
+
+    @property
+    def shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of every tensor."""
+        like = self if self._like is None else self._like
+        return {name: (tuple((tensor := like[name]).shape), tensor.dtype) for name in self._recipes}
+
+    def chunks(self, name: str) -> torch.Tensor | Iterator[torch.Tensor]:
+        """A tensor as row chunks where it can be made so, else whole."""
+        in_chunks = getattr(self._recipes[name], "chunks", None)
+        chunked = in_chunks() if in_chunks is not None else None
+        return self[name] if chunked is None else chunked

@@ -1,0 +1,1 @@
+"""Batches of text and images, in an order that can be resumed."""

@@ -1,0 +1,209 @@
+"""The data of a configured run: loaders of batches that a program takes, for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+
+from mlgraph.program import Program
+from mlgraph.train.config import Data
+from mlgraph.train.data.batches import Binder, Loss, Metric
+from mlgraph.train.data.images import FolderImages, IdxImages, idx_pair
+from mlgraph.train.data.text import (
+    MaskedBlocks,
+    TokenBlocks,
+    cache_folder,
+    fingerprint,
+    read_documents,
+    tokenize,
+)
+from mlgraph.train.data.tokenizer import Tokenizer, load_tokenizer, special_token
+from mlgraph.train.errors import TrainError
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Loaders for training and evaluation, and the loss and metric where the program has none of its own.
+
+    ``tokenizer`` is that of a text.
+    """
+
+    train: DataLoader[Any]
+    eval: DataLoader[Any]
+    loss: Loss | None = None
+    metric: Metric | None = None
+    tokenizer: Tokenizer | None = None
+
+
+def load_data(data: Data, program: Program, source: str, seed: int = 0) -> TaskData:
+    """The data of a configuration for ``program``, which was opened from ``source``.
+
+    Raises ``TrainError`` where files are missing, of the wrong kind, or do not fit the program.
+    """
+    if data.task == "image-classification":
+        return _images(data, program, seed)
+    return _text(data, program, source, seed)
+
+
+def _text(data: Data, program: Program, source: str, seed: int) -> TaskData:
+    train, evaluation = ([Path(name) for name in names] for names in (data.train, data.eval))
+    tokenizer, key = _tokenizer(data, train, source)
+    blocks = _blocks(data, tokenizer.model, train, key)
+    _check_vocabulary(program, tokenizer.model.get_vocab_size())
+    if evaluation:
+        held_out = _blocks(data, tokenizer.model, evaluation, key)
+        return replace(_loaders(data, program, blocks, held_out), tokenizer=tokenizer)
+    cut = len(blocks) - max(round(len(blocks) * data.eval_share), 1)
+    if cut < 1:
+        raise TrainError(
+            "The text is too short to keep a part for evaluation: give more, or name files in data.eval."
+        )
+    parts = Subset(blocks, range(cut)), Subset(blocks, range(cut, len(blocks)))
+    return replace(_loaders(data, program, *parts), tokenizer=tokenizer)
+
+
+def _tokenizer(data: Data, train: list[Path], source: str) -> tuple[Tokenizer, str]:
+    name = data.tokenizer
+    if name is None:
+        beside = Path(source.removeprefix("hf:"))
+        folder = beside if beside.is_dir() else beside.parent
+        if not (folder / "tokenizer.json").exists():
+            raise TrainError(
+                f"There is no tokenizer beside {source}: set data.tokenizer, for example to bpe:8192."
+            )
+        name = str(folder)
+    # A tokenizer made from a corpus depends on it; one from a file on that file.
+    trained = name.startswith("bpe:")
+    key = fingerprint(
+        train if trained else [Path(name)], name if trained else "", data.field if trained else ""
+    )
+    documents = read_documents(train, data.field)
+    return load_tokenizer(name, documents, cache_folder() / f"tokenizer-{key}"), key
+
+
+def _blocks(data: Data, tokenizer: Any, paths: list[Path], key: str) -> TokenBlocks:
+    folder = cache_folder() / f"tokens-{fingerprint(paths, key, data.field)}"
+    tokens: np.ndarray[Any, Any] = tokenize(read_documents(paths, data.field), tokenizer, folder)
+    if data.task == "causal-lm":
+        return TokenBlocks(tokens, data.sequence)
+    mask = special_token(tokenizer, "mask_token")
+    if mask is None:
+        raise TrainError(
+            "The tokenizer has no mask token, which masked-lm needs: choose another in data.tokenizer."
+        )
+    return MaskedBlocks(tokens, data.sequence, mask, tokenizer.get_vocab_size(), data.mask_rate)
+
+
+def _check_vocabulary(program: Program, size: int) -> None:
+    """Refuse tokens that a table looked up by a model input has no row for."""
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.embedding.default and node.args[1].op == "placeholder":
+            rows = program.tensors[node.args[0].target].shape[0]
+            if node.args[1].name.startswith("input_ids") and rows < size:
+                raise TrainError(
+                    f"The tokenizer has {size} tokens and {node.args[0].target} {rows} rows: "
+                    "choose a smaller tokenizer or a model with a larger vocabulary."
+                )
+
+
+def _images(data: Data, program: Program, seed: int) -> TaskData:
+    train = _image_set(data, data.train, data.flip)
+    _check_classes(program, train.highest)
+    if data.eval:
+        evaluation = _image_set(data, data.eval, False, train)
+        _check_classes(program, evaluation.highest)
+        return _loaders(data, program, train, evaluation)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
+    cut = len(order) - max(round(len(order) * data.eval_share), 1)
+    still = _image_set(data, data.train, False)
+    return _loaders(data, program, Subset(train, order[:cut]), Subset(still, order[cut:]))
+
+
+def _image_set(
+    data: Data, names: tuple[str, ...], flip: bool, like: FolderImages | IdxImages | None = None
+) -> FolderImages | IdxImages:
+    """The images of a path; ``like``, those of training, number the classes of folders."""
+    if len(names) != 1:
+        raise TrainError("Images come from one folder or one idx file: give a single path.")
+    path = Path(names[0])
+    if path.is_dir():
+        classes = like.classes if isinstance(like, FolderImages) else None
+        return FolderImages(path, data.image_size, data.channels, flip, classes)
+    return IdxImages(*idx_pair(path), data.image_size, data.channels, flip)
+
+
+def _check_classes(program: Program, highest: int) -> None:
+    """Refuse class numbers for which the program has no logit."""
+    output = next(iter(reversed(program.graph.nodes)))
+    leaves = [leaf.meta["val"] if isinstance(leaf, fx.Node) else leaf for leaf in output.args[0]]
+    logits = logits_of(pytree.tree_unflatten(leaves, program.signature.out_spec))
+    if highest >= logits.shape[-1]:
+        raise TrainError(
+            f"The images have classes up to {highest} and the model has {logits.shape[-1]} logits: choose a "
+            f"model of at least {highest + 1} classes."
+        )
+
+
+def _loaders(data: Data, program: Program, train: Dataset[Any], evaluation: Dataset[Any]) -> TaskData:
+    names = Binder(program, spare=True).names
+    has_labels = "labels" in names
+    is_image = data.task == "image-classification"
+    collate = _Collate(tuple(names), is_image)
+    loader = {"num_workers": data.workers, "collate_fn": collate}
+    first = DataLoader(train, data.batch, shuffle=True, drop_last=True, **loader)  # type: ignore[arg-type]
+    second = DataLoader(evaluation, data.eval_batch, **loader)  # type: ignore[arg-type]
+    if len(first) == 0:
+        raise TrainError(
+            f"The training data is smaller than one batch of {data.batch}: lower data.batch or give more."
+        )
+    loss = None if has_labels else (classification_loss if is_image else next_token_loss)
+    return TaskData(first, second, loss, top1 if is_image else None)
+
+
+class _Collate:
+    """Batches of what the program takes by name, and labels; a first unnamed input is the image."""
+
+    def __init__(self, names: tuple[str, ...], is_image: bool) -> None:
+        self.names, self.is_image = names, is_image
+
+    def __call__(self, samples: list[Any]) -> dict[str, torch.Tensor]:
+        batch = default_collate(samples)
+        if self.is_image:
+            image = next((name for name in self.names if name != "labels"), "x")
+            return {image: batch[0], "labels": batch[1]}
+        return {name: value for name, value in batch.items() if name in self.names or name == "labels"}
+
+
+def logits_of(outputs: Any) -> torch.Tensor:
+    """The logits in a model's outputs: an entry of that name, a tensor, or the first tensor with dims."""
+    found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    if found is None and isinstance(outputs, tuple | list):
+        found = next((value for value in outputs if isinstance(value, torch.Tensor) and value.ndim > 1), None)
+    found = outputs if found is None else found
+    if not isinstance(found, torch.Tensor):
+        raise TrainError("The model returns no logits: choose a head that does, or train it from Python.")
+    return found
+
+
+def classification_loss(outputs: Any, batch: Any) -> torch.Tensor:
+    """Cross-entropy of logits [batch, classes] against ``labels``."""
+    return nn.functional.cross_entropy(logits_of(outputs), batch["labels"])
+
+
+def next_token_loss(outputs: Any, batch: Any) -> torch.Tensor:
+    """Cross-entropy of logits [batch, sequence, vocabulary] against the next token."""
+    logits = logits_of(outputs)[:, :-1]
+    return nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+
+def top1(outputs: Any, batch: Any) -> dict[str, torch.Tensor]:
+    """The share of samples whose class has the largest logit."""
+    return {"top1": (logits_of(outputs).argmax(-1) == batch["labels"]).float().mean()}

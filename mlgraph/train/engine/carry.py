@@ -1,0 +1,191 @@
+"""Optimizer state across a change of level, by the transfers that moved the weights.
+
+The gradient with respect to a coarse weight is the adjoint of de-coalescing applied to that of the fine
+one; back up it goes by the adjoint of coalescing. First moments move as gradients do, second moments by the
+squares of those maps. Going up in width this gives the very gradient of the grown program, whose function
+is the coarse one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial, reduce
+
+import torch
+
+from mlgraph.passes.coalesce import group_members, narrowed, stack_down
+from mlgraph.program import Lineage, Program
+from mlgraph.program.dims import DimExpr, Leaf
+from mlgraph.rewrite.depth.residual import residual_changes
+from mlgraph.rewrite.depth.restack import restack
+from mlgraph.rewrite.plan import plan_down, plan_up
+from mlgraph.rewrite.transfer import Grouping, Groupings, Kind, TensorTransfer
+from mlgraph.train.optimizer import FIRST_MOMENTS, SECOND_MOMENTS, OptimizerState
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """What a fine tensor is to the coarse program.
+
+    ``coarse``: the coarse tensor's name. ``transfer``: how its dims move. ``copies``: how many fine tensors
+    share that coarse one (blocks of a group); ``rank``: which of them this is. ``scale``: by what it was
+    multiplied in going up, where a residual branch ends in it.
+    """
+
+    coarse: str
+    transfer: TensorTransfer | None
+    copies: int = 1
+    rank: int = 0
+    scale: float = 1.0
+
+
+def counterparts(program: Program, depth_mode: str = "copy") -> dict[str, Counterpart]:
+    """Per tensor of the fine program its coarse counterpart; ``program`` was coarsened or grown."""
+    lineage = program.lineage
+    assert lineage is not None, "a program without lineage has no counterpart"
+    is_grown = lineage.options.get("direction") == "up"
+    return _of_grown(lineage, depth_mode) if is_grown else _of_coarsened(lineage, depth_mode)
+
+
+def _groupings(found: Mapping[str, tuple[int, ...]]) -> dict[str, Grouping]:
+    return {name: Grouping(coarse_of) for name, coarse_of in found.items()}
+
+
+def _of_coarsened(lineage: Lineage, depth_mode: str) -> dict[str, Counterpart]:
+    parent, layers = lineage.parent, _groupings(lineage.layers)
+    plan = plan_down(parent, _groupings(lineage.groupings), str(lineage.options.get("tied", "exact")))
+    narrow = narrowed(parent, plan)
+    stacked = stack_down(narrow, layers)
+    grouped = group_members(narrow, layers, stacked)
+    chains = {chain.name: chain for chain in parent.blocks} if depth_mode != "copy" else {}
+    changes = residual_changes(parent, layers, depth_mode, "fine")
+    scales = {chains[c].blocks[b].tensors[at]: affine.scale for (c, b, at), affine in changes.items()}
+    found = {}
+    for coarse, source in stacked.sources.items():
+        members = grouped.get(coarse, (source.name,))
+        for rank, fine in enumerate(members):
+            found[fine] = Counterpart(
+                coarse, plan.transfers.get(fine), len(members), rank, scales.get(fine, 1.0)
+            )
+    return found
+
+
+def _of_grown(lineage: Lineage, depth_mode: str) -> dict[str, Counterpart]:
+    parent, layers = lineage.parent, _groupings(lineage.layers)
+    plan = plan_up(parent, _groupings(lineage.groupings), str(lineage.options.get("tied", "exact")))
+    stacked = restack(parent, {chain: grouping.coarse_of for chain, grouping in layers.items()})
+    changes = residual_changes(parent, layers, depth_mode, "coarse")
+    found = {}
+    for fine, source in stacked.sources.items():
+        copies, rank, scale = 1, 0, 1.0
+        if source.chain in layers and source.position is not None:
+            grouping = layers[source.chain]
+            members = grouping.members[grouping.coarse_of[source.block]]
+            copies, rank = len(members), members.index(source.block)
+            place = (source.chain, source.block, source.position)
+            scale = changes[place].scale if place in changes else 1.0
+        transfer = plan.transfers.get(source.name)
+        found[fine] = Counterpart(source.name, transfer, copies, rank, scale)
+    return found
+
+
+def new_parameters(program: Program) -> frozenset[str]:
+    """Fine parameters that are copies of others: those of all blocks of a group but its first."""
+    return frozenset(name for name, found in counterparts(program).items() if found.rank > 0)
+
+
+def state_map(
+    program: Program, direction: str, mode: str, depth_mode: str = "copy"
+) -> Callable[[OptimizerState], OptimizerState]:
+    """How optimizer state moves ``down`` to a coarse program, or ``up`` to a fine one.
+
+    ``program`` is the one whose lineage holds the transfers. ``mode``: ``reset`` drops all state, ``carry``
+    moves it; ``asymmetric`` moves it, and going up zeroes it for every copy but the first: along axes
+    within a tensor, and for blocks whole. ``depth_mode`` says how blocks were copied.
+    """
+    if mode == "reset":
+        return lambda state: {}
+    found = counterparts(program, depth_mode if direction == "up" else "copy")
+    if direction == "down":
+        return partial(_down, found)
+    return partial(_up, found, depth_mode, mode == "asymmetric")
+
+
+def _kind(key: str) -> Kind | None:
+    if key in FIRST_MOMENTS:
+        return "gradient"
+    return "gradient_squared" if key in SECOND_MOMENTS else None
+
+
+def _down(found: Mapping[str, Counterpart], state: OptimizerState) -> OptimizerState:
+    moved: OptimizerState = {}
+    for name, entries in state.items():
+        if name not in found:
+            continue
+        into = moved.setdefault(found[name].coarse, {})
+        for key, value in entries.items():
+            kind = _kind(key)
+            if kind is None:
+                into[key] = torch.maximum(into[key], value) if key in into else value.clone()
+            else:
+                transfer = found[name].transfer
+                part = value if transfer is None else transfer.down(value, kind)
+                into[key] = into[key] + part if key in into else part.clone()
+    return moved
+
+
+def _up(
+    found: Mapping[str, Counterpart], depth_mode: str, first_only: bool, state: OptimizerState
+) -> OptimizerState:
+    moved: OptimizerState = {}
+    for name, counterpart in found.items():
+        share = _share(counterpart, depth_mode)
+        if counterpart.coarse not in state or share is None or (first_only and counterpart.rank > 0):
+            continue
+        moved[name] = {
+            key: _raised(value, _kind(key), counterpart.transfer, share, first_only)
+            for key, value in state[counterpart.coarse].items()
+        }
+    return moved
+
+
+def _share(counterpart: Counterpart, depth_mode: str) -> float | None:
+    """The part of a coarse gradient that falls to one copy of a block; none where nothing is known of it."""
+    if depth_mode == "identity":
+        return 1.0 if counterpart.rank == 0 else None
+    return 1.0 / (counterpart.copies * counterpart.scale)
+
+
+def _raised(
+    value: torch.Tensor, kind: Kind | None, transfer: TensorTransfer | None, share: float, first_only: bool
+) -> torch.Tensor:
+    if kind is None:
+        return value.clone()
+    out = value if transfer is None else transfer.up(value, kind)
+    out = out * (share if kind == "gradient" else share**2)
+    return out * first_copies(transfer) if first_only and transfer is not None and transfer.changes else out
+
+
+def first_copies(transfer: TensorTransfer) -> torch.Tensor:
+    """A mask of the fine tensor: true where every index is the first of its group."""
+    columns = [torch.tensor(_first(dim, transfer.groupings)) for dim in transfer.dims]
+    ranks = [
+        column.view([-1 if at == dim else 1 for at in range(len(columns))])
+        for dim, column in enumerate(columns)
+    ]
+    return reduce(torch.logical_and, ranks).expand(transfer.fine_shape())
+
+
+def _first(dim: DimExpr, groupings: Groupings) -> list[bool]:
+    out = [True]
+    for term in dim:
+        if not isinstance(term, Leaf):
+            column = [value for part in term.parts for value in _first(part, groupings)]
+        elif term.axis in groupings:
+            grouping = groupings[term.axis]
+            column = [grouping.members[coarse][0] == fine for fine, coarse in enumerate(grouping.coarse_of)]
+        else:
+            column = [True] * term.size
+        out = [a and b for a in out for b in column]
+    return out

@@ -1,0 +1,170 @@
+"""Going from level to level: programs set aside, and the optimizer state that comes along."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from mlgraph.program import Program
+from mlgraph.train.engine.carry import new_parameters, state_map
+from mlgraph.train.errors import TrainError
+from mlgraph.train.optimizer import OptimizerState
+from mlgraph.train.phases import Coarsen, Interpolate, Phase, Refine, Train
+
+StateMap = Callable[[OptimizerState], OptimizerState]
+SetAside = Callable[[str, Program, bool], Callable[[], OptimizerState]]
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A program set aside by a coarsening.
+
+    ``name`` is its own, ``architecture`` that of its level (see ``Level``); ``state`` gives its optimizer
+    state when it is asked for.
+    """
+
+    name: str
+    program: Program
+    architecture: str | None
+    state: Callable[[], OptimizerState]
+
+
+@dataclass(frozen=True)
+class Level:
+    """Where a run stands: the program it trains, those set aside above it, and parameters that are new.
+
+    ``architecture`` names the phase that made the program's graph, ``None`` the user's own.
+    """
+
+    program: Program
+    architecture: str | None = None
+    aside: tuple[Aside, ...] = ()
+    new: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Change:
+    """The outcome of level-changing phases: the new level, and what to do with the optimizer state."""
+
+    level: Level
+    maps: tuple[StateMap, ...] = field(default=())
+
+    def state(self, state: OptimizerState) -> OptimizerState:
+        """The optimizer state of the new level, from that of the old one."""
+        for transfer in self.maps:
+            state = transfer(state)
+        return state
+
+
+def change_level(
+    level: Level,
+    phases: Sequence[Phase],
+    first: int,
+    mode: str,
+    set_aside: SetAside,
+) -> Change:
+    """Carry out level-changing phases, numbered from ``first``; optimizer state is left for later.
+
+    ``mode`` is the run's choice for the optimizer state where a phase makes none. ``set_aside(name,
+    program, keeps)`` is told of each program set aside, and whether its optimizer state will be wanted; it
+    returns how to get that back. State follows when ``Change.state`` is called, after the weights: so the
+    memory of both is not needed at once.
+    """
+    change = Change(level)
+    for number, phase in enumerate(phases, first):
+        mode_here = getattr(phase, "state", None) or mode
+        match phase:
+            case Coarsen():
+                change = _coarsen(change, phase, number, mode_here, set_aside)
+            case Refine():
+                mixed = number + 1 < first + len(phases) and isinstance(
+                    phases[number + 1 - first], Interpolate
+                )
+                change = _refine(change, phase, number, mode_here)
+                if not phase.grows and not mixed and change.level.aside:
+                    change = _into_aside(change, change.level.program)
+            case Interpolate():
+                change = _interpolate(change, phase, mode_here)
+            case Train():
+                raise TrainError(f"Phase {number} trains: it changes no level.")
+    return change
+
+
+def _coarsen(change: Change, phase: Coarsen, number: int, mode: str, set_aside: SetAside) -> Change:
+    from mlgraph import coalesce
+
+    fine, level = change.level.program, change.level
+    coarse = coalesce(
+        fine, depth=phase.depth, width=phase.width, pairing=phase.pairing, tied=phase.tied, axes=phase.axes
+    )
+    name = f"aside-{number:04d}"
+    aside = Aside(name, fine, level.architecture, set_aside(name, fine, mode != "reset"))
+    below = Level(coarse, f"{number:04d}", (*level.aside, aside))
+    return Change(below, (*change.maps, state_map(coarse, "down", mode)))
+
+
+def _refine(change: Change, phase: Refine, number: int, mode: str) -> Change:
+    from mlgraph import decoalesce
+
+    coarse, level = change.level.program, change.level
+    fine = decoalesce(coarse, depth=phase.depth, width=phase.width, depth_mode=phase.depth_mode)
+    # Going back up, the transfers are those by which the coarse program was made; growing, those of the
+    # new one.
+    transfers = fine if phase.grows else coarse
+    above = Level(fine, f"{number:04d}", () if phase.grows else level.aside, new_parameters(transfers))
+    return Change(above, (*change.maps, state_map(transfers, "up", mode, phase.depth_mode)))
+
+
+def _interpolate(change: Change, phase: Interpolate, mode: str) -> Change:
+    from mlgraph import interpolate
+
+    if not change.level.aside:
+        raise TrainError("Interpolate has no program set aside to mix with: coarsen before you refine.")
+    aside = change.level.aside[-1]
+    mixed = _into_aside(change, interpolate(aside.program, change.level.program, alpha=phase.alpha))
+
+    def mix(state: OptimizerState) -> OptimizerState:
+        return {} if mode == "reset" else mix_state(aside.state(), state, phase.alpha)
+
+    return dataclasses.replace(mixed, maps=(*mixed.maps, mix))
+
+
+def _into_aside(change: Change, program: Program) -> Change:
+    """Put the weights of ``program`` into the tensors set aside last: the user's own are trained in place."""
+    *rest, aside = change.level.aside
+    with torch.no_grad():
+        for name, tensor in aside.program.tensors.items():
+            tensor.copy_(program.tensors[name])
+    level = dataclasses.replace(
+        change.level, program=aside.program, architecture=aside.architecture, aside=tuple(rest)
+    )
+    return dataclasses.replace(change, level=level)
+
+
+def mix_state(
+    first: Mapping[str, Mapping[str, torch.Tensor]],
+    second: Mapping[str, Mapping[str, torch.Tensor]],
+    alpha: float,
+) -> OptimizerState:
+    """``(1 - alpha)·first + alpha·second`` of optimizer state; step counts become the larger one.
+
+    Where one side has no state for a parameter, as before any training, the other's is taken.
+    """
+    mixed: OptimizerState = {name: dict(entries) for name, entries in {**first, **second}.items()}
+    for name in first.keys() & second.keys():
+        ours, theirs = first[name], second[name]
+        mixed[name] = {
+            key: torch.maximum(ours[key], theirs[key])
+            if ours[key].ndim == 0
+            else _lerp(ours[key], theirs[key], alpha)
+            for key in ours
+            if key in theirs
+        }
+    return mixed
+
+
+def _lerp(first: torch.Tensor, second: torch.Tensor, alpha: float) -> torch.Tensor:
+    return torch.lerp(first, second.to(first.dtype), alpha)

@@ -1,0 +1,366 @@
+"""The training engine: carries out a phase program on accelerate, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mlgraph.graph.flops import count_flops
+from mlgraph.program import Program
+from mlgraph.train.data.batches import Binder, Loss, Metric, check_call, count_tokens, example_call, peek
+from mlgraph.train.data.stream import RandomState, Stream, seed_all
+from mlgraph.train.engine.checkpoint import RunDirectory
+from mlgraph.train.engine.levels import Level, change_level
+from mlgraph.train.engine.processes import Interruption, make_accelerator, shards
+from mlgraph.train.engine.progress import Progress
+from mlgraph.train.engine.rates import LearningRates
+from mlgraph.train.engine.rehearsal import rehearse
+from mlgraph.train.engine.saving import Resumed, Saver
+from mlgraph.train.engine.worker import Worker
+from mlgraph.train.errors import DivergedError, TrainError
+from mlgraph.train.optimizer import OptimizerState
+from mlgraph.train.phases import Phase, Train, kind_of, levels_of, to_json
+from mlgraph.train.results.metrics import Clock, Metrics, Record, peak_memory
+from mlgraph.train.settings import Settings
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives: the trained ``program`` and the ``history``, a record per line of metrics."""
+
+    program: Program
+    history: list[Record]
+
+
+def run(
+    model: Program | nn.Module,
+    phases: Sequence[Phase],
+    train_data: Iterable[Any],
+    eval_data: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    out_dir: str | os.PathLike[str] | None = None,
+    *,
+    settings: Settings | None = None,
+    metric: Metric | None = None,
+    accelerator: Any = None,
+    config: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Result:
+    """Train ``model`` by a phase program.
+
+    ``model``: a program, or a module, which is captured on the first batch. At level 1 it is trained in
+    place: its parameters are the run's. ``train_data``, ``eval_data``: any iterable of batches; a batch is
+    a mapping of inputs by name, a tuple by position, or a tensor, and one batch is what one process sees at
+    once. ``loss``: a function of outputs and batch to a scalar, by default the loss the model itself
+    returns; with it batches may hold more than the model takes. ``metric``: a function of outputs and batch
+    to further scalars by name, averaged at evaluations. ``options`` (or ``settings``) are the fields of
+    ``Settings``; ``accelerator`` replaces the one made from them; ``config`` is kept with the run's own
+    description.
+
+    With ``out_dir`` the run is durable: stopped at any moment and called again with the same arguments it
+    goes on from its last checkpoint; SIGTERM writes one and exits with code 0. Raises ``TrainError``.
+    """
+    chosen = (settings or Settings()).replace(options)
+    if not isinstance(model, Program | nn.Module):
+        raise TrainError(f"model is a {type(model).__name__}: give a program or a torch.nn.Module.")
+    first, train_data = peek(train_data, "training data")
+    if isinstance(model, nn.Module):
+        from mlgraph import capture
+
+        args, kwargs = example_call(model, first, spare=loss is not None)
+        check_call(model, args, kwargs)
+        model = capture(model, args, kwargs)
+    rehearse(model, phases)
+    spare = loss is not None
+    Binder(model, spare).check(first, "The first training batch")
+    if eval_data is not None:
+        held_out, again = peek(eval_data, "evaluation data")
+        if again is not eval_data:
+            raise TrainError(
+                "eval_data is a one-shot iterator: give an iterable that can be gone through again."
+            )
+        Binder(model, spare).check(held_out, "The first evaluation batch")
+    out = None if out_dir is None else Path(out_dir)
+    accelerator = accelerator or make_accelerator(chosen, out)
+    engine = _Engine(model, phases, train_data, eval_data, loss, metric, chosen, accelerator)
+    if out is not None:
+        description = {**(config or {}), "run": _describe(model, phases, chosen, accelerator.num_processes)}
+        engine.saver = Saver(accelerator, _open_directory(out, description, chosen.keep, accelerator))
+    with Interruption(active=out is not None) as interruption:
+        return engine.run(interruption)
+
+
+def _describe(
+    program: Program, phases: Sequence[Phase], settings: Settings, processes: int
+) -> dict[str, Any]:
+    model = {"name": program.name, "parameters": program.num_parameters()}
+    return {"model": model, "phases": to_json(phases), **settings.to_json(), "processes": processes}
+
+
+def _open_directory(out: Path, description: Mapping[str, Any], keep: int, accelerator: Any) -> RunDirectory:
+    with accelerator.main_process_first():
+        return RunDirectory(out, description, keep)
+
+
+@dataclass
+class _Position:
+    """How far a run is: phase and step in it, and what was spent in all."""
+
+    phase: int = 0
+    phase_step: int = 0
+    step: int = 0
+    flops: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+class _Engine:
+    """The state of a run."""
+
+    def __init__(
+        self,
+        program: Program,
+        phases: Sequence[Phase],
+        train_data: Iterable[Any],
+        eval_data: Iterable[Any] | None,
+        loss: Loss | None,
+        metric: Metric | None,
+        settings: Settings,
+        accelerator: Any,
+    ) -> None:
+        self.phases, self.settings, self.accelerator = list(phases), settings, accelerator
+        self.loss, self.metric, self.eval_data = loss, metric, eval_data
+        self.initial = program
+        self.level = Level(program)
+        self.saver = Saver(accelerator, None)
+        self.at = _Position()
+        self.stream = Stream(train_data, settings.seed, accelerator.process_index, accelerator.num_processes)
+        self.rates = LearningRates(phases, settings.schedule, settings.lr)
+        self.levels = levels_of(phases)
+        self.clock = Clock()
+        self.metrics = Metrics()
+        self.worker: Worker | None = None
+        self._flops: dict[Any, tuple[int, int]] = {}
+        self._optimizer: OptimizerState = {}
+        self._window: list[torch.Tensor] = []
+
+    def run(self, interruption: Interruption) -> Result:
+        main = self.accelerator.is_main_process
+        self.metrics = Metrics(self.saver.metrics)
+        if self.accelerator.log_with and not self.accelerator.trackers:
+            self.accelerator.init_trackers("mlgraph")
+        saved = self.saver.read(self.initial)
+        # Processes draw their own dropout masks.
+        seed = self.settings.seed + 7919 * self.accelerator.process_index
+        seed_all(seed)
+        torch.manual_seed(seed)
+        if saved is not None:
+            self._resume(saved)
+        else:
+            self.metrics.resume(-1)
+            self._checkpoint()
+        with closing(self.metrics), Progress(self.phases, self.settings.progress and main) as progress:
+            while self.at.phase < len(self.phases):
+                phase = self.phases[self.at.phase]
+                if isinstance(phase, Train):
+                    self._train(phase, progress, interruption)
+                else:
+                    self._change()
+        return self._finish()
+
+    def _finish(self) -> Result:
+        program = self.worker.program() if self.worker is not None else self.level.program
+        if self.worker is not None:
+            self.worker.close()
+            self.worker = None
+        if self.accelerator.trackers:
+            self.accelerator.end_training()
+        return Result(program, self.metrics.history)
+
+    def _train(self, phase: Train, progress: Progress, interruption: Interruption) -> None:
+        worker = self._ready()
+        settings, at = self.settings, self.at
+        window, self._window = self._window, []
+        on_cpu = self.accelerator.device.type == "cpu"
+        last_saved = at.step
+        self.clock.start()
+        while at.phase_step < phase.steps:
+            if interruption.agreed(self.accelerator, at.step, settings.log_every):
+                self._stop(window)
+            batches = [self.stream.next() for _ in range(settings.accumulate)]
+            self._meter(worker, batches)
+            rate = self.rates.at(at.phase, at.phase_step)
+            window.append(worker.step(batches, rate))
+            at.step, at.phase_step = at.step + 1, at.phase_step + 1
+            ends = at.phase_step == phase.steps
+            if on_cpu:
+                self._check_finite(window[-1:])
+            if ends or at.step % settings.log_every == 0:
+                self._log(worker, window, rate.old, progress)
+                window = []
+            if ends or (settings.eval_every and at.step % settings.eval_every == 0):
+                self._evaluate(worker)
+            if not ends and settings.checkpoint_every and at.step - last_saved >= settings.checkpoint_every:
+                self._check_finite(window)
+                self._checkpoint(window)
+                last_saved = at.step
+        at.phase, at.phase_step = at.phase + 1, 0
+        self._checkpoint()
+        self.clock.stop()
+
+    def _ready(self) -> Worker:
+        """The worker of the current level, made on first use."""
+        if self.worker is None:
+            settings, before = self.settings, RandomState.now()
+            self.worker = Worker(
+                self.accelerator,
+                self.level.program,
+                settings.optimizer,
+                settings.weight_decay,
+                self.level.new,
+                self._optimizer,
+                self.loss,
+                settings.clip,
+                shards(settings, self.accelerator),
+            )
+            before.restore()
+            self._optimizer = {}
+        return self.worker
+
+    def _meter(self, worker: Worker, batches: Sequence[Any]) -> None:
+        for batch in batches:
+            key = worker.binder.check(batch, "A training batch")
+            if key not in self._flops:
+                self._flops[key] = (count_flops(self.level.program, batch).training, count_tokens(batch))
+            flops, tokens = self._flops[key]
+            self.at.flops += flops * self.accelerator.num_processes
+            self.at.tokens += tokens * self.accelerator.num_processes
+
+    def _log(self, worker: Worker, window: Sequence[torch.Tensor], lr: float, progress: Progress) -> None:
+        self._check_finite(window)
+        mean = torch.stack(list(window)).mean()
+        loss = float(self.accelerator.reduce(mean, "mean") if self.accelerator.num_processes > 1 else mean)
+        record = {**self._where(), "loss": loss, "lr": lr, "memory": peak_memory()}
+        self.metrics.add(record)
+        if self.accelerator.trackers:
+            self.accelerator.log(
+                {key: record[key] for key in ("loss", "lr", "level", "flops")}, step=self.at.step
+            )
+        level = self.levels[self.at.phase]
+        progress.cost(level, next(reversed(self._flops.values()))[0])
+        progress.update(self.at.phase, self.at.phase_step, f"loss {loss:.3f}")
+
+    def _where(self) -> Record:
+        at = self.at
+        return {
+            "step": at.step,
+            "phase": at.phase,
+            "level": self.levels[at.phase],
+            "flops": at.flops,
+            "tokens": at.tokens,
+            "seconds": round(self.clock.read(), 4),
+        }
+
+    def _check_finite(self, window: Sequence[torch.Tensor]) -> None:
+        """Raise ``DivergedError`` naming the first step of ``window`` whose loss is not finite."""
+        if not window or bool(torch.isfinite(torch.stack(list(window))).all()):
+            return
+        bad = next(index for index, loss in enumerate(window) if not bool(torch.isfinite(loss)))
+        step = self.at.step - len(window) + bad + 1
+        saved = f"the last good checkpoint is {self.saver.last}" if self.saver.last else "nothing was saved"
+        raise DivergedError(
+            f"The loss is {float(window[bad])} at step {step} (phase {self.at.phase}, level "
+            f"{self.levels[self.at.phase]}); {saved}: lower the learning rate or clip the gradient."
+        )
+
+    def _evaluate(self, worker: Worker) -> None:
+        if self.eval_data is None:
+            return
+        self.clock.stop()
+        before = RandomState.now()
+        # What an evaluation draws must not move the training's random numbers.
+        seed_all(self.settings.seed)
+        found = worker.evaluate(self._eval_batches(self.eval_data), self.metric)
+        before.restore()
+        record = {**self._where(), **{f"eval_{key}": value for key, value in found.items()}}
+        self.metrics.add(record)
+        if self.accelerator.trackers:
+            self.accelerator.log(
+                {key: record[key] for key in record if key.startswith("eval_")}, step=self.at.step
+            )
+        self.clock.start()
+
+    def _eval_batches(self, data: Iterable[Any]) -> Iterable[tuple[Any, float]]:
+        """This process's share and weights; all have equally many, since sharded ones compute together."""
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        batches = islice(data, self.settings.eval_batches)
+        while held := list(islice(batches, processes)):
+            yield held[min(rank, len(held) - 1)], float(rank < len(held))
+
+    def _change(self) -> None:
+        """Carry out the level-changing phases up to the next training."""
+        first = self.at.phase
+        end = next(
+            (n for n in range(first, len(self.phases)) if isinstance(self.phases[n], Train)), len(self.phases)
+        )
+        self.clock.start()
+        level, state = self._leave()
+        change = change_level(
+            level, self.phases[first:end], first, self.settings.optimizer_state, self.saver.aside(state)
+        )
+        self.level, self._optimizer = change.level, change.state(state)
+        self._flops = {}
+        self.clock.stop()
+        self.at.phase = end
+        self.saver.save_architecture(self.level)
+        self._checkpoint()
+        names = [kind_of(phase) for phase in self.phases[first:end]]
+        here = {"step": self.at.step, "phase": first, "level": self.levels[end - 1], "changed": names}
+        self.metrics.add(
+            {**here, "flops": self.at.flops, "parameters": change.level.program.num_parameters()}
+        )
+
+    def _leave(self) -> tuple[Level, OptimizerState]:
+        """Take program and optimizer state from the worker and let go of it."""
+        if self.worker is None:
+            return self.level, self._optimizer
+        level = dataclasses.replace(self.level, program=self.worker.program())
+        state = self.worker.optimizer_state()
+        self.worker.close()
+        self.worker = None
+        return level, state
+
+    def _stop(self, window: Sequence[torch.Tensor]) -> None:
+        self._checkpoint(window)
+        raise SystemExit(0)
+
+    def _checkpoint(self, window: Sequence[torch.Tensor] = ()) -> None:
+        if not self.saver.active:
+            return
+        self.clock.stop()
+        worker, level = self.worker, self.level
+        tensors = level.program.tensors if worker is None else worker.program().tensors
+        optimizer = self._optimizer if worker is None else worker.optimizer_state()
+        at = {**dataclasses.asdict(self.at), "seconds": self.clock.read()}
+        self.saver.write(at, level, tensors, optimizer, self.stream, window)
+        self.clock.start()
+
+    def _resume(self, saved: Resumed) -> None:
+        state = saved.state
+        names = [field.name for field in dataclasses.fields(_Position)]
+        self.at = _Position(**{name: state[name] for name in names})
+        self.clock.seconds = state["seconds"]
+        self.level, self._optimizer = saved.level, saved.optimizer
+        self.stream.restore(saved.own["stream"])
+        self._window = [torch.tensor(loss, device=self.accelerator.device) for loss in saved.own["window"]]
+        self.metrics.resume(self.at.step)
+        saved.restore_random(self.accelerator)

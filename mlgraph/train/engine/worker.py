@@ -1,0 +1,240 @@
+"""One level made ready to train: emitted module, optimizer, device and processes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from mlgraph.program import Program
+from mlgraph.train.data.batches import Binder, Loss, Metric, own_loss
+from mlgraph.train.engine.rates import Rate
+from mlgraph.train.errors import TrainError
+from mlgraph.train.optimizer import (
+    OptimizerFactory,
+    OptimizerState,
+    parameter_groups,
+    read_state,
+    set_rate,
+    whole,
+    write_state,
+)
+
+_SIMPLE = ("NO", "MULTI_CPU", "MULTI_GPU")
+
+
+class Worker:
+    """Trains one program. It works on the program's own tensors, which so become the trained ones.
+
+    ``accelerator`` is an ``accelerate.Accelerator``; ``new`` names parameters that take the rate of new ones;
+    ``state`` is optimizer state to start from.
+    """
+
+    def __init__(
+        self,
+        accelerator: Any,
+        program: Program,
+        optimizer: OptimizerFactory,
+        weight_decay: float = 0.0,
+        new: Collection[str] = (),
+        state: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+        loss: Loss | None = None,
+        clip: float | None = None,
+        sharded: bool = False,
+    ) -> None:
+        from mlgraph import emit
+
+        self._accelerator, self._program, self._clip = accelerator, program, clip
+        self._loss = loss or own_loss
+        self.binder = Binder(program, spare=loss is not None)
+        module = emit(program)
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise TrainError("No parameter of the model requires a gradient: let at least one train.")
+        module.train()
+        self._sharded = sharded and accelerator.num_processes > 1
+        if self._sharded:
+            self._module = shard(module, accelerator)
+            groups = parameter_groups(module.named_parameters(), new, weight_decay)
+            self._optimizer = accelerator.prepare(optimizer(groups))
+        else:
+            if accelerator.ddp_handler is not None:
+                accelerator.ddp_handler.find_unused_parameters = leaves_parameters_out(program, loss)
+            bare = optimizer(parameter_groups(module.named_parameters(), new, weight_decay))
+            self._module, self._optimizer = accelerator.prepare(module, bare)
+        self._parameters = list(self._module.parameters())
+        self._bare_optimizer: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
+        # Without loss scaling and other people's engines accelerate's wrappers only look whether they are
+        # needed.
+        simple = accelerator.scaler is None and accelerator.distributed_type.value in _SIMPLE
+        self._stepper = self._bare_optimizer if simple else self._optimizer
+        self._backward = torch.Tensor.backward if simple else accelerator.backward
+        self._clip_norm = (
+            nn.utils.clip_grad_norm_ if simple and not self._sharded else accelerator.clip_grad_norm_
+        )
+        if state:
+            write_state(self._bare_optimizer, self._named_parameters(), state)
+
+    def step(self, batches: Sequence[Any], rate: Rate) -> torch.Tensor:
+        """One optimizer step on the mean of the batches' losses, which is returned, detached."""
+        set_rate(self._bare_optimizer, rate)
+        total: torch.Tensor | None = None
+        for number, batch in enumerate(batches, 1):
+            with self._gathering(number == len(batches)):
+                loss = self._forward(batch)[0]
+                if not loss.requires_grad:
+                    raise TrainError("The loss has no gradient: compute it from the model's outputs.")
+                if len(batches) > 1:
+                    loss = loss / len(batches)
+                self._backward(loss)
+            total = loss.detach() if total is None else total + loss.detach()
+        if self._clip is not None:
+            self._clip_norm(self._parameters, self._clip)
+        self._stepper.step()
+        self._stepper.zero_grad()
+        assert total is not None
+        return total
+
+    def _gathering(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        if last:
+            return contextlib.nullcontext()
+        if self._sharded:
+            return self._without_sync()
+        return self._accelerator.no_sync(self._module)  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def _without_sync(self) -> Iterator[None]:
+        module: Any = self._module
+        module.set_requires_gradient_sync(False)
+        yield
+        module.set_requires_gradient_sync(True)
+
+    def _forward(self, batch: Any) -> tuple[torch.Tensor, Any, Any]:
+        batch = to_device(batch, self._accelerator.device)
+        args, kwargs = self.binder.call(batch)
+        with self._accelerator.autocast():
+            outputs = self._module(*args, **kwargs)
+        return _scalar(self._loss(outputs, batch)), outputs, batch
+
+    def evaluate(
+        self, batches: Iterable[tuple[Any, float]], metric: Metric | None = None
+    ) -> dict[str, float]:
+        """Weighted mean of the loss, and of what ``metric(outputs, batch)`` returns, over all processes.
+
+        ``batches`` are pairs of batch and weight; every process gives at least one.
+        """
+        sums: dict[str, torch.Tensor] = {}
+        total = 0.0
+        self._module.eval()
+        with torch.no_grad():
+            for batch, weight in batches:
+                loss, outputs, batch = self._forward(batch)
+                found = {"loss": loss, **(metric(outputs, batch) if metric else {})}
+                for key, value in found.items():
+                    sums[key] = sums.get(key, 0.0) + weight * value.detach().float()
+                total += weight
+        self._module.train()
+        if self._accelerator.num_processes > 1:
+            weight_sum = torch.tensor(total, device=self._accelerator.device)
+            values = self._accelerator.reduce(torch.stack([weight_sum, *sums.values()]), "sum")
+            return {key: float(value / values[0]) for key, value in zip(sums, values[1:], strict=True)}
+        return {key: float(value) / total for key, value in sums.items()}
+
+    def program(self) -> Program:
+        """The program as trained so far; under FSDP every process must call this."""
+        tensors = self._program.tensors
+        module = self._unwrapped()
+        found = dict(module.named_parameters()) | dict(module.named_buffers())
+        values = {name: _gathered(found.get(name, tensor)) for name, tensor in tensors.items()}
+        return self._program.replace(tensors=tensors.replace(values))
+
+    def optimizer_state(self) -> OptimizerState:
+        """Optimizer state by parameter name, whole, on the CPU; under FSDP every process must call this."""
+        return read_state(self._bare_optimizer, self._named_parameters())
+
+    def close(self) -> None:
+        """Let go of module, gradients and optimizer."""
+        self._optimizer.zero_grad()
+        self._bare_optimizer.state.clear()
+        del self._module, self._optimizer, self._bare_optimizer, self._stepper, self._parameters
+        self._accelerator.free_memory()
+
+    def _unwrapped(self) -> nn.Module:
+        if self._sharded:
+            # After a forward pass without a backward the root's parameters are still whole.
+            sharded: Any = self._module
+            sharded.reshard()
+            return self._module
+        return self._accelerator.unwrap_model(self._module, keep_torch_compile=False)  # type: ignore[no-any-return]
+
+    def _named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self._unwrapped().named_parameters())
+
+
+def shard(module: nn.Module, accelerator: Any) -> nn.Module:
+    """The module with FSDP2 on it, in place: every block and the rest are sharded over all processes.
+
+    This is torch's own ``fully_shard``, which accelerate reaches on accelerators alone. The tensors are those
+    of the first process, as with DDP.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    from mlgraph.emit.module import Block
+
+    module.to(accelerator.device)
+    for tensor in (*module.parameters(), *module.buffers()):
+        _take_first(tensor)
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for part in list(module.modules()):
+        if isinstance(part, Block):
+            fully_shard(part, mesh=mesh)
+    fully_shard(module, mesh=mesh)
+    if accelerator.state.dynamo_plugin.backend.value != "NO":
+        module.compile()
+    return module
+
+
+@torch.no_grad()
+def _take_first(tensor: torch.Tensor) -> None:
+    """Overwrite a tensor with that of the first process."""
+    # As bytes, for not every backend sends every dtype.
+    sent = tensor.contiguous().flatten().view(torch.uint8)
+    torch.distributed.broadcast(sent, src=0)
+    tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))
+
+
+def leaves_parameters_out(program: Program, loss: Loss | None) -> bool:
+    """Whether a parameter may get no gradient: it feeds no loss, or the user's need not read all outputs."""
+    from mlgraph.graph.flops import feeding_loss
+
+    read = {str(node.target) for node in feeding_loss(program.graph) if node.op == "get_attr"}
+    output = next(iter(reversed(program.graph.nodes)))
+    return not program.tensors.parameters <= read or (loss is not None and len(output.all_input_nodes) > 1)
+
+
+def _scalar(loss: Any) -> torch.Tensor:
+    if not isinstance(loss, torch.Tensor):
+        raise TrainError(f"The loss is a {type(loss).__name__}: return a scalar tensor.")
+    if loss.numel() != 1:
+        raise TrainError(f"The loss is a tensor of shape {list(loss.shape)}: return a scalar, as its mean.")
+    return loss.reshape(())
+
+
+def _gathered(tensor: torch.Tensor) -> torch.Tensor:
+    return whole(tensor) if hasattr(tensor, "full_tensor") else tensor
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """The batch with its tensors on ``device``; the batch itself where they all lie there."""
+    if isinstance(batch, torch.Tensor):
+        return batch if batch.device == device else batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to_device(value, device) for value in batch))
+    if isinstance(batch, tuple | list):
+        return type(batch)(to_device(value, device) for value in batch)
+    return batch

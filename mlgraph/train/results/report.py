@@ -1,0 +1,256 @@
+"""Runs compared: loss against FLOPs and time as pictures, and one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from mlgraph.files import write_bytes, write_text
+from mlgraph.train.errors import TrainError
+from mlgraph.train.results.metrics import Record, read_metrics
+from mlgraph.train.results.savings import Saving, curve, saving, spread
+
+COSTS = {"flops": "training FLOPs", "seconds": "training time (s)"}
+_COLOURS = ("#3b6fb6", "#c8553d", "#4f8a5b", "#8661a8", "#b8862b", "#4a9aa5", "#a8486d", "#666666")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory as read: its configuration and metrics."""
+
+    name: str
+    config: Mapping[str, Any]
+    history: Sequence[Record]
+
+    @property
+    def seed(self) -> Any:
+        """The seed, as the run was told."""
+        return self.config.get("run", {}).get("seed")
+
+    @property
+    def recipe(self) -> str:
+        """What runs share that differ in their seed alone."""
+        run = {key: value for key, value in self.config.get("run", {}).items() if key != "seed"}
+        own = {key: value for key, value in self.config.items() if key != "out"}
+        return json.dumps({**own, "run": run}, sort_keys=True)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing but training happens in it."""
+        return all(phase["phase"] == "train" for phase in self.config.get("run", {}).get("phases", ()))
+
+
+def read_run(path: str | os.PathLike[str]) -> Run:
+    """Read a run directory; ``TrainError`` where it is none or has no evaluation."""
+    folder = Path(path)
+    try:
+        config = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError) as error:
+        raise TrainError(f"{folder} is no run directory: name one that `mlgraph train` made.") from error
+    history = read_metrics(folder / "metrics.jsonl")
+    if not curve(history, "flops"):
+        raise TrainError(f"{folder} has no evaluation at level 1 yet: let it run on, with evaluation data.")
+    return Run(folder.name, config, history)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A recipe against the baseline: the runs, and their savings per cost."""
+
+    name: str
+    runs: Sequence[Run]
+    savings: Mapping[str, Sequence[Saving]]
+
+
+def compare(runs: Sequence[Run], baseline: Sequence[Run]) -> list[Comparison]:
+    """Every recipe against the baseline's run of the same seed, or its first where there is none."""
+    others = [run for run in runs if run not in baseline]
+    of_seed = {run.seed: run for run in reversed(baseline)}
+    found = []
+    for _, group in groupby(sorted(others, key=lambda run: run.recipe), key=lambda run: run.recipe):
+        members = list(group)
+        pairs = [(of_seed.get(run.seed, baseline[0]), run) for run in members]
+        savings = {
+            cost: [s for base, run in pairs if (s := saving(base.history, run.history, cost)) is not None]
+            for cost in COSTS
+        }
+        found.append(Comparison(members[0].name, members, savings))
+    return sorted(found, key=lambda comparison: comparison.name)
+
+
+def choose_baseline(runs: Sequence[Run], name: str | None) -> list[Run]:
+    """The runs to compare with: those with the recipe of the run ``name``, else of the best plain run."""
+    if name is not None:
+        named = [run for run in runs if run.name == name]
+        if not named:
+            raise TrainError(
+                f"There is no run {name!r} to compare with: choose {', '.join(r.name for r in runs)}."
+            )
+        return [run for run in runs if run.recipe == named[0].recipe]
+    plain = [run for run in runs if run.is_plain]
+    if not plain:
+        return []
+    best = min(plain, key=lambda run: curve(run.history, "flops")[-1][1])
+    return [run for run in plain if run.recipe == best.recipe]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written and what it says: files, the runs compared with, and every other recipe's savings."""
+
+    files: Sequence[Path]
+    baseline: Sequence[Run]
+    comparisons: Sequence[Comparison]
+
+
+def write_report(runs: Sequence[Run], out: Path, baseline: str | None = None) -> Report:
+    """Write ``out``, a self-contained HTML page, and the pictures beside it as PNG."""
+    base = choose_baseline(runs, baseline)
+    comparisons = compare(runs, base) if base else []
+    pictures = {cost: plot(runs, cost, base) for cost in COSTS}
+    files = []
+    for cost, picture in pictures.items():
+        path = out.with_name(f"{out.stem}-{cost}.png")
+        write_bytes(path, picture)
+        files.append(path)
+    write_text(out, page(runs, base, comparisons, pictures))
+    return Report([out, *files], base, comparisons)
+
+
+def plot(runs: Sequence[Run], cost: str, baseline: Sequence[Run]) -> bytes:
+    """A PNG of evaluation loss against ``cost``: lines at level 1, dashes below, the first cycle shaded."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise TrainError("A report needs matplotlib: pip install 'mlgraph[train]'.") from error
+    matplotlib.use("Agg", force=False)
+    from io import BytesIO
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=130, layout="constrained")
+    axes = figure.subplots()
+    shaded = next((run for run in runs if not run.is_plain), None)
+    if shaded is not None:
+        _shade(axes, shaded, cost)
+    for number, run in enumerate(runs):
+        colour = _COLOURS[number % len(_COLOURS)]
+        _draw(axes, run, cost, colour)
+    if baseline:
+        axes.axhline(curve(baseline[0].history, cost)[-1][1], color="#999999", linewidth=0.8, zorder=1)
+    axes.set_xlabel(COSTS[cost])
+    axes.set_ylabel("evaluation loss")
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw(axes: Any, run: Run, cost: str, colour: str) -> None:
+    evaluated = [record for record in run.history if "eval_loss" in record]
+    axes.plot([], [], "-", color=colour, linewidth=1.6, label=run.name)
+    for level, group in groupby(evaluated, key=lambda record: record["level"]):
+        records = list(group)
+        points = [(record[cost], record["eval_loss"]) for record in records]
+        style = "-" if level == 1 else "--"
+        marker = "o" if len(points) == 1 else None
+        axes.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.6, marker=marker, ms=3)
+
+
+def _shade(axes: Any, run: Run, cost: str) -> None:
+    """Grey the costs spent below level 1."""
+    measured = [record for record in run.history if cost in record and "level" in record]
+    start = 0.0
+    for level, group in groupby(measured, key=lambda record: record["level"]):
+        end = float(list(group)[-1][cost])
+        if level != 1:
+            axes.axvspan(
+                start, end, color="#000000", alpha=0.04 * min(abs(level - 1), 4), linewidth=0, zorder=0
+            )
+        start = end
+
+
+def page(
+    runs: Sequence[Run],
+    baseline: Sequence[Run],
+    comparisons: Sequence[Comparison],
+    pictures: Mapping[str, bytes],
+) -> str:
+    """The HTML page, pictures inside."""
+    names = ", ".join(run.name for run in baseline)
+    intro = (
+        f"Savings are read off at the final validation loss of <b>{html.escape(names)}</b>, as the "
+        "cost at which a run "
+        "first came down to it at level 1. They mean something only where both sides had their "
+        "learning rates tuned alike."
+        if baseline
+        else "No run here trains from scratch, so no saving can be read off."
+    )
+    figures = "".join(
+        f'<figure><img alt="evaluation loss against {COSTS[cost]}" src="data:image/png;base64,'
+        f'{base64.b64encode(picture).decode()}"></figure>'
+        for cost, picture in pictures.items()
+    )
+    return _PAGE.format(intro=intro, savings=_savings(comparisons), runs=_runs(runs), figures=figures)
+
+
+def _savings(comparisons: Sequence[Comparison]) -> str:
+    if not comparisons:
+        return ""
+    rows = [
+        [comparison.name, str(len(comparison.runs)), *(describe(comparison.savings[cost]) for cost in COSTS)]
+        for comparison in comparisons
+    ]
+    return _table(["recipe", "runs", "FLOPs saved", "time saved"], rows)
+
+
+def describe(savings: Iterable[Saving]) -> str:
+    """Savings in words: the share, its spread over seeds, and how many runs never got there."""
+    found = spread(savings)
+    if found.mean is None:
+        return "never reached"
+    text = f"{found.mean:+.1%}" + ("" if found.deviation is None else f" ± {found.deviation:.1%}")
+    return text + (f" ({found.missing} never reached)" if found.missing else "")
+
+
+def _runs(runs: Sequence[Run]) -> str:
+    columns: list[tuple[str, Callable[[Record], str]]] = [
+        ("evaluation loss", lambda record: f"{record['eval_loss']:.4f}"),
+        ("steps", lambda record: f"{record['step']:,}"),
+        ("FLOPs", lambda record: f"{record['flops']:.3g}"),
+        ("tokens or samples", lambda record: f"{record['tokens']:,}"),
+        ("seconds", lambda record: f"{record['seconds']:,.0f}"),
+    ]
+    rows = []
+    for run in runs:
+        last = [r for r in run.history if "eval_loss" in r and r["level"] == 1][-1]
+        rows.append([run.name, *(show(last) for _, show in columns)])
+    return _table(["run", *(name for name, _ in columns)], rows)
+
+
+def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in headers)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>mlgraph: training runs</title><style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color:
+#222; }} table {{ border-collapse: collapse; margin: 1rem 0; }} th, td {{ padding: .25rem .9rem .25rem 0;
+text-align: right; border-bottom: 1px solid #ddd; }} th:first-child, td:first-child {{ text-align: left; }}
+figure {{ margin: 1.5rem 0; }} img {{ max-width: 100%; }} </style></head><body> <h1>Training runs</h1>
+<p>{intro}</p> {savings} {runs} {figures} <p>Lines: evaluations at level 1; dashes: at coarser levels;
+shaded: cost spent at coarser levels of the first run that has any; the grey line is the loss at which
+savings are read off.</p> </body></html>
+"""

@@ -1,0 +1,1 @@
+"""Checks that a program's inferred axes and lineage are true."""

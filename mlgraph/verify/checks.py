@@ -1,0 +1,233 @@
+"""Checks of what mlgraph says and does, on a user's own program."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mlgraph.errors import MlgraphError
+from mlgraph.graph.interpret import Interpretation
+from mlgraph.passes.decoalesce import apply_up
+from mlgraph.program import Program
+from mlgraph.program.axis_table import Axis
+from mlgraph.rewrite.plan import plan_up
+from mlgraph.rewrite.transfer import Grouping, TensorTransfer
+from mlgraph.storage import load, save
+from mlgraph.verify.soundness import Deviation, evaluate, example_leaves, permutation_error, relative_error
+
+CHECKS = ("soundness", "inverse", "growth", "gradients", "storage")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of a report: what was checked, on which axis, the largest error, its bound and where it
+    arose."""
+
+    check: str
+    axis: str
+    error: float
+    tolerance: float
+    where: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`verify` found; true if everything passed."""
+
+    program: str
+    checks: tuple[Check, ...]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain data; an infinite error is the string ``"inf"``."""
+        rows = [asdict(check) | {"passed": check.passed} for check in self.checks]
+        for row in rows:
+            row["error"] = row["error"] if math.isfinite(row["error"]) else "inf"
+        return {"program": self.program, "passed": self.passed, "checks": rows, "skipped": list(self.skipped)}
+
+    def __str__(self) -> str:
+        lines = [f"{'check':<11}{'axis':<22}{'error':>9}{'bound':>9}  result"]
+        for c in self.checks:
+            result = "passed" if c.passed else f"FAILED at {c.where}" if c.where else "FAILED"
+            lines.append(f"{c.check:<11}{c.axis:<22.21}{c.error:>9.1e}{c.tolerance:>9.0e}  {result}")
+        lines.extend(f"skipped: {text}" for text in self.skipped)
+        return "\n".join(lines)
+
+
+def verify(
+    program: Program,
+    checks: Iterable[str] = CHECKS,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Check a program, in float64 and on random inputs of its example sizes.
+
+    ``soundness``: permuting an axis in all its slots changes nothing (1e-9), one line per family of axes,
+    per axis where a family fails. ``inverse``: coalescing what was de-coalesced gives the same bits.
+    ``growth``: doubling every axis keeps the function (1e-10). ``gradients``: twins get equal gradients
+    (1e-9). ``storage``: saving and loading changes no bit.
+
+    Raises:
+        MlgraphError: a check is not known.
+    """
+    wanted = list(checks)
+    for name in wanted:
+        if name not in CHECKS:
+            raise MlgraphError(f"there is no check {name!r}: use {', '.join(CHECKS)}.")
+    tell = progress or (lambda text: None)
+    double = _in_double(program)
+    leaves = example_leaves(program, seed)
+    found: list[Check] = []
+    skipped: list[str] = []
+    if "soundness" in wanted:
+        tell("permuting axes")
+        found.extend(_soundness(double, leaves, seed))
+    if {"inverse", "growth", "gradients"} & set(wanted):
+        tell("growing")
+        found.extend(_growth(double, leaves, wanted, skipped))
+    if "storage" in wanted:
+        tell("saving and loading")
+        found.append(_storage(program))
+    return Report(program.name, tuple(found), tuple(skipped))
+
+
+def _in_double(program: Program) -> Program:
+    values = {
+        n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in program.tensors.items()
+    }
+    out = program.replace(tensors=program.tensors.replace(values))
+    for analysis in ("axes", "blocks"):
+        if analysis in program.__dict__:
+            out.__dict__[analysis] = program.__dict__[analysis]
+    return out
+
+
+def _soundness(program: Program, leaves: Sequence[Any], seed: int) -> list[Check]:
+    families: dict[str, list[Axis]] = defaultdict(list)
+    for axis in program.axes:
+        if axis.frozen is None and axis.size > 1:
+            families[axis.name].append(axis)
+    out = []
+    for name, members in families.items():
+        whole = permutation_error(program, [axis.id for axis in members], leaves, seed)
+        if whole.error <= 1e-9 or len(members) == 1:
+            out.append(Check("soundness", name, whole.error, 1e-9, whole.where))
+            continue
+        for axis in members:
+            one: Deviation = permutation_error(program, [axis.id], leaves, seed)
+            out.append(Check("soundness", axis.id, one.error, 1e-9, one.where))
+    return out
+
+
+def _growth(
+    program: Program, leaves: Sequence[Any], wanted: Sequence[str], skipped: list[str]
+) -> list[Check]:
+    chosen = [axis for axis in program.axes if axis.coarsenable_by_default and axis.size > 1]
+    if not chosen:
+        skipped.append("inverse, growth and gradients: no axis is coarsened by default")
+        return []
+    groupings = {axis.id: Grouping.adjacent(2 * axis.size, 2) for axis in chosen}
+    grown = apply_up(program, groupings, {}, "exact", "copy", "verify")
+    out = []
+    if "inverse" in wanted:
+        plan = plan_up(program, groupings)
+        worst, where = 0.0, ""
+        for name, tensor in program.tensors.items():
+            transfer = plan.transfers.get(name)
+            if transfer is not None and transfer.changes:
+                error = 0.0 if torch.equal(transfer.down(transfer.up(tensor)), tensor) else 1.0
+                worst, where = max((worst, where), (error, name), key=lambda pair: pair[0])
+        out.append(Check("inverse", "all", worst, 0.0, where))
+    if "growth" in wanted:
+        before = evaluate(program, program.tensors, leaves)
+        after = evaluate(grown, grown.tensors, leaves)
+        nodes = list(program.graph.output_node().args[0])  # type: ignore[arg-type]
+        worst, where = 0.0, ""
+        for x, y, node in zip(before, after, nodes, strict=True):
+            if isinstance(x, torch.Tensor):
+                error = relative_error(y, _copied(x, program.axes.node_dims.get(node.name), groupings))
+                worst, where = max(
+                    (worst, where), (error, f"the output {node.name}"), key=lambda pair: pair[0]
+                )
+        out.append(Check("growth", "all", worst, 1e-10, where))
+    if "gradients" in wanted:
+        out.append(_gradients(program, grown, groupings, leaves))
+    return out
+
+
+def _copied(value: torch.Tensor, dims: Any, groupings: dict[str, Grouping]) -> torch.Tensor:
+    if dims is None:
+        return value
+    from mlgraph.program.dims import leaves, resize
+
+    fine = {axis: grouping.fine for axis, grouping in groupings.items()}
+    roles = tuple(tuple("emits" for _ in leaves(dim)) for dim in dims)
+    return TensorTransfer(tuple(resize(dim, fine) for dim in dims), roles, groupings).up(value)
+
+
+def _gradients(
+    program: Program, grown: Program, groupings: dict[str, Grouping], leaves: Sequence[Any]
+) -> Check:
+    tensors = {
+        name: tensor.clone().requires_grad_(name in grown.tensors.parameters and tensor.is_floating_point())
+        for name, tensor in grown.tensors.items()
+    }
+    with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        flat = Interpretation(grown, tensors, widened=True).run(leaves)
+        results = [r for r in flat if isinstance(r, torch.Tensor) and r.requires_grad]
+        if not results:
+            return Check("gradients", "all", 0.0, 1e-9)
+        sum((r.square().mean() for r in results), torch.zeros((), dtype=torch.float64)).backward()
+    plan = plan_up(program, groupings)
+    worst, where = 0.0, ""
+    for name, tensor in tensors.items():
+        transfer = plan.transfers.get(name)
+        if tensor.grad is None or transfer is None or not transfer.changes:
+            continue
+        alike = TensorTransfer(
+            transfer.dims, tuple(tuple("emits" for _ in r) for r in transfer.roles), groupings
+        )
+        error = relative_error(tensor.grad, alike.up(alike.down(tensor.grad)))
+        scale = float(tensor.grad.abs().max())
+        error = 0.0 if scale < 1e-12 else error
+        worst, where = max((worst, where), (error, name), key=lambda pair: pair[0])
+    return Check("gradients", "all", worst, 1e-9, where)
+
+
+def _storage(program: Program) -> Check:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "program.pt"
+        save(program, path)
+        again = load(path)
+        for name, tensor in program.tensors.items():
+            other = again.tensors[name]
+            same = other.dtype == tensor.dtype and other.shape == tensor.shape
+            if not same or not torch.equal(
+                torch.nan_to_num(tensor.detach()), torch.nan_to_num(other.detach())
+            ):
+                return Check("storage", "all", 1.0, 0.0, name)
+        same = [str(n.target) for n in program.graph.nodes] == [str(n.target) for n in again.graph.nodes]
+    return Check("storage", "all", 0.0 if same else 1.0, 0.0, "" if same else "the graph")
