@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from mlgraph.errors import MlgraphError
 
@@ -32,25 +33,59 @@ def checked(program: Program) -> Program:
     values = program.tensors.values_
     if isinstance(values, dict):
         return program
-    return program.replace(tensors=program.tensors.replace(_Checked(values)))
+    make = _CheckedRows if hasattr(values, "rows") else _Checked
+    return program.replace(tensors=program.tensors.replace(make(values)))
 
 
 class _Checked(Mapping[str, "torch.Tensor"]):
+    """Lazy tensors, looked at as they are read; shapes cost no more and chunks come no larger than before."""
+
     def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
-        self._values = values
+        self._values: Any = values
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        tensor = self._values[name]
-        nans = _nans(tensor)
-        if nans:
-            raise MlgraphError(_sentence(name, nans, tensor.numel(), ""))
-        return tensor
+        return self._look(name, self._values[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
     def __len__(self) -> int:
         return len(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of every tensor; nothing is read."""
+        known: Mapping[str, tuple[tuple[int, ...], torch.dtype]] = self._values.shapes
+        return known
+
+    def chunks(self, name: str) -> torch.Tensor | Iterator[torch.Tensor]:
+        """A tensor as row chunks where it can be made so, else whole."""
+        import torch
+
+        chunks = getattr(self._values, "chunks", self._values.__getitem__)
+        made: torch.Tensor | Iterable[torch.Tensor] = chunks(name)
+        return self._look(name, made) if isinstance(made, torch.Tensor) else self._parts(name, iter(made))
+
+    def _parts(self, name: str, parts: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for part in parts:
+            self._look(name, part, parts)
+            yield part
+
+    def _look(self, name: str, tensor: torch.Tensor, rest: Iterable[torch.Tensor] = ()) -> torch.Tensor:
+        nans = _nans(tensor)
+        if nans:
+            numel = math.prod(self.shapes[name][0])
+            raise MlgraphError(_sentence(name, nans + sum(map(_nans, rest)), numel, ""))
+        return tensor
+
+
+class _CheckedRows(_Checked):
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows ``start`` to ``stop`` (along the first dim) of a tensor."""
+        return self._look(name, self._values.rows(name, start, stop))
 
 
 def _nans(tensor: torch.Tensor) -> int:

@@ -219,7 +219,8 @@ class Program(Shown):
 
     def num_parameters(self) -> int:
         """Number of scalars in distinct parameters."""
-        return sum(self.tensors[name].numel() for name in self.tensors.parameters)
+        meta = self.tensors.meta()
+        return sum(meta[name].numel() for name in self.tensors.parameters)
 
 
 def _analysis(name: str) -> Callable[[Program], Any]:
