@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -26,6 +26,7 @@ from mlgraph.cli.options import (
 if TYPE_CHECKING:
     from mlgraph.passes.base import Pass
     from mlgraph.program import Program
+    from mlgraph.rewrite.transfer import Pairing
 
 
 def command(
@@ -60,7 +61,7 @@ def command(
     operator = Coalesce(
         depth=depth,
         width=width,
-        pairing=pairing,
+        pairing=cast("Pairing", pairing),
         tied=tied,
         axes=parse_axes(axis),
         freeze=tuple(freeze or ()),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -17,7 +17,7 @@ from mlgraph.rewrite.layers import group_layers
 from mlgraph.rewrite.notes import kept_constants, kept_unread
 from mlgraph.rewrite.plan import WidthPlan, choose, coarse_grouping, plan_down
 from mlgraph.rewrite.resize import rewrite
-from mlgraph.rewrite.transfer import Grouping, LazyTensors
+from mlgraph.rewrite.transfer import Grouping, LazyTensors, Pairing
 
 Axes = Mapping[str, Any]
 
@@ -27,14 +27,14 @@ class Coalesce(Pass):
     """The coarse program: width and depth divided (arXiv 2404.07999, the coalescing operator: F and R).
 
     ``width`` divides every axis that is coarsened by default, ``depth`` every chain of blocks. ``pairing``
-    is ``adjacent`` (2i, 2i+1), ``halves`` (i, i+n/2) or ``similarity`` (like weights); ``tied`` is
-    ``exact`` or ``paper``; ``axes`` maps axis or chain names to a factor or an explicit grouping;
-    ``freeze`` names axes and chains that stay.
+    is ``adjacent`` (2i, 2i+1), ``halves`` (i, i+n/2) or ``similarity`` (like weights), for neurons and
+    blocks alike; ``tied`` is ``exact`` or ``paper``; ``axes`` maps axis or chain names to a factor or an
+    explicit grouping; ``freeze`` names axes and chains that stay.
     """
 
     depth: int = 1
     width: int = 1
-    pairing: str = "adjacent"
+    pairing: Pairing = "adjacent"
     tied: str = "exact"
     axes: dict[str, Any] = field(default_factory=dict)
     freeze: tuple[str, ...] = ()
@@ -63,7 +63,6 @@ class Coalesce(Pass):
         groupings = choose(
             program,
             self.width,
-            self.pairing,
             {k: v for k, v in self.axes.items() if k not in chains},
             [name for name in self.freeze if name not in chains],
             coarse_grouping(program, self.pairing),
@@ -85,7 +84,7 @@ def coalesce(
     Raises:
         AxisError: a size or number of blocks does not divide, or an axis is unknown or frozen.
     """
-    return Coalesce(depth, width, pairing, tied, dict(axes or {}), tuple(freeze))(program)
+    return Coalesce(depth, width, cast(Pairing, pairing), tied, dict(axes or {}), tuple(freeze))(program)
 
 
 def apply_down(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -18,7 +18,7 @@ from mlgraph.rewrite.depth.restack import restack
 from mlgraph.rewrite.notes import kept_constants, kept_unread
 from mlgraph.rewrite.plan import WidthPlan, choose, fine_grouping, plan_down, plan_up
 from mlgraph.rewrite.resize import rewrite
-from mlgraph.rewrite.transfer import Grouping, TensorTransfer
+from mlgraph.rewrite.transfer import Grouping, Placement, TensorTransfer
 
 Axes = Mapping[str, Any]
 
@@ -30,14 +30,15 @@ class Decoalesce(Pass):
     With no sizes given it goes back up to the parent's architecture, by lineage. With ``depth``, ``width``
     or ``axes`` it grows: every index of an axis gets that many copies, every block that many.
     ``depth_mode`` is ``copy`` (the paper), ``scaled`` (residual branches of copies divided by their number)
-    or ``identity`` (those of extra copies end in zeros, so that the function is kept).
+    or ``identity`` (those of extra copies end in zeros, so that the function is kept). ``pairing`` says
+    where the copies of an index or block go: ``adjacent`` (2i, 2i+1) or ``halves`` (i, i+n).
     """
 
     depth_mode: str = "copy"
     depth: int | None = None
     width: int | None = None
     axes: dict[str, Any] = field(default_factory=dict)
-    pairing: str = "adjacent"
+    pairing: Placement = "adjacent"
     tied: str = "exact"
 
     def __call__(self, program: Program) -> Program:
@@ -63,7 +64,6 @@ class Decoalesce(Pass):
         groupings = choose(
             program,
             width,
-            self.pairing,
             {name: request for name, request in self.axes.items() if name not in chains},
             (),
             fine_grouping(self.pairing),
@@ -85,18 +85,17 @@ def decoalesce(
     Raises:
         MlgraphError: there is no parent to go back to, or blocks cannot be scaled as ``depth_mode`` asks.
     """
-    return Decoalesce(depth_mode, depth, width, dict(axes or {}), pairing, tied)(program)
+    return Decoalesce(depth_mode, depth, width, dict(axes or {}), cast(Placement, pairing), tied)(program)
 
 
-def _grown_layers(chain: Chain, request: Any, pairing: str) -> Grouping:
+def _grown_layers(chain: Chain, request: Any, pairing: Placement) -> Grouping:
     count = len(chain)
     if isinstance(request, int):
         if request < 1:
             raise MlgraphError(
                 f"the layer axis {chain.name} cannot grow by {request}: choose a factor of at least 1."
             )
-        make = Grouping.halves if pairing == "halves" else Grouping.adjacent
-        return make(count * request, request)
+        return Grouping.placed(pairing, count * request, request)
     made = Grouping(tuple(request))
     if set(made.coarse_of) != set(range(count)):
         raise MlgraphError(

@@ -58,4 +58,4 @@ def grown_groupings(
             made[key] = mapped(axis.size, size, random.Random(f"{seed} {axis.name} {axis.size}"))
         return made[key]
 
-    return choose(program, width, "adjacent", axes, (), group)  # type: ignore[arg-type]
+    return choose(program, width, axes, (), group)  # type: ignore[arg-type]

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 
 from mlgraph.errors import AxisError
 from mlgraph.program import Program
-from mlgraph.rewrite.transfer import Grouping
+from mlgraph.rewrite.similarity import similar_blocks
+from mlgraph.rewrite.transfer import Grouping, Pairing
 
 
 def group_layers(
-    program: Program, depth: int, pairing: str, requests: Mapping[str, object], freeze: Iterable[str]
+    program: Program, depth: int, pairing: Pairing, requests: Mapping[str, object], freeze: Iterable[str]
 ) -> dict[str, Grouping]:
     """The grouping of blocks of every chain that is to change, by chain name.
 
@@ -40,6 +41,8 @@ def group_layers(
                 "not divide: "
                 f"choose a divisor, give an explicit grouping, or freeze {chain.name}."
             )
-        make = Grouping.halves if pairing == "halves" else Grouping.adjacent
-        out[chain.name] = make(count, request)
+        if pairing == "similarity":
+            out[chain.name] = similar_blocks(program, [block.tensors for block in chain.blocks], request)
+        else:
+            out[chain.name] = Grouping.placed(pairing, count, request)
     return out

@@ -14,7 +14,7 @@ from mlgraph.program import Program
 from mlgraph.program.axis_table import Axis, AxisTable, Sum
 from mlgraph.program.dims import DimExpr, Leaf, resize
 from mlgraph.rewrite.resize import Gain
-from mlgraph.rewrite.transfer import Grouping, Groupings, TensorTransfer
+from mlgraph.rewrite.transfer import Grouping, Groupings, Pairing, Placement, TensorTransfer
 
 Tied = Literal["exact", "paper"]
 TIED: tuple[str, ...] = ("exact", "paper")
@@ -218,7 +218,6 @@ Request = int | Sequence[int] | Sequence[Sequence[int]]
 def choose(
     program: Program,
     factor: int,
-    pairing: str,
     requests: Mapping[str, Request],
     freeze: Iterable[str],
     grouping: Callable[[Axis, Request], Grouping],
@@ -249,12 +248,9 @@ def choose(
     return chosen
 
 
-def coarse_grouping(program: Program, pairing: str) -> Callable[[Axis, Request], Grouping]:
+def coarse_grouping(program: Program, pairing: Pairing) -> Callable[[Axis, Request], Grouping]:
     """How an axis is grouped going down: by ``pairing``, or as requested explicitly."""
     from mlgraph.rewrite.similarity import similar
-
-    if pairing not in ("adjacent", "halves", "similarity"):
-        raise MlgraphError(f"pairing={pairing!r} is not known: use 'adjacent', 'halves' or 'similarity'.")
 
     def group(axis: Axis, request: Request) -> Grouping:
         if not isinstance(request, int):
@@ -266,16 +262,12 @@ def coarse_grouping(program: Program, pairing: str) -> Callable[[Axis, Request],
             )
         if pairing == "similarity":
             return similar(program, axis, request)
-        return (
-            Grouping.adjacent(axis.size, request)
-            if pairing == "adjacent"
-            else Grouping.halves(axis.size, request)
-        )
+        return Grouping.placed(pairing, axis.size, request)
 
     return group
 
 
-def fine_grouping(pairing: str) -> Callable[[Axis, Request], Grouping]:
+def fine_grouping(pairing: Placement) -> Callable[[Axis, Request], Grouping]:
     """How an axis grows: every index gets ``factor`` copies, or as requested explicitly (coarse index per
     new index)."""
 
@@ -285,10 +277,7 @@ def fine_grouping(pairing: str) -> Callable[[Axis, Request], Grouping]:
                 raise AxisError(
                     f"axis {axis.id} cannot grow by a factor of {request}: choose one of at least 1."
                 )
-            size = axis.size * request
-            return (
-                Grouping.adjacent(size, request) if pairing == "adjacent" else Grouping.halves(size, request)
-            )
+            return Grouping.placed(pairing, axis.size * request, request)
         listed: Any = list(request)
         nested = bool(listed) and not isinstance(listed[0], int)
         made = Grouping.of(listed, sum(map(len, listed)), axis.id) if nested else Grouping(tuple(listed))

@@ -20,6 +20,8 @@ from mlgraph.errors import AxisError
 from mlgraph.program.dims import DimExpr, Join, Leaf, size_of
 
 Kind = Literal["weight", "gradient", "gradient_squared"]
+Placement = Literal["adjacent", "halves"]
+Pairing = Literal["adjacent", "halves", "similarity"]
 Roles = Sequence[str]
 
 
@@ -69,6 +71,11 @@ class Grouping:
     def halves(size: int, factor: int) -> Grouping:
         """Groups with one member from each of ``factor`` equal parts: i and i + n/2."""
         return Grouping(tuple(i % (size // factor) for i in range(size)))
+
+    @staticmethod
+    def placed(pairing: Placement, size: int, factor: int) -> Grouping:
+        """Groups of ``factor`` by where they lie: neighbours, or one member of each of equal parts."""
+        return {"adjacent": Grouping.adjacent, "halves": Grouping.halves}[pairing](size, factor)
 
     @staticmethod
     def of(given: Sequence[int] | Sequence[Sequence[int]], size: int, axis: str) -> Grouping:

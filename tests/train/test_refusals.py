@@ -50,7 +50,7 @@ def refused(message: str, phases: Any = CYCLE, data: Any = None, model: Any = No
         ([Train(2), Coarsen(width=3)], r"Phase 1 \(coarsen\) cannot be done: axis .*3 does not divide"),
         ([Train(2), Coarsen(depth=3)], r"Phase 1 \(coarsen\).*4 blocks, which 3 does not divide"),
         ([Train(2), Coarsen(axes={"nothing": 2})], r"Phase 1 \(coarsen\).*nothing"),
-        ([Train(2), Coarsen(pairing="random")], r"Phase 1 \(coarsen\).*pairing='random'"),
+        ([Train(2), Coarsen(pairing="random")], r"Phase 1 \(coarsen\).*'pairing'.*'random'"),
         ([Train(2), Coarsen(), Train(2), Refine(depth_mode="none")], r"Phase 3 \(refine\).*depth_mode"),
         ([Train(2), Refine(width=0)], r"Phase 1 \(refine\)"),
         (vcycle(4, 1, 2, levels=4), r"Phase 5 \(coarsen\).*no chain of repeated blocks"),
