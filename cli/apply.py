@@ -35,7 +35,7 @@ def command(
     from mlgraph.inspect.summary import summarize
     from mlgraph.inspect.text import comparison as render
     from mlgraph.inspect.text.console import show, show_json
-    from mlgraph.passes.base import parse_pipeline
+    from mlgraph.passes.pipeline import parse_pipeline
 
     passes = parse_pipeline(pipeline)
     program = open_program(source, trust=trust, loss=loss)

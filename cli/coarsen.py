@@ -26,7 +26,7 @@ from mlgraph.cli.options import (
 if TYPE_CHECKING:
     from mlgraph.passes.base import Pass
     from mlgraph.program import Program
-    from mlgraph.rewrite.transfer import Pairing
+    from mlgraph.rewrite.grouping import Pairing
 
 
 def command(

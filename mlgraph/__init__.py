@@ -15,15 +15,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlgraph.capture.model import capture
     from mlgraph.emit.module import emit
     from mlgraph.errors import AxisError, CaptureError, FileError, MlgraphError
     from mlgraph.inspect.explain import explain
+    from mlgraph.interop.open import capture, load
     from mlgraph.passes.coalesce import coalesce
     from mlgraph.passes.decoalesce import decoalesce
     from mlgraph.passes.interpolate import interpolate
     from mlgraph.program import Program
-    from mlgraph.storage import load, save
+    from mlgraph.storage import save
     from mlgraph.verify.checks import verify
 
 __version__ = "0.1.0"
@@ -34,13 +34,13 @@ _EXPORTS = {
     "FileError": "mlgraph.errors",
     "MlgraphError": "mlgraph.errors",
     "Program": "mlgraph.program.program",
-    "capture": "mlgraph.capture.model",
+    "capture": "mlgraph.interop.open",
     "coalesce": "mlgraph.passes.coalesce",
     "decoalesce": "mlgraph.passes.decoalesce",
     "emit": "mlgraph.emit.module",
     "explain": "mlgraph.inspect.explain",
     "interpolate": "mlgraph.passes.interpolate",
-    "load": "mlgraph.storage",
+    "load": "mlgraph.interop.open",
     "save": "mlgraph.storage",
     "verify": "mlgraph.verify.checks",
 }

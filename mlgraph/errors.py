@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class MlgraphError(Exception):
     """A request that cannot be met.
@@ -21,3 +24,10 @@ class AxisError(MlgraphError):
 
 class FileError(MlgraphError):
     """A file is missing, malformed, hostile or cannot be written."""
+
+
+def suggestion(wrong: str, right: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"`` or the list of names in ``right``, to end a sentence with."""
+    names = sorted(right)
+    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}" if close else f"; use one of {', '.join(names)}"

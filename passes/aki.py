@@ -9,12 +9,12 @@ import torch
 
 from mlgraph.errors import MlgraphError
 from mlgraph.passes.base import Pass
-from mlgraph.passes.decoalesce import apply_up
 from mlgraph.passes.growth import first_then_circular, first_then_random, grown_groupings
 from mlgraph.program import Program
 from mlgraph.program.dims import DimExpr, Leaf
+from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import plan_up
-from mlgraph.rewrite.transfer import Grouping
+from mlgraph.rewrite.refine import apply_up
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlgraph.passes.base import Pass
-from mlgraph.passes.decoalesce import apply_up
 from mlgraph.passes.growth import first_then_circular, first_then_random, grown_groupings
 from mlgraph.program import Program
+from mlgraph.rewrite.refine import apply_up
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Any
 from mlgraph.errors import AxisError
 from mlgraph.program import Program
 from mlgraph.program.axis_table import Axis
-from mlgraph.rewrite.plan import choose
-from mlgraph.rewrite.transfer import Grouping
+from mlgraph.rewrite.grouping import Grouping
+from mlgraph.rewrite.requests import choose
 
 Mapped = Callable[[int, int, random.Random], Grouping]
 

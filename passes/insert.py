@@ -7,10 +7,10 @@ from typing import Any
 
 from mlgraph.errors import AxisError
 from mlgraph.passes.base import Pass
-from mlgraph.passes.decoalesce import apply_up
 from mlgraph.passes.growth import first_then_circular, grown_groupings
 from mlgraph.program import Program
-from mlgraph.rewrite.transfer import Grouping
+from mlgraph.rewrite.grouping import Grouping
+from mlgraph.rewrite.refine import apply_up
 
 
 @dataclass(frozen=True)

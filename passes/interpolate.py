@@ -10,8 +10,8 @@ import torch
 
 from mlgraph.errors import MlgraphError
 from mlgraph.passes.base import Pass
-from mlgraph.passes.coalesce import realise
 from mlgraph.program import Program
+from mlgraph.rewrite.coarsen import realise
 
 Alpha = float | Mapping[str, float]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlgraph.passes.base import Pass
-from mlgraph.passes.decoalesce import apply_up
 from mlgraph.passes.growth import first_then_circular, grown_groupings
 from mlgraph.program import Program
+from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import uneven_average
-from mlgraph.rewrite.transfer import Grouping
+from mlgraph.rewrite.refine import apply_up
 from mlgraph.rewrite.uneven import settle_surplus
 
 

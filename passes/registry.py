@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from mlgraph.errors import MlgraphError
+from mlgraph.errors import MlgraphError, suggestion
 
 if TYPE_CHECKING:
     from mlgraph.passes.base import Pass
@@ -36,10 +34,3 @@ def load_pass(name: str) -> type[Pass]:
     module, _, attribute = PASSES[name].partition(":")
     found: type[Pass] = getattr(importlib.import_module(module), attribute)
     return found
-
-
-def suggestion(wrong: str, right: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` or the list of names in ``right``, to end a sentence with."""
-    names = sorted(right)
-    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}" if close else f"; use one of {', '.join(names)}"

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from mlgraph.errors import MlgraphError
 from mlgraph.passes.base import Pass
-from mlgraph.passes.decoalesce import apply_up
 from mlgraph.program import Program
-from mlgraph.rewrite.transfer import Grouping
+from mlgraph.rewrite.grouping import Grouping
+from mlgraph.rewrite.refine import apply_up
 
 
 @dataclass(frozen=True)

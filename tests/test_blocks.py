@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from torch import nn
 
 import mlgraph
-from mlgraph.blocks.find import BlockTable, Chain, find_blocks
+from mlgraph.blocks.find import find_blocks
 from mlgraph.capture.model import capture
 from mlgraph.graph.dataflow import Dataflow
 from mlgraph.program import Program
+from mlgraph.program.block_table import BlockTable, Chain
 from mlgraph.program.numbering import number_under, numbered, renumber, stretches
 from mlgraph.rewrite.depth.restack import restack
 from tests import zoo

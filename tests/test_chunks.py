@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mlgraph.program.dims import DimExpr, Leaf
 from mlgraph.rewrite.chunks import down_chunks
-from mlgraph.rewrite.transfer import Grouping, TensorTransfer
+from mlgraph.rewrite.grouping import Grouping
+from mlgraph.rewrite.transfer import TensorTransfer
 
 
 class Shelf(Mapping[str, torch.Tensor]):

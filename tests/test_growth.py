@@ -10,11 +10,12 @@ import torch
 import mlgraph
 from mlgraph.graph.interpret import Interpretation
 from mlgraph.passes.aki import Aki
-from mlgraph.passes.base import Pass, parse_pipeline
+from mlgraph.passes.base import Pass
 from mlgraph.passes.fpi import Fpi
 from mlgraph.passes.insert import Insert
 from mlgraph.passes.lemon import Lemon
 from mlgraph.passes.net2net import Net2Net
+from mlgraph.passes.pipeline import parse_pipeline
 from mlgraph.passes.stack import Stack
 from mlgraph.program import Program
 from mlgraph.verify.soundness import evaluate, example_leaves, relative_error

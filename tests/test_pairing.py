@@ -10,7 +10,7 @@ import mlgraph
 from mlgraph.errors import MlgraphError
 from mlgraph.passes import Coalesce, Decoalesce
 from mlgraph.passes.base import parse_pass
-from mlgraph.rewrite.transfer import Grouping
+from mlgraph.rewrite.grouping import Grouping
 
 BLOCKS, WIDTH, INNER = 4, 6, 10
 

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from mlgraph.errors import MlgraphError
 from mlgraph.passes import registry
-from mlgraph.passes.base import Pass, Pipeline, parse_pass, parse_pipeline
+from mlgraph.passes.base import Pass
 from mlgraph.passes.notation import Reader, render
+from mlgraph.passes.pipeline import Pipeline, parse_pass, parse_pipeline
 from mlgraph.program import Program
 
 

@@ -11,7 +11,7 @@ from torch import fx
 from mlgraph.graph.dataflow import Dataflow, op_name
 
 if TYPE_CHECKING:
-    from mlgraph.blocks.find import Chain
+    from mlgraph.program.block_table import Chain
 
 Family = dict[int, dict[str, tuple[int, ...]]]
 """Per number of a module list, its parameters by what follows the number, with their shapes."""

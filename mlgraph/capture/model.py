@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -30,7 +29,7 @@ aten = torch.ops.aten
 
 
 def capture(
-    model: nn.Module | str | os.PathLike[str],
+    model: nn.Module,
     args: tuple[Any, ...] = (),
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = "auto",
@@ -40,19 +39,13 @@ def capture(
     """The program that ``model`` runs on the example ``args`` and ``kwargs``.
 
     The graph has training semantics and shares the model's parameters and buffers; the model itself is left
-    as it was. A transformers or timm model makes example inputs of its own; a string or path is opened as
-    the command line does (``mlgraph.interop.open.open_source``). ``dynamic_shapes`` is what
+    as it was. A transformers or timm model makes example inputs of its own. ``dynamic_shapes`` is what
     ``torch.export.export`` takes, or ``"auto"``: every size that the model allows to vary does, and the
     program's notes name those that do not. With ``module``, the path of a submodule, the program is that of
     the submodule on what the whole model gives it, and its inputs and outputs keep their widths, so that
     ``emit(program, into=model)`` can put it back. Raises ``CaptureError`` with the line of the model's source
     that stands in the way.
     """
-    if isinstance(model, (str, os.PathLike)):
-        from mlgraph.interop.open import open_source
-
-        given = (args, dict(kwargs or {})) if args or kwargs else None
-        return open_source(model, inputs=given, module=module)
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"{type(model).__name__} is not a module; pass an nn.Module, a file or a directory"

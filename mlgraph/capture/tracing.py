@@ -25,10 +25,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-import mlgraph
+from mlgraph import errors
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
-_HERE = os.path.dirname(mlgraph.__file__) + os.sep
+_HERE = os.path.dirname(errors.__file__) + os.sep
 _TESTS = {"isfinite", "isinf", "isnan", "isneginf", "isposinf"}
 _LOGICAL = {
     "any",

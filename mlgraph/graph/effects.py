@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -12,11 +11,6 @@ from torch import fx
 from mlgraph.graph import ops
 
 aten = torch.ops.aten
-
-_SCATTER: dict[Any, Any] = {
-    aten.slice.Tensor: aten.slice_scatter.default,
-    aten.select.int: aten.select_scatter.default,
-}
 
 
 def mutates(node: fx.Node) -> bool:
@@ -34,7 +28,7 @@ def is_random(node: fx.Node) -> bool:
 
 
 # These may return their argument itself, though their schema does not say that they share memory.
-_MAYBE_VIEWS = {
+MAYBE_VIEWS = {
     aten.reshape.default,
     aten.contiguous.default,
     aten.to.dtype,
@@ -57,7 +51,7 @@ def views(node: fx.Node) -> fx.Node | None:
         return node.args[0] if getattr(target, "__name__", "") == "getitem" else None
     arguments = target._schema.arguments
     shares = bool(arguments) and arguments[0].alias_info is not None
-    return node.args[0] if shares or target in _MAYBE_VIEWS else None
+    return node.args[0] if shares or target in MAYBE_VIEWS else None
 
 
 def memory(graph: fx.Graph, fresh: Collection[fx.Node] = ()) -> dict[fx.Node, fx.Node]:
@@ -74,114 +68,3 @@ def written(graph: fx.Graph) -> set[fx.Node]:
     root = memory(graph)
     touched = {root[node] for node in graph.nodes if mutates(node)}
     return {node for node in graph.nodes if root[node] in touched}
-
-
-def functional(graph: fx.Graph) -> None:
-    """Turn in-place ops on values made in the graph into functional ones, where that is sure to be the same.
-
-    An op on a fresh value whose other views are no longer read is replaced by its functional form; an op on a
-    slice or selection of a fresh value is scattered back. What writes to inputs or buffers stays.
-    """
-    order = {node: index for index, node in enumerate(graph.nodes)}
-    apart = _last_views(graph, order)
-    for node in list(graph.nodes):
-        if not mutates(node) or node.target in (aten.batch_norm.default,):
-            continue
-        form = _functional_form(node.target)
-        chain = _chain(node.args[0], apart)
-        if form is None or chain is None:
-            continue
-        base, path = chain
-        related = {n for n, r in memory(graph, apart).items() if r is base and n is not base}
-        known = {node, *path}
-        before = {n for n in related - known if order.get(n, len(order)) < order[node]}
-        after = [n for n in before if any(order.get(u, -1) > order[node] for u in n.users)]
-        if after or base in path:
-            continue
-        _rewrite(graph, node, form, base, path, order)
-
-
-def _last_views(graph: fx.Graph, order: Mapping[fx.Node, int]) -> set[fx.Node]:
-    """Possible views of fresh values that nothing else reads from then on: a write to them stays theirs."""
-    root = memory(graph)
-    relatives: defaultdict[fx.Node, list[fx.Node]] = defaultdict(list)
-    for node, maker in root.items():
-        relatives[maker].append(node)
-    found: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.target not in _MAYBE_VIEWS or root[node].op != "call_function":
-            continue
-        own = {node}
-        for other in relatives[root[node]]:
-            if views(other) in own:
-                own.add(other)
-        others = [other for other in relatives[root[node]] if other not in own]
-        if all(order[user] <= order[node] for other in others for user in other.users):
-            found.add(node)
-    return found
-
-
-def _chain(node: Any, apart: Collection[fx.Node] = ()) -> tuple[fx.Node, list[fx.Node]] | None:
-    """The fresh value behind a chain of slices and selections, and the chain from it on."""
-    path: list[fx.Node] = []
-    while isinstance(node, fx.Node) and node.target in _SCATTER:
-        path.insert(0, node)
-        node = node.args[0]
-    if not isinstance(node, fx.Node) or node.op != "call_function":
-        return None
-    if views(node) is not None and node not in apart:
-        return None
-    return node, path
-
-
-def _rewrite(
-    graph: fx.Graph,
-    node: fx.Node,
-    form: Callable[..., Any],
-    base: fx.Node,
-    path: list[fx.Node],
-    order: dict[fx.Node, int],
-) -> None:
-    later = [user for user in base.users if order.get(user, -1) > order[node]]
-    changed = [[u for u in link.users if u is not node and order.get(u, -1) > order[node]] for link in path]
-    with graph.inserting_before(node):
-        new = graph.call_function(form, node.args, dict(node.kwargs))
-        new.meta = dict(node.meta)
-        results = [new]
-        value = new
-        for outer, link in zip([base, *path][::-1][1:], path[::-1], strict=True):
-            value = graph.call_function(_SCATTER[link.target], (outer, value, *link.args[1:]))
-            value.meta = {**node.meta, "symbolic": outer.meta.get("symbolic")}
-            results.append(value)
-    for fresh in [*results]:
-        order[fresh] = order[node]
-    for link, users, replacement in zip([*path], changed, results[::-1][1:], strict=True):
-        for user in users:
-            user.replace_input_with(link, replacement)
-    if not path:
-        value = new
-    for user in later:
-        if user is not node and user not in results:
-            user.replace_input_with(base, value)
-    node.replace_all_uses_with(new)
-    graph.erase_node(node)
-
-
-def _functional_form(target: Any) -> Any:
-    """The overload without the trailing underscore that takes the same arguments, if there is one."""
-    packet = target._schema.name.split("::")[1]
-    special = {"fill_": None, "zero_": None}
-    if target is aten.copy_.default:
-        return aten.copy.default
-    if target is aten.fill_.Tensor:
-        return aten.fill.Tensor
-    if target is aten.fill_.Scalar:
-        return aten.full_like.default
-    if target is aten.zero_.default:
-        return aten.zeros_like.default
-    if target is aten.bernoulli_.float:
-        return aten.bernoulli.p
-    if not packet.endswith("_") or packet in special:
-        return None
-    overloads = getattr(aten, packet[:-1], None)
-    return getattr(overloads, target._overloadname, None) if overloads is not None else None

@@ -8,7 +8,7 @@ backward pass: what a fused kernel computes again is not work that the model ask
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,13 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from mlgraph.graph.propagate import at_sizes
 from mlgraph.program import Program
-from mlgraph.train.data.batches import Binder, at_sizes
 
 _aten = torch.ops.aten
+
+Leaf = tuple[tuple[int, ...], torch.dtype | None]
+"""The shape and dtype of an input leaf; no dtype where it is no tensor."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,15 @@ class Flops:
         return self.training / max(self.tokens, 1)
 
 
-def count_flops(program: Program, inputs: Any = None) -> Flops:
-    """Operations of ``program`` on a batch of ``inputs``, by default of the sizes it was captured with.
+def flops_at(program: Program, leaves: Sequence[Leaf] | None = None) -> Flops:
+    """Operations of ``program`` on inputs of the given shapes and dtypes, one per input leaf.
 
-    ``inputs`` is a batch as ``run`` takes it (mapping, tuple or tensor); only shapes are read.
+    By default those are the sizes with which it was captured.
     """
-    graph, leaves = program.graph, [(leaf.shape, leaf.dtype) for leaf in program.signature.inputs]
-    if inputs is not None:
-        given = pytree.tree_leaves(Binder(program, spare=True).call(inputs))
-        leaves = [(tuple(x.shape), x.dtype) if isinstance(x, torch.Tensor) else ((), None) for x in given]
-        if [shape for shape, _ in leaves] != [leaf.shape for leaf in program.signature.inputs]:
-            graph = at_sizes(program, [shape for shape, _ in leaves])
+    graph, captured = program.graph, [(leaf.shape, leaf.dtype) for leaf in program.signature.inputs]
+    leaves = captured if leaves is None else leaves
+    if [shape for shape, _ in leaves] != [shape for shape, _ in captured]:
+        graph = at_sizes(program, [shape for shape, _ in leaves])
     forward, backward = _count(graph, program)
     samples, tokens = _extent(leaves)
     return Flops(forward, forward + backward, samples, tokens)

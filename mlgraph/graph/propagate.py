@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from mlgraph.errors import MlgraphError
-from mlgraph.program import Signature
+from mlgraph.program import Program, Signature
 
 # A program has one device; wherever its tensors lie, shapes are worked out on this one.
 DEVICE = torch.device("cpu")
@@ -110,3 +111,14 @@ def describe(value: Any) -> str:
 def is_fake(tensor: torch.Tensor) -> bool:
     """Whether a tensor has a shape and no bytes (a fake tensor, or one on the meta device)."""
     return isinstance(tensor, FakeTensor) or tensor.device.type == "meta"
+
+
+def at_sizes(program: Program, shapes: Sequence[tuple[int, ...]]) -> fx.Graph:
+    """A copy of the program's graph, propagated on inputs of other shapes, one for each input leaf."""
+    graph = fx.Graph()
+    output = graph.graph_copy(program.graph, {})
+    graph.output(output)
+    inputs = program.signature.inputs
+    given = tuple(dataclasses.replace(leaf, shape=shape) for leaf, shape in zip(inputs, shapes, strict=True))
+    propagate(graph, dataclasses.replace(program.signature, inputs=given), program.tensors)
+    return graph

@@ -68,7 +68,7 @@ def _history(program: Program) -> list[str]:
 def _replayed(origin: Program, operations: Sequence[str]) -> list[tuple[Change, ...]]:
     """What passes change when run one after the other; nothing from the first on that shapes do not allow."""
     from mlgraph.errors import MlgraphError
-    from mlgraph.passes.base import parse_pass
+    from mlgraph.passes.pipeline import parse_pass
 
     current, found = origin.skeleton(), []
     for operation in operations:
@@ -84,7 +84,7 @@ def _replayed(origin: Program, operations: Sequence[str]) -> list[tuple[Change, 
 def frozen_by_user(program: Program) -> tuple[str, ...]:
     """Names of axes of ``program`` that the pass which made it was told to leave."""
     from mlgraph.errors import MlgraphError
-    from mlgraph.passes.base import parse_pipeline
+    from mlgraph.passes.pipeline import parse_pipeline
 
     if program.lineage is None:
         return ()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from mlgraph.inspect.modules import Leaf, Module, full_tree, longest_run, numbers
 
 if TYPE_CHECKING:
-    from mlgraph.blocks.find import Chain
     from mlgraph.program import Program
+    from mlgraph.program.block_table import Chain
 
 SAME, CHANGED, ADDED, REMOVED = " ", "~", "+", "-"
 Gap = Callable[[str, str], float | None]

@@ -46,8 +46,8 @@ def _shapes(program: Program, parameters_only: bool = False) -> list[Any]:
 
 
 def _flops(program: Program) -> tuple[float, str]:
-    from mlgraph.graph.flops import count_flops
+    from mlgraph.graph.flops import flops_at
 
-    counted = count_flops(program)
+    counted = flops_at(program)
     unit = "token" if counted.tokens != counted.samples else "example"
     return counted.per_token, unit

@@ -346,9 +346,9 @@ def _check(program: Program, folder: Path, exact: bool) -> None:
 
 def _load(name: str, folder: Path) -> tuple[nn.Module, Mapping[str, Any]]:
     from mlgraph.interop.hollow import architecture
-    from mlgraph.interop.load import _quiet_transformers
+    from mlgraph.interop.load import quiet_transformers
 
     cls: Any = architecture(name)
-    with _quiet_transformers():
+    with quiet_transformers():
         model, report = cls.from_pretrained(folder, output_loading_info=True, local_files_only=True)
     return model.eval(), report

@@ -29,7 +29,7 @@ def huggingface_directory(path: Path, *, trust: bool = False) -> Built:
             "pass --trust if you know who wrote it."
         )
     loader: Any = _architecture(config, path / "config.json")
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
             model, report = loader.from_pretrained(
                 path, output_loading_info=True, local_files_only=True, trust_remote_code=trust
@@ -56,7 +56,7 @@ def huggingface_random(path: Path) -> Built:
     loader: Any = _architecture(config, path)
     import transformers
 
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
             if hasattr(loader, "config_class") and loader.config_class is not None:
                 model = loader(loader.config_class.from_dict(config))
@@ -137,7 +137,7 @@ def _architecture(config: dict[str, Any], path: Path) -> type:
     return found  # type: ignore[no-any-return]
 
 
-class _quiet_transformers:
+class quiet_transformers:
     """transformers' own progress bars and loading reports off: what matters is returned as notes."""
 
     def __enter__(self) -> None:

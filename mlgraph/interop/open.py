@@ -9,10 +9,45 @@ from typing import Any
 
 from torch import nn
 
+from mlgraph import storage
 from mlgraph.capture.inputs.example import Call, example_inputs, try_inputs
+from mlgraph.capture.model import capture as capture_module
 from mlgraph.errors import CaptureError, FileError
+from mlgraph.files import file_errors
 from mlgraph.interop import load as build
+from mlgraph.interop.trusted import load_trusted
 from mlgraph.program import Program
+from mlgraph.storage.kinds import foreign_kind
+
+
+def capture(
+    model: nn.Module | str | os.PathLike[str],
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = "auto",
+    name: str | None = None,
+    module: str | None = None,
+) -> Program:
+    """The program that ``model`` runs on the example ``args`` and ``kwargs``.
+
+    A string or path is opened as :func:`open_source` does. For modules, and what the other arguments mean,
+    see :func:`mlgraph.capture.model.capture`.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        given = (args, dict(kwargs or {})) if args or kwargs else None
+        return open_source(model, inputs=given, module=module)
+    return capture_module(model, args, kwargs, dynamic_shapes, name, module)
+
+
+def load(path: str | os.PathLike[str], trust: bool = False, *, keep: bool = True) -> Program:
+    """The program in a file; its tensors stay in the file until they are used.
+
+    Of a file that :func:`mlgraph.save` wrote nothing is run; see :func:`mlgraph.storage.load` for ``keep``.
+    A pickled module or a ``.pt2`` archive runs code when it is loaded, and is refused unless ``trust`` is
+    true. Raises ``FileError`` in one sentence for whatever is wrong with the file.
+    """
+    kind = _kind(path)
+    return storage.load(path, keep=keep) if kind is None else load_trusted(os.fspath(path), kind, trust)
 
 
 def open_source(
@@ -52,6 +87,11 @@ def open_source(
     return _open_file(path, trust, loss, inputs, module)
 
 
+def _kind(path: str | os.PathLike[str]) -> str | None:
+    with file_errors(path, "be read"), open(path, "rb") as file:
+        return foreign_kind(file)
+
+
 def _open_large(path: Path, loss: bool, inputs: Call | None) -> Program | None:
     """The program of a directory too large for memory, where it can be captured without its weights."""
     from mlgraph.interop import directory
@@ -71,13 +111,7 @@ def _open_large(path: Path, loss: bool, inputs: Call | None) -> Program | None:
 
 def _open_file(path: Path, trust: bool, loss: bool, inputs: Call | None, module: str | None) -> Program:
     """A saved program or, trusted, what runs code: a module on ``inputs``, or what else storage reads."""
-    from mlgraph.files import file_errors
-    from mlgraph.storage import load
-    from mlgraph.storage.trusted import foreign_kind
-
-    with file_errors(path, "be read"), path.open("rb") as file:
-        kind = foreign_kind(file)
-    if kind is None or not trust or inputs is None:
+    if _kind(path) is None or not trust or inputs is None:
         if module is not None:
             raise CaptureError(
                 f"{path} is not run to be read, so {module} cannot be captured on its own: name a submodule "
@@ -91,8 +125,6 @@ def _open_file(path: Path, trust: bool, loss: bool, inputs: Call | None, module:
 def _capture(
     model: nn.Module, facts: Mapping[str, Any], loss: bool, inputs: Call | None, module: str | None = None
 ) -> Program:
-    from mlgraph.capture.model import capture
-
     notes: list[str] = list(facts.get("notes", ()))
     name = str(facts.get("name") or type(model).__name__)
 
@@ -101,7 +133,7 @@ def _capture(
 
     def attempt(with_loss: bool) -> Program:
         args, kwargs = inputs or example_inputs(model, loss=with_loss)
-        return capture(model, args, kwargs, name=name, module=module)
+        return capture_module(model, args, kwargs, name=name, module=module)
 
     try:
         program = attempt(loss)

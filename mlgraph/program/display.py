@@ -1,20 +1,10 @@
-"""How programs and their tables show themselves: by the views of the command line and of notebooks.
-
-Those stand above everything else, so they are looked up by name when something is shown.
-"""
+"""How programs and their tables show themselves: as text, and in notebooks as HTML."""
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
-_VIEWS = {
-    "Program": ("mlgraph.inspect.text.program", "program_view"),
-    "AxisTable": ("mlgraph.inspect.text.axes", "table_view"),
-    "BlockTable": ("mlgraph.inspect.text.blocks", "chain_view"),
-}
-_NOTEBOOK = "mlgraph.view.notebook"
-_HTML = {"Program": "program_html", "AxisTable": "axes_html", "BlockTable": "blocks_html"}
+from mlgraph.program.late import late
 
 
 class Shown:
@@ -35,10 +25,9 @@ class Shown:
         yield from self._view(options.max_width)
 
     def _view(self, width: int) -> list[Any]:
-        module, function = _VIEWS[type(self).__name__]
-        found: list[Any] = getattr(importlib.import_module(module), function)(self, width)
+        found: list[Any] = late(type(self).__name__, "text")(self, width)
         return found
 
     def _repr_html_(self) -> str:
-        shown: str = getattr(importlib.import_module(_NOTEBOOK), _HTML[type(self).__name__])(self)
+        shown: str = late(type(self).__name__, "html")(self)
         return shown

@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from mlgraph.program.dims import DimExpr, Leaf, size_of
-from mlgraph.rewrite.transfer import Grouping, TensorTransfer
+from mlgraph.rewrite.grouping import Grouping
+from mlgraph.rewrite.transfer import TensorTransfer
 
 LIMIT = 4 << 20
 """Bytes of a tensor that are read at once, in the dtype of its file: what stays in a processor's cache."""

@@ -3,18 +3,19 @@ activations."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import fx
 
-from mlgraph.errors import AxisError, MlgraphError
+from mlgraph.errors import MlgraphError
 from mlgraph.program import Program
-from mlgraph.program.axis_table import Axis, AxisTable, Sum
+from mlgraph.program.axis_table import AxisTable, Sum
 from mlgraph.program.dims import DimExpr, Leaf, resize
+from mlgraph.rewrite.grouping import Groupings
 from mlgraph.rewrite.resize import Gain
-from mlgraph.rewrite.transfer import Grouping, Groupings, Pairing, Placement, TensorTransfer
+from mlgraph.rewrite.transfer import TensorTransfer
 
 Tied = Literal["exact", "paper"]
 TIED: tuple[str, ...] = ("exact", "paper")
@@ -210,82 +211,3 @@ def _foldable(node: fx.Node, table: AxisTable, found: Sum) -> list[str] | None:
         if None not in sides:
             return [tensor for side in sides for tensor in side]  # type: ignore[union-attr]
     return None
-
-
-Request = int | Sequence[int] | Sequence[Sequence[int]]
-
-
-def choose(
-    program: Program,
-    factor: int,
-    requests: Mapping[str, Request],
-    freeze: Iterable[str],
-    grouping: Callable[[Axis, Request], Grouping],
-) -> dict[str, Grouping]:
-    """The grouping of every axis that is to change, by axis id.
-
-    ``factor`` applies to axes that are coarsened by default, ``requests`` to axes by id or name; ``freeze``
-    exempts.
-
-    Raises:
-        AxisError: a request names no axis, or a frozen one, or does not fit its size.
-    """
-    table = program.axes
-    exempt = {axis.id for name in freeze for axis in table.select(name)}
-    wanted: dict[str, tuple[Axis, Request]] = {}
-    if factor != 1:
-        wanted |= {axis.id: (axis, factor) for axis in table if axis.coarsenable_by_default}
-    for name, request in requests.items():
-        for axis in table.select(name):
-            if axis.frozen is not None:
-                raise AxisError(f"axis {axis.id} ({axis.size}) cannot change: {axis.frozen} ({axis.where}).")
-            wanted[axis.id] = (axis, request)
-    chosen = {}
-    for axis_id, (axis, request) in wanted.items():
-        if axis_id in exempt or request == 1:
-            continue
-        chosen[axis_id] = grouping(axis, request)
-    return chosen
-
-
-def coarse_grouping(program: Program, pairing: Pairing) -> Callable[[Axis, Request], Grouping]:
-    """How an axis is grouped going down: by ``pairing``, or as requested explicitly."""
-    from mlgraph.rewrite.similarity import similar
-
-    def group(axis: Axis, request: Request) -> Grouping:
-        if not isinstance(request, int):
-            return Grouping.of(request, axis.size, axis.id)
-        if request < 1 or axis.size % request:
-            raise AxisError(
-                f"axis {axis.id} has size {axis.size}, which {request} does not divide: choose a divisor, "
-                f"an explicit grouping, or freeze {axis.name}."
-            )
-        if pairing == "similarity":
-            return similar(program, axis, request)
-        return Grouping.placed(pairing, axis.size, request)
-
-    return group
-
-
-def fine_grouping(pairing: Placement) -> Callable[[Axis, Request], Grouping]:
-    """How an axis grows: every index gets ``factor`` copies, or as requested explicitly (coarse index per
-    new index)."""
-
-    def group(axis: Axis, request: Request) -> Grouping:
-        if isinstance(request, int):
-            if request < 1:
-                raise AxisError(
-                    f"axis {axis.id} cannot grow by a factor of {request}: choose one of at least 1."
-                )
-            return Grouping.placed(pairing, axis.size * request, request)
-        listed: Any = list(request)
-        nested = bool(listed) and not isinstance(listed[0], int)
-        made = Grouping.of(listed, sum(map(len, listed)), axis.id) if nested else Grouping(tuple(listed))
-        if made.coarse != axis.size or set(made.coarse_of) != set(range(axis.size)):
-            raise AxisError(
-                f"the grouping of axis {axis.id} must copy each of its {axis.size} indices at least once: "
-                "list the index that every new one copies."
-            )
-        return made
-
-    return group

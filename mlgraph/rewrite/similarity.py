@@ -10,7 +10,7 @@ from mlgraph.errors import MlgraphError
 from mlgraph.program import Program
 from mlgraph.program.axis_table import Axis
 from mlgraph.program.dims import Leaf
-from mlgraph.rewrite.transfer import Grouping
+from mlgraph.rewrite.grouping import Grouping
 
 _FEATURES = 4096
 _ENTRIES = 1 << 20

@@ -28,10 +28,10 @@ from mlgraph.storage.container import (
     parse_header,
     read_raw_header,
 )
+from mlgraph.storage.kinds import foreign_kind
 from mlgraph.storage.lazy import LazyTensors, TensorFile
 from mlgraph.storage.programs import decode_program, encode_program, shapes_of
 from mlgraph.storage.strictjson import dump, parse
-from mlgraph.storage.trusted import foreign_kind, load_trusted
 from mlgraph.storage.values import Malformed, shorten
 from mlgraph.storage.write import Rows, write_tensor
 
@@ -92,21 +92,20 @@ def _write_tensors(
         raise FileError(f"{os.fspath(path)} was not written: {error}.") from error
 
 
-def load(path: str | os.PathLike[str], trust: bool = False, *, keep: bool = True) -> Program:
+def load(path: str | os.PathLike[str], *, keep: bool = True) -> Program:
     """Read a program that ``save`` wrote; its tensors stay in the file until they are used.
 
-    Nothing in the file is run. A pickled module or a ``.pt2`` archive runs code when it is loaded, and is
-    refused unless ``trust`` is true. With ``keep``, tensors once read stay in memory, and what is done to
+    Nothing in the file is run. With ``keep``, tensors once read stay in memory, and what is done to
     them in place is seen by every reader; without, a program may be larger than memory (see
-    ``LazyTensors``). Raises ``FileError`` in one sentence for whatever is wrong with the file.
+    ``LazyTensors``). Raises ``FileError`` in one sentence for whatever is wrong with the file, and for
+    files of other kinds (see :func:`mlgraph.storage.kinds.foreign_kind`).
     """
     name = os.fspath(path)
-    with file_errors(name, "be read"):
-        with open(name, "rb") as file:
-            kind = foreign_kind(file)
-            if kind is None:
-                return _load(name, file, keep)
-        return load_trusted(name, kind, trust)
+    with file_errors(name, "be read"), open(name, "rb") as file:
+        kind = foreign_kind(file)
+        if kind is not None:
+            raise FileError(f"{name} is {kind} and no saved program; open it with mlgraph.load.")
+        return _load(name, file, keep)
 
 
 def _load(name: str, file: BinaryIO, keep: bool) -> Program:

@@ -12,23 +12,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlgraph.graph.flops import Flops, count_flops
+    from mlgraph.graph.flops import Flops
     from mlgraph.train.engine.huggingface_trainer import run_with_trainer
     from mlgraph.train.engine.run import Result, run
     from mlgraph.train.errors import DivergedError, RunDirectoryError, TrainError
+    from mlgraph.train.flops import count_flops
     from mlgraph.train.optimizer import Optimizer
-    from mlgraph.train.phases import (
-        Coarsen,
-        Interpolate,
-        Phase,
-        Refine,
-        Train,
-        fmg,
-        plain,
-        progressive_stacking,
-        vcycle,
-        wcycle,
-    )
+    from mlgraph.train.phases import Coarsen, Interpolate, Phase, Refine, Train
+    from mlgraph.train.recipes import fmg, plain, progressive_stacking, vcycle, wcycle
     from mlgraph.train.schedule import Schedule
     from mlgraph.train.settings import Settings
 
@@ -46,14 +37,14 @@ _EXPORTS = {
     "Settings": "mlgraph.train.settings",
     "Train": "mlgraph.train.phases",
     "TrainError": "mlgraph.train.errors",
-    "count_flops": "mlgraph.graph.flops",
-    "fmg": "mlgraph.train.phases",
-    "plain": "mlgraph.train.phases",
-    "progressive_stacking": "mlgraph.train.phases",
+    "count_flops": "mlgraph.train.flops",
+    "fmg": "mlgraph.train.recipes",
+    "plain": "mlgraph.train.recipes",
+    "progressive_stacking": "mlgraph.train.recipes",
     "run": "mlgraph.train.engine.run",
     "run_with_trainer": "mlgraph.train.engine.huggingface_trainer",
-    "vcycle": "mlgraph.train.phases",
-    "wcycle": "mlgraph.train.phases",
+    "vcycle": "mlgraph.train.recipes",
+    "wcycle": "mlgraph.train.recipes",
 }
 
 __all__ = [

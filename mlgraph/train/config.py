@@ -12,7 +12,8 @@ from typing import Any
 
 from mlgraph.train.errors import TrainError
 from mlgraph.train.fields import build, option, required
-from mlgraph.train.phases import Phase, fmg, from_json, plain, progressive_stacking, vcycle, wcycle
+from mlgraph.train.phases import Phase, from_json
+from mlgraph.train.recipes import fmg, plain, progressive_stacking, vcycle, wcycle
 from mlgraph.train.settings import Settings
 
 TASKS = ("causal-lm", "masked-lm", "image-classification")

@@ -18,7 +18,8 @@ from mlgraph.train.data.text import TokenBlocks
 from mlgraph.train.data.tokenizer import special_token, train_bpe
 from mlgraph.train.engine.run import Result, run
 from mlgraph.train.optimizer import Optimizer
-from mlgraph.train.phases import Phase, plain, vcycle
+from mlgraph.train.phases import Phase
+from mlgraph.train.recipes import plain, vcycle
 from mlgraph.train.schedule import Schedule
 
 CORPUS_BYTES = 1_500_000
@@ -50,7 +51,7 @@ def demonstrate(steps: int, say: Callable[[str], None], seed: int = 0) -> Demo:
     """
     import transformers
 
-    from mlgraph import capture
+    from mlgraph.interop.open import capture
 
     began = time.perf_counter()
     say("reading the Python standard library")

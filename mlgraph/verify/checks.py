@@ -14,11 +14,12 @@ import torch
 
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.interpret import Interpretation
-from mlgraph.passes.decoalesce import apply_up
 from mlgraph.program import Program
 from mlgraph.program.axis_table import Axis
+from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import plan_up
-from mlgraph.rewrite.transfer import Grouping, TensorTransfer
+from mlgraph.rewrite.refine import apply_up
+from mlgraph.rewrite.transfer import TensorTransfer
 from mlgraph.storage import load, save
 from mlgraph.verify.soundness import Deviation, evaluate, example_leaves, permutation_error, relative_error
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from mlgraph.blocks.find import Chain
 from mlgraph.program import Program
+from mlgraph.program.block_table import Chain
 from mlgraph.view.boxes import Boxes, box_id
 from mlgraph.view.diagram import Box, Diagram, View
 from mlgraph.view.drafts import Draft, titled

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mlgraph.blocks.find import BlockTable
 from mlgraph.program import Program
 from mlgraph.program.axis_table import AxisTable
+from mlgraph.program.block_table import BlockTable
 from mlgraph.program.families import alike
 from mlgraph.view.colours import colours
 from mlgraph.view.fold import view

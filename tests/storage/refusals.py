@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mlgraph import load
 from mlgraph.errors import FileError
-from mlgraph.storage import load
 
 
 def read_all(path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from mlgraph import load
 from mlgraph.errors import FileError
-from mlgraph.storage import load
 from tests.storage.refusals import refusal
 
 

@@ -13,7 +13,8 @@ from mlgraph.program import Program
 from mlgraph.train import Coarsen, Interpolate, Optimizer, Refine, Schedule, Train, run, vcycle
 from mlgraph.train.engine.carry import counterparts, first_copies, new_parameters, state_map
 from mlgraph.train.engine.levels import Level, change_level, mix_state
-from mlgraph.train.optimizer import OptimizerState, write_state
+from mlgraph.train.engine.optimizer_state import write_state
+from mlgraph.train.optimizer import OptimizerState
 from tests.train.models import cross_entropy, points, program
 
 

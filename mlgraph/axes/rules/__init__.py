@@ -1,7 +1,8 @@
 """One rule per op: how an op relates the dims of its operands to those of its result."""
 
 from mlgraph.axes.rules import contraction, indexing, normalization, pointwise, recurrent, shape, spatial
-from mlgraph.axes.rules.registry import Context, Rule, find_rule, register_rule
+from mlgraph.axes.rules.einsum import register_rule
+from mlgraph.axes.rules.registry import Context, Rule, find_rule
 
 __all__ = [
     "Context",

@@ -68,7 +68,7 @@ _RULES: dict[Any, Rule] = {}
 _BY_NAME: dict[str, Rule] = {}
 
 
-def _overloads(names: str) -> list[Any]:
+def overloads(names: str) -> list[Any]:
     """Ops of the given names, those that this version of torch has; all overloads unless one is named."""
     out: list[Any] = []
     for name in names.split():
@@ -86,7 +86,7 @@ def rule(names: str) -> Callable[[Infer], Infer]:
     """Register a function as the rule of ops, named as in ``aten``: ``"mm bmm softmax.int"``."""
 
     def register(function: Infer) -> Infer:
-        for op in _overloads(names):
+        for op in overloads(names):
             _RULES[op] = Rule(infer=function)
         return function
 
@@ -97,7 +97,7 @@ def structure(names: str) -> Callable[[Structure], Structure]:
     """Register a function as the rule of ops that only rearrange their first argument."""
 
     def register(function: Structure) -> Structure:
-        for op in _overloads(names):
+        for op in overloads(names):
             _RULES[op] = Rule(structure=function)
         return function
 
@@ -112,23 +112,6 @@ def set_rule_by_name(name: str, new: Rule) -> None:
 def set_rule(op: Any, new: Rule) -> None:
     """Put a rule in the table under an op, any callable, or a name for a class of ops."""
     _RULES[op] = new
-
-
-def register_rule(op: Any, spec: str) -> None:
-    """Give a custom op a rule in einsum-like notation.
-
-    Args:
-        op: an ``OpOverload``, e.g. ``torch.ops.my_library.my_linear.default``.
-        spec: one term per tensor argument, and the result's, e.g. ``"... i, o i, o -> ... o"``. A
-            letter that the result lacks is summed over; ``...`` stands for leading dims that
-            broadcast; a term may be missing for an optional argument passed as ``None``.
-
-    Example:
-        >>> register_rule(torch.ops.my_library.scaled_linear.default, "... i, o i -> ... o")
-    """
-    from mlgraph.axes.rules.contraction import einsum_rule
-
-    _RULES[op] = Rule(infer=einsum_rule(spec))
 
 
 def find_rule(op: Any) -> Rule | None:

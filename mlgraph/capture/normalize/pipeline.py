@@ -9,6 +9,7 @@ from torch import fx
 
 from mlgraph.capture.masks.attention import simplify_masks
 from mlgraph.capture.normalize.drop_path import recognize_drop_path
+from mlgraph.capture.normalize.functional import functional
 from mlgraph.capture.normalize.scalars import read_sizes_directly
 from mlgraph.capture.normalize.simplify import (
     confine_casts,
@@ -17,7 +18,6 @@ from mlgraph.capture.normalize.simplify import (
     remove_dead,
     simplify,
 )
-from mlgraph.graph.effects import functional
 
 
 def normalize(

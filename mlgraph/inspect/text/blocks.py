@@ -9,8 +9,8 @@ from mlgraph.inspect.text.console import bullets, shortened, table
 from mlgraph.inspect.text.numbers import count
 
 if TYPE_CHECKING:
-    from mlgraph.blocks.find import BlockTable
     from mlgraph.program import Program
+    from mlgraph.program.block_table import BlockTable
 
 _LONGEST_NAME = 32
 

@@ -21,9 +21,9 @@ def inspection(
     program: Program, width: int = 80, depth: int | None = None, every_tensor: bool = False
 ) -> list[Any]:
     """The modules of a program with repeats folded, then what it is as a whole."""
-    from mlgraph.graph.flops import count_flops, forward_by_module
+    from mlgraph.graph.flops import flops_at, forward_by_module
 
-    counted = count_flops(program)
+    counted = flops_at(program)
     root = module_tree(program, forward_by_module(program))
     view = TreeView(depth, every_tensor, max(counted.tokens, counted.samples, 1))
     figures = summarize(program)

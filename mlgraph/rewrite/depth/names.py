@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import torch
 
-from mlgraph.blocks.find import Chain
 from mlgraph.program import Program, Tensors
+from mlgraph.program.block_table import Chain
 from mlgraph.program.numbering import number_under, renumber
 
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from mlgraph.blocks.find import Block, Chain
 from mlgraph.errors import MlgraphError
 from mlgraph.program import Program
-from mlgraph.rewrite.transfer import Grouping
+from mlgraph.program.block_table import Block, Chain
+from mlgraph.rewrite.grouping import Grouping
 
 DEPTH_MODES = ("copy", "scaled", "identity")
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import fx
 
-from mlgraph.blocks.find import Chain
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.dataflow import Dataflow
 from mlgraph.graph.propagate import propagate
 from mlgraph.program import Program
+from mlgraph.program.block_table import Chain
 from mlgraph.rewrite.depth.block_lists import Collections, Instance, Place, cones, relayout_output
 from mlgraph.rewrite.depth.names import Labels, Source, relabel, relabel_tensors
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any, TypeAlias
 
 import torch
-from torch import fx, nn
+from torch import nn
 from torch.utils import _pytree as pytree
 
-from mlgraph.graph.propagate import PropagationError, propagate
+from mlgraph.graph.propagate import PropagationError, at_sizes
 from mlgraph.program import Input, Program
 from mlgraph.train.data.lookups import check_lookups
 from mlgraph.train.data.stream import RandomState
@@ -134,17 +133,6 @@ def _check_leaf(leaf: Any, taken: Input, what: str, sizes: dict[str, tuple[int, 
                 raise TrainError(
                     f"{what} gives {taken.name} {size} as {symbol} but {where} {seen}: make them equal."
                 )
-
-
-def at_sizes(program: Program, shapes: Sequence[tuple[int, ...]]) -> fx.Graph:
-    """A copy of the program's graph, propagated on inputs of other shapes, one for each input leaf."""
-    graph = fx.Graph()
-    output = graph.graph_copy(program.graph, {})
-    graph.output(output)
-    inputs = program.signature.inputs
-    given = tuple(dataclasses.replace(leaf, shape=shape) for leaf, shape in zip(inputs, shapes, strict=True))
-    propagate(graph, dataclasses.replace(program.signature, inputs=given), program.tensors)
-    return graph
 
 
 def example_call(model: nn.Module, batch: Any, spare: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -14,13 +14,14 @@ from functools import partial, reduce
 
 import torch
 
-from mlgraph.passes.coalesce import group_members, narrowed, stack_down
 from mlgraph.program import Lineage, Program
 from mlgraph.program.dims import DimExpr, Leaf
+from mlgraph.rewrite.coarsen import group_members, narrowed, stack_down
 from mlgraph.rewrite.depth.residual import residual_changes
 from mlgraph.rewrite.depth.restack import restack
+from mlgraph.rewrite.grouping import Grouping, Groupings
 from mlgraph.rewrite.plan import plan_down, plan_up
-from mlgraph.rewrite.transfer import Grouping, Groupings, Kind, TensorTransfer
+from mlgraph.rewrite.transfer import Kind, TensorTransfer
 from mlgraph.train.optimizer import FIRST_MOMENTS, SECOND_MOMENTS, OptimizerState
 
 

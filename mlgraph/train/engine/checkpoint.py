@@ -85,13 +85,13 @@ class RunDirectory:
 
     def save_level(self, name: str, program: Program) -> None:
         """Save a program for its architecture."""
-        from mlgraph import save
+        from mlgraph.storage import save
 
         save(program, self._level(name))
 
     def load_level(self, name: str) -> Program:
         """Load what ``save_level`` saved."""
-        from mlgraph import load
+        from mlgraph.storage import load
 
         return load(self._level(name))
 

@@ -14,8 +14,9 @@ from torch import nn
 from mlgraph.program import Program
 from mlgraph.train.data.batches import Binder
 from mlgraph.train.engine.levels import Level, SetAside, change_level
+from mlgraph.train.engine.optimizer_state import read_state, write_state
 from mlgraph.train.engine.rehearsal import rehearse
-from mlgraph.train.optimizer import OptimizerState, read_state, write_state
+from mlgraph.train.optimizer import OptimizerState
 from mlgraph.train.phases import Phase, Train, levels_of
 
 MakeTrainer = Callable[[nn.Module, Train], Any]
@@ -90,7 +91,7 @@ class _Callable(nn.Module):
     accepts_loss_kwargs = False
 
     def __init__(self, program: Program) -> None:
-        from mlgraph import emit
+        from mlgraph.emit.module import emit
 
         super().__init__()
         self.module = emit(program)

@@ -94,7 +94,7 @@ def change_level(
 
 
 def _coarsen(change: Change, phase: Coarsen, number: int, mode: str, set_aside: SetAside) -> Change:
-    from mlgraph import coalesce
+    from mlgraph.passes.coalesce import coalesce
 
     fine, level = change.level.program, change.level
     coarse = coalesce(
@@ -107,7 +107,7 @@ def _coarsen(change: Change, phase: Coarsen, number: int, mode: str, set_aside: 
 
 
 def _refine(change: Change, phase: Refine, number: int, mode: str) -> Change:
-    from mlgraph import decoalesce
+    from mlgraph.passes.decoalesce import decoalesce
 
     coarse, level = change.level.program, change.level
     fine = decoalesce(coarse, depth=phase.depth, width=phase.width, depth_mode=phase.depth_mode)
@@ -119,7 +119,7 @@ def _refine(change: Change, phase: Refine, number: int, mode: str) -> Change:
 
 
 def _interpolate(change: Change, phase: Interpolate, mode: str) -> Change:
-    from mlgraph import interpolate
+    from mlgraph.passes.interpolate import interpolate
 
     if not change.level.aside:
         raise TrainError("Interpolate has no program set aside to mix with: coarsen before you refine.")

@@ -31,7 +31,7 @@ def rehearse(program: Program, phases: Sequence[Phase]) -> None:
 
 
 def _coarse(program: Program, phase: Coarsen) -> Program:
-    from mlgraph import coalesce
+    from mlgraph.passes.coalesce import coalesce
 
     # Groups of like weights have the sizes of groups of neighbours, and shapes have no weights to compare.
     pairing = "adjacent" if phase.pairing == "similarity" else phase.pairing
@@ -41,7 +41,7 @@ def _coarse(program: Program, phase: Coarsen) -> Program:
 
 
 def _fine(program: Program, phase: Refine, above: list[Program]) -> Program:
-    from mlgraph import decoalesce
+    from mlgraph.passes.decoalesce import decoalesce
 
     fine = decoalesce(program, depth=phase.depth, width=phase.width, depth_mode=phase.depth_mode)
     if phase.grows:

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlgraph.graph.flops import count_flops
 from mlgraph.program import Program
 from mlgraph.train.data.batches import Binder, Loss, Metric, check_call, count_tokens, example_call, peek
 from mlgraph.train.data.stream import RandomState, Stream, seed_all
@@ -27,6 +26,7 @@ from mlgraph.train.engine.rehearsal import rehearse
 from mlgraph.train.engine.saving import Resumed, Saver
 from mlgraph.train.engine.worker import Worker
 from mlgraph.train.errors import DivergedError, TrainError
+from mlgraph.train.flops import count_flops
 from mlgraph.train.optimizer import OptimizerState
 from mlgraph.train.phases import Phase, Train, kind_of, levels_of, to_json
 from mlgraph.train.results.metrics import Clock, Metrics, Record, peak_memory
@@ -74,7 +74,7 @@ def run(
         raise TrainError(f"model is a {type(model).__name__}: give a program or a torch.nn.Module.")
     first, train_data = peek(train_data, "training data")
     if isinstance(model, nn.Module):
-        from mlgraph import capture
+        from mlgraph.interop.open import capture
 
         args, kwargs = example_call(model, first, spare=loss is not None)
         check_call(model, args, kwargs)

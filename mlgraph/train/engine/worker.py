@@ -11,17 +11,10 @@ from torch import nn
 
 from mlgraph.program import Program
 from mlgraph.train.data.batches import Binder, Loss, Metric, own_loss
+from mlgraph.train.engine.optimizer_state import read_state, whole, write_state
 from mlgraph.train.engine.rates import Rate
 from mlgraph.train.errors import TrainError
-from mlgraph.train.optimizer import (
-    OptimizerFactory,
-    OptimizerState,
-    parameter_groups,
-    read_state,
-    set_rate,
-    whole,
-    write_state,
-)
+from mlgraph.train.optimizer import OptimizerFactory, OptimizerState, parameter_groups, set_rate
 
 _SIMPLE = ("NO", "MULTI_CPU", "MULTI_GPU")
 
@@ -45,7 +38,7 @@ class Worker:
         clip: float | None = None,
         sharded: bool = False,
     ) -> None:
-        from mlgraph import emit
+        from mlgraph.emit.module import emit
 
         self._accelerator, self._program, self._clip = accelerator, program, clip
         self._loss = loss or own_loss

@@ -4,64 +4,14 @@ them.
 
 from __future__ import annotations
 
-import contextlib
-import pickle
-import pickletools
-import warnings
-import zipfile
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import nn
 
 from mlgraph.errors import FileError
 from mlgraph.program import Program
-
-_PICKLE = "a pickled file"
-_EXPORT = "a torch.export archive"
-_SCRIPT = "a TorchScript archive"
-
-
-def foreign_kind(file: BinaryIO) -> str | None:
-    """What a file is that only torch can load, or None. Looks at first bytes and at a zip's list of names."""
-    start = file.read(16)
-    file.seek(0)
-    # A container's header follows the eight bytes of its length, which may look like anything.
-    if start[8:9] == b"{":
-        return None
-    if start.startswith(b"PK"):
-        return _zip_kind(file)
-    # Protocol 2 and later begin with the PROTO opcode; protocol 0 and 1 with a mark, an empty container
-    # or a global.
-    protocol = start[1] if start[:1] == b"\x80" and len(start) > 1 else None
-    if protocol is not None and 2 <= protocol <= pickle.HIGHEST_PROTOCOL:
-        return _PICKLE
-    return _PICKLE if start[:1] in (b"(", b"c", b"}", b"]") and _unpickles(file) else None
-
-
-def _zip_kind(file: BinaryIO) -> str:
-    try:
-        names = [name.partition("/")[2] or name for name in zipfile.ZipFile(file).namelist()]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
-        return _PICKLE
-    finally:
-        file.seek(0)
-    if any(name.startswith(("models/", "archive_format", "serialized_exported_program")) for name in names):
-        return _EXPORT
-    return _SCRIPT if any(name.startswith("code/") for name in names) else _PICKLE
-
-
-def _unpickles(file: BinaryIO, size: int = 1 << 16) -> bool:
-    """Whether the beginning of a file reads as the opcodes of an old pickle; nothing is run."""
-    head = file.read(size)
-    file.seek(0)
-    last = 0
-    with contextlib.suppress(ValueError), warnings.catch_warnings(action="ignore"):
-        for operation, _, position in pickletools.genops(head):
-            last = position or 0
-            if operation.name == "STOP":
-                return True
-    return len(head) == size and last > size // 2
+from mlgraph.storage.kinds import EXPORT, SCRIPT
 
 
 def load_trusted(path: str, kind: str, trust: bool) -> Program:
@@ -71,11 +21,11 @@ def load_trusted(path: str, kind: str, trust: bool) -> Program:
             f"{path} is {kind}, and loading one runs whatever code it holds; if you trust whoever made it, "
             "pass --trust (in Python, trust=True)."
         )
-    if kind == _SCRIPT:
+    if kind == SCRIPT:
         raise FileError(
             f"{path} is a TorchScript archive, which has no module to capture; save the module itself."
         )
-    loaded = _load_export(path) if kind == _EXPORT else _load_pickle(path)
+    loaded = _load_export(path) if kind == EXPORT else _load_pickle(path)
     return _capture(path, loaded)
 
 

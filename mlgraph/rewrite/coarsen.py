@@ -1,0 +1,159 @@
+"""Coarsening: the coarse program of given groupings of axes and of blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mlgraph.errors import AxisError
+from mlgraph.program import Lineage, Program
+from mlgraph.rewrite.chunks import down_chunks
+from mlgraph.rewrite.depth.restack import Restacked, restack
+from mlgraph.rewrite.grouping import Grouping
+from mlgraph.rewrite.notes import kept_constants, kept_unread
+from mlgraph.rewrite.plan import WidthPlan, plan_down
+from mlgraph.rewrite.resize import rewrite
+from mlgraph.rewrite.transfer import LazyTensors
+
+
+def apply_down(
+    program: Program,
+    groupings: Mapping[str, Grouping],
+    layers: Mapping[str, Grouping],
+    tied: str,
+    operation: str,
+    options: Mapping[str, Any],
+) -> Program:
+    """The coarse program of given groupings of axes and blocks."""
+    plan = plan_down(program, groupings, tied)
+    narrow = narrowed(program, plan)
+    _check_still_alike(program, narrow, layers)
+    stacked = stack_down(narrow, layers)
+    members = group_members(narrow, layers, stacked)
+    recipes: dict[str, Callable[[], torch.Tensor]] = {}
+    for name in stacked.program.tensors:
+        recipes[name] = _Recipe(program, narrow, plan, members.get(name, (stacked.sources[name].name,)))
+    tensors = stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors))
+    sizes = {axis: grouping.coarse for axis, grouping in groupings.items()}
+    notes = [
+        *program.notes,
+        *(f"approximate: {text}" for text in plan.approximate),
+        *kept_constants(program, sizes),
+        *kept_unread(program, sizes),
+    ]
+    lineage = Lineage(
+        operation,
+        program.skeleton(),
+        {axis: grouping.coarse_of for axis, grouping in groupings.items()},
+        {chain: grouping.coarse_of for chain, grouping in layers.items()},
+        dict(options),
+    )
+    history = (*program.origin.get("history", ()), operation)
+    return stacked.program.replace(
+        tensors=tensors,
+        lineage=lineage,
+        notes=tuple(dict.fromkeys(notes)),
+        origin={**program.origin, "history": history},
+    )
+
+
+def _check_still_alike(program: Program, narrow: Program, layers: Mapping[str, Grouping]) -> None:
+    if not layers:
+        return
+    left = {chain.name: len(chain) for chain in narrow.blocks}
+    for chain in program.blocks:
+        if chain.name in layers and left.get(chain.name) != len(chain):
+            raise AxisError(
+                f"the blocks of {chain.name} are not alike at the widths chosen, so depth cannot change with "
+                "them: give an axis the same factor in all blocks, by its name instead of one block's id."
+            )
+
+
+def narrowed(program: Program, plan: WidthPlan) -> Program:
+    """The program at its coarse widths, its tensors on the meta device."""
+    if not plan.groupings:
+        return program.skeleton()
+    shapes = {}
+    for name, tensor in program.tensors.meta().items():
+        transfer = plan.transfers.get(name)
+        shape = transfer.coarse_shape() if transfer else tuple(tensor.shape)
+        shapes[name] = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    sizes = {axis: grouping.coarse for axis, grouping in plan.groupings.items()}
+    return rewrite(program, sizes, program.tensors.skeleton().replace(shapes), plan.gains)
+
+
+def stack_down(program: Program, layers: Mapping[str, Grouping]) -> Restacked:
+    """The program with one block, the first, of every group."""
+    return restack(program, {chain: tuple(group[0] for group in g.members) for chain, g in layers.items()})
+
+
+def group_members(
+    program: Program, layers: Mapping[str, Grouping], stacked: Restacked
+) -> dict[str, tuple[str, ...]]:
+    """Per tensor of the restacked program that a block owns, the tensors of its group's blocks."""
+    chains = {chain.name: chain for chain in program.blocks} if layers else {}
+    out = {}
+    for name, source in stacked.sources.items():
+        if source.chain is not None and source.chain in layers and source.position is not None:
+            group = layers[source.chain].members[source.block]
+            blocks = chains[source.chain].blocks
+            out[name] = tuple(blocks[b].tensors[source.position] for b in group)
+    return out
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """A coarse tensor: the mean over its group of blocks of coarse tensors."""
+
+    program: Program
+    narrow: Program
+    plan: WidthPlan
+    sources: tuple[str, ...]
+
+    def __call__(self) -> torch.Tensor:
+        return _mean([self._one(name) for name in self.sources])
+
+    def chunks(self) -> Iterator[torch.Tensor] | None:
+        """The same as row chunks, where the program's tensors can be read so."""
+        transfers = self.plan.transfers
+        parts = [
+            down_chunks(self.program.tensors.values_, name, transfers.get(name)) for name in self.sources
+        ]
+        if any(part is None for part in parts):
+            return None
+        return (_mean(list(terms)) for terms in zip(*parts, strict=True))  # type: ignore[arg-type]
+
+    def _one(self, name: str) -> torch.Tensor:
+        if name not in self.program.tensors:
+            return self.narrow.tensors[name].clone()
+        tensor = self.program.tensors[name]
+        transfer = self.plan.transfers.get(name)
+        return transfer.down(tensor) if transfer is not None and transfer.changes else tensor.detach().clone()
+
+
+def _mean(given: list[torch.Tensor]) -> torch.Tensor:
+    """The mean, by a balanced tree of sums in at least fp32; of what is no floating point, the first."""
+    if len(given) == 1 or not given[0].is_floating_point():
+        return given[0]
+    dtype = given[0].dtype
+    wide = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+    terms = [tensor.to(wide) for tensor in given]
+    while len(terms) > 1:
+        paired = [a + b for a, b in zip(terms[::2], terms[1::2], strict=False)]
+        terms = paired + terms[len(terms) - len(terms) % 2 :]
+    return (terms[0] / len(given)).to(dtype)
+
+
+def realise(
+    program: Program, recipes: Mapping[str, Callable[[], torch.Tensor]], like: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
+    """The tensors now, or when read if the program they come from reads its own lazily.
+
+    ``like`` gives tensors of the same shapes and dtypes.
+    """
+    if isinstance(program.tensors.values_, dict):
+        return {name: make() for name, make in recipes.items()}
+    return LazyTensors(recipes, like)

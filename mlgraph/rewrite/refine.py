@@ -1,0 +1,146 @@
+"""Refining: the fine program of a coarse one, by lineage or by groupings that grow it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from mlgraph.errors import MlgraphError
+from mlgraph.program import Lineage, Program
+from mlgraph.rewrite.coarsen import group_members, narrowed, realise, stack_down
+from mlgraph.rewrite.depth.residual import Affine, residual_changes
+from mlgraph.rewrite.depth.restack import restack
+from mlgraph.rewrite.grouping import Grouping
+from mlgraph.rewrite.notes import kept_constants, kept_unread
+from mlgraph.rewrite.plan import WidthPlan, plan_down, plan_up
+from mlgraph.rewrite.resize import rewrite
+from mlgraph.rewrite.transfer import TensorTransfer
+
+
+def apply_up(
+    program: Program,
+    groupings: Mapping[str, Grouping],
+    layers: Mapping[str, Grouping],
+    tied: str,
+    depth_mode: str,
+    operation: str,
+) -> Program:
+    """The program grown by given groupings (new index to the index it copies) of axes and blocks."""
+    plan = plan_up(program, groupings, tied)
+    wide = _widened(program, plan)
+    stacked = restack(wide, {chain: grouping.coarse_of for chain, grouping in layers.items()})
+    changes = residual_changes(wide, layers, depth_mode, "coarse")
+    recipes: dict[str, Callable[[], torch.Tensor]] = {}
+    for name, source in stacked.sources.items():
+        place = (source.chain, source.block, source.position)
+        affine = changes.get(place)  # type: ignore[arg-type]
+        recipes[name] = _up_recipe(program, wide, plan.transfers.get(source.name), source.name, affine)
+    lineage = Lineage(
+        operation,
+        program.skeleton(),
+        {axis: grouping.coarse_of for axis, grouping in groupings.items()},
+        {chain: grouping.coarse_of for chain, grouping in layers.items()},
+        {"tied": tied, "depth_mode": depth_mode, "direction": "up"},
+    )
+    sizes = {axis: grouping.fine for axis, grouping in groupings.items()}
+    notes = [
+        *program.notes,
+        *(f"approximate: {text}" for text in plan.approximate),
+        *kept_constants(program, sizes),
+        *kept_unread(program, sizes),
+    ]
+    return stacked.program.replace(
+        tensors=stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors)),
+        lineage=lineage,
+        notes=tuple(dict.fromkeys(notes)),
+        origin=_with_history(program, operation),
+    )
+
+
+def _with_history(program: Program, operation: str) -> dict[str, Any]:
+    return {**program.origin, "history": (*program.origin.get("history", ()), operation)}
+
+
+def _widened(program: Program, plan: WidthPlan) -> Program:
+    if not plan.groupings:
+        return program.skeleton()
+    shapes = {}
+    for name, tensor in program.tensors.items():
+        transfer = plan.transfers.get(name)
+        shape = transfer.fine_shape() if transfer else tuple(tensor.shape)
+        shapes[name] = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    sizes = {axis: grouping.fine for axis, grouping in plan.groupings.items()}
+    return rewrite(program, sizes, program.tensors.skeleton().replace(shapes), plan.gains)
+
+
+def _up_recipe(
+    coarse: Program, wide: Program, transfer: TensorTransfer | None, source: str, affine: Affine | None
+) -> Callable[[], torch.Tensor]:
+    def make() -> torch.Tensor:
+        if source not in coarse.tensors:
+            return wide.tensors[source].clone()
+        tensor = coarse.tensors[source]
+        out = transfer.up(tensor) if transfer is not None and transfer.changes else tensor.detach().clone()
+        return out if affine is None else out.mul_(affine.scale).add_(affine.shift)
+
+    return make
+
+
+def refine_by_lineage(program: Program, depth_mode: str, operation: str) -> Program:
+    """The program in the architecture of the one that it was coarsened from.
+
+    Raises:
+        MlgraphError: it was not coarsened, or its blocks cannot be scaled as ``depth_mode`` asks.
+    """
+    lineage = program.lineage
+    if lineage is None or lineage.options.get("direction") == "up":
+        raise MlgraphError(
+            f"{program.name} was not coarsened from another program, so there is none to go back to: say "
+            "by how much to "
+            "grow with depth= and width=."
+        )
+    parent = lineage.parent
+    groupings = {axis: Grouping(coarse_of) for axis, coarse_of in lineage.groupings.items()}
+    layers = {chain: Grouping(coarse_of) for chain, coarse_of in lineage.layers.items()}
+    plan = plan_down(parent, groupings, str(lineage.options.get("tied", "exact")))
+    narrow = narrowed(parent, plan)
+    stacked = stack_down(narrow, layers)
+    coarse_of = {source.name: name for name, source in stacked.sources.items()}
+    for name, members in group_members(narrow, layers, stacked).items():
+        coarse_of.update(dict.fromkeys(members, name))
+    for name in parent.tensors:
+        if name not in coarse_of:
+            coarse_of[name] = _kept_counterpart(parent, layers, coarse_of, name)
+    chains = {chain.name: chain for chain in parent.blocks} if depth_mode != "copy" else {}
+    changes = {
+        chains[chain].blocks[block].tensors[position]: affine
+        for (chain, block, position), affine in residual_changes(parent, layers, depth_mode, "fine").items()
+    }
+    recipes = {
+        name: _up_recipe(program, parent, plan.transfers.get(name), coarse_of[name], changes.get(name))
+        for name in parent.tensors
+    }
+    return parent.replace(
+        tensors=parent.tensors.replace(realise(program, recipes, parent.tensors)),
+        origin=_with_history(program, operation),
+    )
+
+
+def _kept_counterpart(
+    parent: Program, layers: Mapping[str, Grouping], coarse_of: Mapping[str, str], name: str
+) -> str:
+    """The coarse tensor for one that nothing reads, in a block of which another of its group was kept."""
+    for chain in parent.blocks:
+        block = chain.block_of(name)
+        if block is None or chain.name not in layers:
+            continue
+        grouping = layers[chain.name]
+        kept = chain.moved(name, grouping.members[grouping.coarse_of[block]][0])
+        if kept in coarse_of:
+            return coarse_of[kept]
+    raise MlgraphError(
+        f"{name} was dropped with its block and has no counterpart to be copied from: remove it from the "
+        "model, for nothing reads it."
+    )

@@ -1,0 +1,151 @@
+"""What was asked for, as groupings of axes and of chains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from mlgraph.errors import AxisError, MlgraphError
+from mlgraph.program import Program
+from mlgraph.program.axis_table import Axis
+from mlgraph.program.block_table import Chain
+from mlgraph.rewrite.grouping import Grouping, Pairing, Placement
+from mlgraph.rewrite.similarity import similar, similar_blocks
+
+Request = int | Sequence[int] | Sequence[Sequence[int]]
+
+
+def choose(
+    program: Program,
+    factor: int,
+    requests: Mapping[str, Request],
+    freeze: Iterable[str],
+    grouping: Callable[[Axis, Request], Grouping],
+) -> dict[str, Grouping]:
+    """The grouping of every axis that is to change, by axis id.
+
+    ``factor`` applies to axes that are coarsened by default, ``requests`` to axes by id or name; ``freeze``
+    exempts.
+
+    Raises:
+        AxisError: a request names no axis, or a frozen one, or does not fit its size.
+    """
+    table = program.axes
+    exempt = {axis.id for name in freeze for axis in table.select(name)}
+    wanted: dict[str, tuple[Axis, Request]] = {}
+    if factor != 1:
+        wanted |= {axis.id: (axis, factor) for axis in table if axis.coarsenable_by_default}
+    for name, request in requests.items():
+        for axis in table.select(name):
+            if axis.frozen is not None:
+                raise AxisError(f"axis {axis.id} ({axis.size}) cannot change: {axis.frozen} ({axis.where}).")
+            wanted[axis.id] = (axis, request)
+    chosen = {}
+    for axis_id, (axis, request) in wanted.items():
+        if axis_id in exempt or request == 1:
+            continue
+        chosen[axis_id] = grouping(axis, request)
+    return chosen
+
+
+def coarse_grouping(program: Program, pairing: Pairing) -> Callable[[Axis, Request], Grouping]:
+    """How an axis is grouped going down: by ``pairing``, or as requested explicitly."""
+
+    def group(axis: Axis, request: Request) -> Grouping:
+        if not isinstance(request, int):
+            return Grouping.of(request, axis.size, axis.id)
+        if request < 1 or axis.size % request:
+            raise AxisError(
+                f"axis {axis.id} has size {axis.size}, which {request} does not divide: choose a divisor, "
+                f"an explicit grouping, or freeze {axis.name}."
+            )
+        if pairing == "similarity":
+            return similar(program, axis, request)
+        return Grouping.placed(pairing, axis.size, request)
+
+    return group
+
+
+def fine_grouping(pairing: Placement) -> Callable[[Axis, Request], Grouping]:
+    """How an axis grows: every index gets ``factor`` copies, or as requested explicitly (coarse index per
+    new index)."""
+
+    def group(axis: Axis, request: Request) -> Grouping:
+        if isinstance(request, int):
+            if request < 1:
+                raise AxisError(
+                    f"axis {axis.id} cannot grow by a factor of {request}: choose one of at least 1."
+                )
+            return Grouping.placed(pairing, axis.size * request, request)
+        listed: Any = list(request)
+        nested = bool(listed) and not isinstance(listed[0], int)
+        made = Grouping.of(listed, sum(map(len, listed)), axis.id) if nested else Grouping(tuple(listed))
+        if made.coarse != axis.size or set(made.coarse_of) != set(range(axis.size)):
+            raise AxisError(
+                f"the grouping of axis {axis.id} must copy each of its {axis.size} indices at least once: "
+                "list the index that every new one copies."
+            )
+        return made
+
+    return group
+
+
+def group_layers(
+    program: Program, depth: int, pairing: Pairing, requests: Mapping[str, object], freeze: Iterable[str]
+) -> dict[str, Grouping]:
+    """The grouping of blocks of every chain that is to change, by chain name.
+
+    Raises:
+        AxisError: there is no chain, or a chain's number of blocks does not divide.
+    """
+    chains = list(program.blocks)
+    if depth != 1 and not chains:
+        raise AxisError(
+            "depth cannot change: the graph has no chain of repeated blocks; leave depth at 1, "
+            "width still works."
+        )
+    frozen = set(freeze)
+    out = {}
+    for chain in chains:
+        request = requests.get(chain.name, depth)
+        if chain.name in frozen or request == 1:
+            continue
+        count = len(chain)
+        if not isinstance(request, int):
+            out[chain.name] = Grouping.of(request, count, chain.name)  # type: ignore[arg-type]
+            continue
+        if request < 1 or count % request:
+            raise AxisError(
+                f"the layer axis {chain.name} has {count} blocks"
+                f"{f' of {chain.period} layers each' if chain.period > 1 else ''}, which {request} does "
+                "not divide: "
+                f"choose a divisor, give an explicit grouping, or freeze {chain.name}."
+            )
+        if pairing == "similarity":
+            out[chain.name] = similar_blocks(program, [block.tensors for block in chain.blocks], request)
+        else:
+            out[chain.name] = Grouping.placed(pairing, count, request)
+    return out
+
+
+def grown_layers(chain: Chain, request: Any, pairing: Placement) -> Grouping:
+    """How a chain of blocks grows: by a factor, or as a list of the block that every new one copies.
+
+    Raises:
+        MlgraphError: the factor is below 1, or a block is copied by none.
+    """
+    count = len(chain)
+    if isinstance(request, int):
+        if request < 1:
+            raise MlgraphError(
+                f"the layer axis {chain.name} cannot grow by {request}: choose a factor of at least 1."
+            )
+        return Grouping.placed(pairing, count * request, request)
+    made = Grouping(tuple(request))
+    if set(made.coarse_of) != set(range(count)):
+        raise MlgraphError(
+            f"the grouping of the layer axis {chain.name} must copy each of its {count} blocks at least "
+            "once: "
+            "list the block that every new one copies."
+        )
+    return made
