@@ -9,7 +9,7 @@ from torch import nn
 import mlgraph
 from mlgraph.errors import MlgraphError
 from mlgraph.passes import Coalesce, Decoalesce
-from mlgraph.passes.base import parse_pass
+from mlgraph.passes.pipeline import parse_pass
 from mlgraph.rewrite.grouping import Grouping
 
 BLOCKS, WIDTH, INNER = 4, 6, 10

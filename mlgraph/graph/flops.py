@@ -74,7 +74,7 @@ def forward_by_module(program: Program) -> dict[str, int]:
     return totals
 
 
-def _extent(leaves: list[tuple[tuple[int, ...], torch.dtype | None]]) -> tuple[int, int]:
+def _extent(leaves: Sequence[Leaf]) -> tuple[int, int]:
     for shape, dtype in leaves:
         if dtype is not None and shape:
             ids = not dtype.is_floating_point and len(shape) > 1

@@ -11,6 +11,7 @@ import safetensors
 import torch
 
 import mlgraph
+from mlgraph.interop.open import load as opened
 from mlgraph.program import Program
 from mlgraph.storage import load, save
 from tests.storage.programs import Pair, Result, descended, mlp, run
@@ -92,7 +93,7 @@ def test_other_tools_read_the_weights(tmp_path: Path) -> None:
 
 def test_the_package_exports_both() -> None:
     assert mlgraph.save is save
-    assert mlgraph.load is load
+    assert mlgraph.load is opened
 
 
 @pytest.mark.parametrize(
