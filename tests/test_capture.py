@@ -294,6 +294,35 @@ def test_a_region_without_gradients_has_none() -> None:
     assert expected[1] is None
 
 
+class Scaled(nn.Module):
+    """Multiplies by what it works out of a tensor without gradients."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        scale = torch.tensor([1.0, 2.0, 3.0])
+        if kind == "parameter":
+            self.scale = nn.Parameter(scale)
+        else:
+            self.register_buffer("scale", scale.requires_grad_(kind == "buffer with gradients"))
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.kind == "written buffer":
+            self.scale.copy_(self.scale + x.mean())
+        with torch.no_grad():
+            y = (self.scale * 2).cos()
+        return x * y
+
+
+@pytest.mark.parametrize(
+    ("kind", "detached"),
+    [("buffer", 0), ("parameter", 1), ("buffer with gradients", 1), ("written buffer", 1)],
+)
+def test_what_no_gradient_reaches_is_not_detached(kind: str, detached: int) -> None:
+    program = capture(Scaled(kind), (torch.randn(5, 3),))
+    assert targets(program).count(torch.ops.aten.detach.default) == detached
+
+
 @pytest.mark.parametrize(
     "change",
     [

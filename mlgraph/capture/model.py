@@ -198,7 +198,8 @@ def _program(model: nn.Module, exported: Exported, name: str) -> Program:
 
     graph, constants = import_graph(exported.program, canonical, constant_name)
     fixed = {n: t for n, t in tensors.values_.items() if n not in tensors.persistent | _written_names(graph)}
-    constants |= normalize(graph, fixed | constants, constant_name)
+    trained = {n for n, t in tensors.values_.items() if n in tensors.parameters or t.requires_grad}
+    constants |= normalize(graph, fixed | constants, trained, constant_name)
     constants = {key: value.detach() for key, value in constants.items()}
     tensors = dataclasses.replace(tensors, values_={**tensors.values_, **constants})
     signature = _signature(exported.call, exported.program, graph)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import fx
@@ -21,14 +21,17 @@ from mlgraph.capture.normalize.simplify import (
 
 
 def normalize(
-    graph: fx.Graph, constants: Mapping[str, torch.Tensor], fresh_name: Callable[[str, str], str]
+    graph: fx.Graph,
+    constants: Mapping[str, torch.Tensor],
+    trained: Collection[str],
+    fresh_name: Callable[[str, str], str],
 ) -> dict[str, torch.Tensor]:
     """Bring an imported graph into the form that analyses expect; in place.
 
     In-place ops become functional where that is sure, no-ops and duplicates go, masks that are provably
     causal or true everywhere are dropped, and small constants are worked out once. ``constants`` are the
-    tensors whose values never change. Returns the new constants by the name that
-    ``fresh_name(module, label)`` gave them.
+    tensors whose values never change, ``trained`` names those to which gradients flow. Returns the new
+    constants by the name that ``fresh_name(module, label)`` gave them.
     """
     functional(graph)
     read_sizes_directly(graph)
@@ -36,7 +39,7 @@ def normalize(
     remove_dead(graph)
     hoist_sizes(graph)
     recognize_drop_path(graph)
-    simplify(graph)
+    simplify(graph, trained)
     simplify_masks(graph, constants)
     remove_dead(graph)
     folded = fold_constants(graph, fresh_name)

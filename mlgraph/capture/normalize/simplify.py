@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -30,10 +30,13 @@ _SPREADS = {aten.expand.default, aten.expand_as.default, aten.broadcast_to.defau
 _FACTORIES = _FILLS | _RANGES | {aten.eye.default, aten.eye.m}
 
 
-def simplify(graph: fx.Graph) -> None:
-    """Remove no-ops, merge equal values and drop what nothing uses; in place."""
+def simplify(graph: fx.Graph, trained: Collection[str]) -> None:
+    """Remove no-ops, merge equal values and drop what nothing uses; in place.
+
+    ``trained`` names the tensors to which gradients flow.
+    """
     dirty = written(graph)
-    _remove_no_ops(graph, dirty)
+    _remove_no_ops(graph, dirty, trained)
     _contract_size_one(graph)
     _merge_equal(graph, dirty)
     remove_dead(graph)
@@ -68,11 +71,17 @@ def remove_dead(graph: fx.Graph) -> None:
             graph.erase_node(node)
 
 
-def carries_gradient(graph: fx.Graph) -> set[fx.Node]:
-    """Nodes through which a gradient could flow back to a parameter or a floating-point input."""
+def carries_gradient(graph: fx.Graph, trained: Collection[str]) -> set[fx.Node]:
+    """Nodes through which a gradient could flow back to a trained tensor or a floating-point input.
+
+    A buffer that is written to may hold what such a node wrote, so it counts as one of them.
+    """
+    dirty = written(graph)
     found: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.op in ("placeholder", "get_attr"):
+        if node.op == "placeholder" or (
+            node.op == "get_attr" and (str(node.target) in trained or node in dirty)
+        ):
             value = node.meta.get("symbolic")
             if isinstance(value, torch.Tensor) and value.dtype.is_floating_point:
                 found.add(node)
@@ -105,8 +114,8 @@ def confine_casts(graph: fx.Graph) -> None:
                 user.replace_input_with(node, source)
 
 
-def _remove_no_ops(graph: fx.Graph, dirty: set[fx.Node]) -> None:
-    differentiable = carries_gradient(graph)
+def _remove_no_ops(graph: fx.Graph, dirty: set[fx.Node], trained: Collection[str]) -> None:
+    differentiable = carries_gradient(graph, trained)
     for node in list(graph.nodes):
         if node.op != "call_function" or node in dirty or not node.args:
             continue
