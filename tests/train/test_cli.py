@@ -153,5 +153,5 @@ def test_the_demo_ends_in_figures_of_both_runs(capsys: pytest.CaptureFixture[str
     assert found["coarse_parameters"] < found["parameters"] / 3
     assert found["scratch"]["step"] == 20
     assert found["cycle"]["step"] == 16 + 10
-    assert found["saved"].keys() == {"flops", "seconds"}
+    assert "saved" not in found  # neither side is tuned
     assert 0 < found["cycle"]["eval_loss"] < 7.0
