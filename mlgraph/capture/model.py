@@ -234,7 +234,9 @@ def _tensors(model: nn.Module) -> tuple[Tensors, dict[str, str]]:
                 if kind == "parameter" or key not in module._non_persistent_buffers_set:
                     persistent.add(full)
     canonical = {name: name for name in values} | aliases
-    return Tensors(values, frozenset(parameters), frozenset(persistent), aliases), canonical
+    frozen = frozenset(name for name in parameters if not values[name].requires_grad)
+    tensors = Tensors(values, frozenset(parameters), frozenset(persistent), aliases, frozen=frozen)
+    return tensors, canonical
 
 
 def _signature(call: Call, exported: ExportedProgram, graph: fx.Graph) -> Signature:

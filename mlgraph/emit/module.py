@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, overload
 
@@ -43,7 +44,8 @@ class EmittedModule(Outlined):
             owner, _, leaf = name.rpartition(".")
             holder = self.get_submodule(owner) if owner else self
             values[name] = getattr(holder, leaf)
-        return program.replace(tensors=program.tensors.replace(values))
+        frozen = frozenset(n for n in program.tensors.parameters if not values[n].requires_grad)
+        return program.replace(tensors=dataclasses.replace(program.tensors, values_=values, frozen=frozen))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EmittedModule:
         fresh = type(self).__new__(type(self))
@@ -172,7 +174,8 @@ def _register(root: nn.Module, tensors: Tensors) -> None:
     objects: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         if name in tensors.parameters and not isinstance(tensor, nn.Parameter):
-            tensor = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+            differentiable = tensor.is_floating_point() or tensor.is_complex()
+            tensor = nn.Parameter(tensor, requires_grad=differentiable and name not in tensors.frozen)
         objects[name] = tensor
     for name in [*tensors, *tensors.aliases]:
         tensor = objects[tensors.aliases.get(name, name)]

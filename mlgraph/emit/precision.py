@@ -41,7 +41,7 @@ def with_dtype(program: Program, dtype: torch.dtype) -> Program:
         if tensor.dtype is not casts.dtype or name in precise:
             values[name] = tensor
         elif name in program.tensors.parameters:
-            values[name] = nn.Parameter(tensor.detach().to(dtype), requires_grad=_trains(tensor))
+            values[name] = nn.Parameter(tensor.detach().to(dtype), requires_grad=_trains(program, name, tensor))
         else:
             values[name] = tensor.detach().to(dtype)
     inputs = tuple(
@@ -58,8 +58,8 @@ def with_dtype(program: Program, dtype: torch.dtype) -> Program:
     return converted
 
 
-def _trains(tensor: torch.Tensor) -> bool:
-    return tensor.requires_grad if isinstance(tensor, nn.Parameter) else True
+def _trains(program: Program, name: str, tensor: torch.Tensor) -> bool:
+    return tensor.requires_grad if isinstance(tensor, nn.Parameter) else name not in program.tensors.frozen
 
 
 def _precise(program: Program, casts: Casts) -> set[str]:

@@ -27,7 +27,8 @@ class Tensors(Mapping[str, torch.Tensor]):
     ``persistent`` name the canonical entries that are parameters, and the entries (parameters and
     buffers) that a state dict lists. ``values`` may be lazy: read an entry once and let it go. ``digests``
     stand for the values of buffers on the meta device, so that blocks that differ in a constant are still
-    told apart; see :meth:`digest`.
+    told apart; see :meth:`digest`. ``frozen`` names the parameters that take no gradient, and ``stateful``
+    the buffers that the model writes in evaluation too (a cache, a counter); others move in training only.
     """
 
     values_: Mapping[str, torch.Tensor]
@@ -35,6 +36,8 @@ class Tensors(Mapping[str, torch.Tensor]):
     persistent: frozenset[str]
     aliases: Mapping[str, str] = field(default_factory=dict)
     digests: Mapping[str, str] = field(default_factory=dict)
+    frozen: frozenset[str] = frozenset()
+    stateful: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.values_[self.aliases.get(name, name)]

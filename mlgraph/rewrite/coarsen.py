@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,9 @@ def apply_down(
     for name in stacked.program.tensors:
         recipes[name] = _Recipe(program, narrow, plan, members.get(name, (stacked.sources[name].name,)))
     tensors = stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors))
+    # a mean is trained where one of its terms is
+    trained = {n for n, group in members.items() if not program.tensors.frozen.issuperset(group)}
+    tensors = dataclasses.replace(tensors, frozen=tensors.frozen - trained)
     sizes = {axis: grouping.coarse for axis, grouping in groupings.items()}
     notes = [
         *program.notes,

@@ -7,6 +7,7 @@ graph that several share is written once.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from keyword import iskeyword
@@ -43,6 +44,8 @@ _FIELDS = [
     "name", "graph", "inputs", "in_spec", "out_spec", "ranges", "tensors", "aliases", "lineage",
     "origin", "notes",
 ]  # fmt: skip
+# Fields of Tensors that name tensors, and that a file's origin holds.
+_TENSOR_KINDS = ("frozen", "stateful")
 _MAX_SIZE = 1 << 62
 
 
@@ -97,11 +100,16 @@ def _encode_one(program: Program, graph: int, stored: Shapes, parent: int) -> di
 
 
 def _encode_origin(program: Program) -> dict[str, Any]:
-    """What the file's origin says: the program's, and the parameters of its signature, which format 2 keeps
-    there.
+    """What the file's origin says: the program's, and what else format 2 keeps there.
+
+    That are the parameters of its signature, and the tensors that are frozen or written in evaluation.
     """
-    parameters = program.signature.parameters
-    return {**({"parameters": parameters} if parameters else {}), **program.origin}
+    tensors = program.tensors
+    said = {
+        "parameters": program.signature.parameters,
+        **{key: tuple(n for n in tensors if n in getattr(tensors, key)) for key in _TENSOR_KINDS},
+    }
+    return {**{key: value for key, value in said.items() if value}, **program.origin}
 
 
 def _encode_input(leaf: Input) -> list[Any]:
@@ -166,6 +174,8 @@ def _decode_one(
         _decode_parameters(came_from.pop("parameters", ())),
     )
     tensors = _decode_tensors(table, aliases, stored)
+    kinds = {key: _decode_kind(came_from.pop(key, ()), tensors) for key in _TENSOR_KINDS}
+    tensors = dataclasses.replace(tensors, **kinds)
     number = integer(number, 0, len(graphs) - 1)
     # The same graph on the same sizes is the same object: a refined program and its grandparent, say.
     sizes = tuple((leaf.shape, leaf.dtype, repr(leaf.value)) for leaf in signature.inputs)
@@ -221,6 +231,13 @@ def _decode_parameters(value: Any) -> tuple[str, ...]:
     if len(set(names)) < len(given):
         raise Malformed(f"its parameters {shorten(repr(value))} are not distinct names of arguments")
     return names
+
+
+def _decode_kind(value: Any, tensors: Tensors) -> frozenset[str]:
+    given: tuple[Any, ...] = value if isinstance(value, tuple) else (None,)
+    if not all(isinstance(n, str) and n in tensors.values_ for n in given):
+        raise Malformed(f"its origin names {shorten(repr(value))}, which are not all tensors of the program")
+    return frozenset(given)
 
 
 def _decode_tensors(data: Any, aliases: Any, stored: Shapes) -> Tensors:

@@ -199,7 +199,9 @@ def relabel(program: Program, labels: Labels, sources: Mapping[str, Source]) -> 
         for name, source in sources.items()
     }
     digests = {n: old.digests[s.name] for n, s in sources.items() if s.name in old.digests}
-    return Tensors(values, parameters, frozenset(persistent), aliases, digests)
+    frozen = frozenset(name for name, source in sources.items() if source.name in old.frozen)
+    stateful = frozenset(name for name, source in sources.items() if source.name in old.stateful)
+    return Tensors(values, parameters, frozenset(persistent), aliases, digests, frozen, stateful)
 
 
 def _alias_names(labels: Labels, alias: str) -> Iterator[tuple[str, int | None]]:
