@@ -41,7 +41,8 @@ def with_dtype(program: Program, dtype: torch.dtype) -> Program:
         if tensor.dtype is not casts.dtype or name in precise:
             values[name] = tensor
         elif name in program.tensors.parameters:
-            values[name] = nn.Parameter(tensor.detach().to(dtype), requires_grad=_trains(program, name, tensor))
+            trains = _trains(program, name, tensor)
+            values[name] = nn.Parameter(tensor.detach().to(dtype), requires_grad=trains)
         else:
             values[name] = tensor.detach().to(dtype)
     inputs = tuple(
