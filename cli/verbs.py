@@ -43,6 +43,7 @@ VERBS = (
     Verb("diff", _LOOK, "Compare two models."),
     Verb("verify", _LOOK, "Check the inferred axes by permuting them."),
     Verb("train", _TRAIN, "Train a model by a phase program, as a TOML file says."),
+    Verb("sweep", _TRAIN, "Tune recipes and a baseline alike, and compare what they cost."),
     Verb("report", _TRAIN, "Compare training runs in one HTML page."),
     Verb("demo", _TRAIN, "Train a small GPT by a V-cycle and from scratch, in minutes."),
     Verb("capture", _FILES, "Save a model as a program."),

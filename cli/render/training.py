@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mlgraph.train.engine.run import Result
     from mlgraph.train.fields import FieldHelp
     from mlgraph.train.results.report import Comparison, Report
+    from mlgraph.train.sweep.table import StudyTable
 
 
 def fields(listed: Sequence[FieldHelp]) -> list[Any]:
@@ -60,6 +61,28 @@ def summary(result: Result, path: Path) -> list[Any]:
         headers = ["phase", "level", "step", "evaluation loss", *named, "FLOPs", "seconds"]
         lines += [table(headers, rows, right=range(len(headers))), ""]
     return [*lines, f"wrote {path}"]
+
+
+def study(found: StudyTable) -> list[Any]:
+    """The arms of a study: settings found, losses by seed, costs and savings; then the baseline's curve."""
+    rows = []
+    for arm in found.arms:
+        settings = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in (arm.settings or {}).items())
+        losses = " ".join(f"{run.loss:.3f}" for run in arm.runs.values())
+        flops = [run.flops for run in arm.runs.values()]
+        spent = f"{sum(flops) / len(flops):.3g}" if flops else ""
+        saved = "baseline" if arm.baseline else arm.summary("flops")
+        rows.append([arm.name, str(arm.tuning_runs), settings or "still searched", losses, spent, saved])
+    headers = ["arm", "tuned", "settings", "loss by seed", "FLOPs", "FLOPs saved"]
+    lines: list[Any] = [table(headers, rows, right=(1, 4)), ""]
+    if found.curve:
+        points = [
+            [f"{p.share:g}", " ".join(f"{run.loss:.3f}" for run in p.runs.values())] for p in found.curve
+        ]
+        lines += [table(["baseline's length", "loss by seed"], points), ""]
+    if found.missing:
+        lines.append(f"{found.missing} final runs are missing; the same command goes on.")
+    return lines
 
 
 def report(found: Report) -> list[Any]:
