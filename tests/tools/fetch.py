@@ -94,6 +94,13 @@ PACKAGES = {
         "930b23670b352f0829a306501de4bebb5e654a2df02cde2cbe86b802177868e1",
         "the World English Bible",
     ),
+    "matthew-henry": Package(
+        "debian",
+        "sword-comm-mhcc",
+        "2.0-1",
+        "06f748215de78ff48fdfdee93e3ffc5af6318b976485f7aedf22309236967e35",
+        "Matthew Henry's concise commentary on the Bible, English prose",
+    ),
     "gcide": Package(
         "debian",
         "dict-gcide",
