@@ -48,7 +48,7 @@ def command(
                 "out": str(path),
                 **asdict(figures),
                 "inputs": {leaf.name: _sizes(leaf) for leaf in program.signature.inputs if leaf.is_tensor},
-                "notes": list(program.notes),
+                "notes": list(map(str, program.notes)),
             }
         )
     else:

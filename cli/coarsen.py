@@ -148,4 +148,4 @@ def report(
 
 def new_notes(before: Program, after: Program) -> tuple[str, ...]:
     """The notes of both programs, each once."""
-    return tuple(dict.fromkeys((*before.notes, *after.notes)))
+    return tuple(dict.fromkeys(map(str, (*before.notes, *after.notes))))

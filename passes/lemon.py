@@ -10,7 +10,6 @@ from mlgraph.passes.base import Pass
 from mlgraph.passes.growth import first_then_circular, grown_groupings
 from mlgraph.program import Program
 from mlgraph.rewrite.grouping import Grouping
-from mlgraph.rewrite.plan import uneven_average
 from mlgraph.rewrite.refine import apply_up
 from mlgraph.rewrite.uneven import settle_surplus
 
@@ -53,9 +52,7 @@ class Lemon(Pass):
 
     def _settled(self, wide: Program, whole: dict[str, int], old: dict[str, int]) -> Program:
         exact, settled = settle_surplus(wide, whole, old)
-        kept = tuple(
-            n for n in exact.notes if not any(n == f"approximate: {uneven_average(a)}" for a in settled)
-        )
+        kept = tuple(n for n in exact.notes if n.kind != "approximate" or n.subject not in settled)
         return exact.replace(notes=kept, lineage=wide.lineage)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from mlgraph import CaptureError, capture, emit
 from mlgraph.graph.interpret import run
 from mlgraph.graph.propagate import PropagationError, propagate
-from mlgraph.program import Program
+from mlgraph.program import Note, Program
 from tests.captured import captured, tensors_of, worst
 
 aten = torch.ops.aten
@@ -53,7 +53,7 @@ def test_says_what_is_fixed() -> None:
 
     program = capture(Fixed(), (torch.randn(3, 5),))
     assert program.signature.inputs[0].symbols == ("batch", None)
-    assert program.notes == ("input x is fixed in dim 1 at 5",)
+    assert program.notes == (Note("fixed", "input x is fixed in dim 1 at 5", "x"),)
 
 
 def test_a_batch_of_one_is_free() -> None:
@@ -188,8 +188,8 @@ class LayerDrop(nn.Module):
 def test_a_module_whose_training_cannot_be_traced_runs_as_in_evaluation() -> None:
     model = nn.Sequential(LayerDrop(), nn.Dropout(0.1)).train()
     program = capture(model, (torch.randn(3, 4),))
-    assert "0 (LayerDrop) runs as in evaluation" in program.notes[0]
-    assert "torch.rand([]) < 0.5" in program.notes[0]
+    assert "0 (LayerDrop) runs as in evaluation" in str(program.notes[0])
+    assert "torch.rand([]) < 0.5" in str(program.notes[0])
     # the children's dropout stays
     assert targets(program).count(aten.dropout.default) == 4
     assert all(module.training for module in model.modules())
@@ -209,7 +209,7 @@ class Noisy(nn.Module):
 def test_other_training_behaviour_is_dropped_and_told() -> None:
     model, x = Noisy(), torch.randn(6, 4)
     program = capture(model, (x,))
-    assert any("training behaviour other than dropout" in note for note in program.notes)
+    assert any("training behaviour other than dropout" in str(note) for note in program.notes)
     module = emit(program).eval()
     torch.testing.assert_close(module(x), model.eval()(x))
     module.train()

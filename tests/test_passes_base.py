@@ -11,7 +11,7 @@ from mlgraph.passes import registry
 from mlgraph.passes.base import Pass
 from mlgraph.passes.notation import Reader, render
 from mlgraph.passes.pipeline import Pipeline, parse_pass, parse_pipeline
-from mlgraph.program import Program
+from mlgraph.program import Note, Program
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Widen(Pass):
     label: str | None = None
 
     def __call__(self, program: Program) -> Program:
-        return program.replace(notes=(*program.notes, str(self)))
+        return program.replace(notes=(*program.notes, Note("other", str(self))))
 
 
 @dataclass(frozen=True)

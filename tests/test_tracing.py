@@ -32,7 +32,7 @@ def test_a_conversion_that_changes_nothing_is_left_out() -> None:
     program = capture(model, (x,))
     assert torch.equal(emit(program)(x), model(x))
     assert nn.Module.to is convert
-    assert program.notes == (f"input x is fixed in dim 1 at {WIDTH}",)
+    assert list(map(str, program.notes)) == [f"input x is fixed in dim 1 at {WIDTH}"]
 
 
 class Checking(nn.Module):
@@ -58,7 +58,7 @@ def test_checks_of_values_are_left_out_by_name() -> None:
     model = Checking()
     x, labels = torch.randn(5, WIDTH), torch.tensor([0, 6, 2, 3, 4])
     program = capture(model, (x, labels))
-    told = [note for note in program.notes if "left out" in note]
+    told = [str(note) for note in program.notes if note.kind == "traced"]
     assert len(told) == 4
     assert any("a test for values that are not finite" in t and "isfinite(x).all()" in t for t in told)
     assert any("a check of values" in t and "labels.max() >= 7" in t for t in told)
@@ -106,7 +106,7 @@ def test_a_loop_over_the_experts_that_are_hit_runs_over_all() -> None:
     model = Experts()
     x = torch.randn(6, WIDTH)
     program = capture(model, (x,))
-    assert any("runs over all 3" in note for note in program.notes)
+    assert any("runs over all 3" in str(note) for note in program.notes)
     one_token = x[:1].repeat(6, 1)
     for given in (x, torch.randn(6, WIDTH), one_token):
         assert torch.allclose(emit(program)(given), model(given), atol=1e-6)

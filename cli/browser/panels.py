@@ -107,10 +107,10 @@ def _axis_line(explorer: Explorer, key: str, shown: Preview) -> Text:
 def _fate(explorer: Explorer, key: str, request: Request) -> Text:
     axis = explorer.axes[key]
     if axis.frozen:
-        return fate("frozen", axis.frozen)
+        return fate("frozen", str(axis.frozen))
     if key in request.freeze:
         return fate("kept", "you froze it")
-    return fate("kept", axis.kept) if axis.kept else fate("coarsenable", "")
+    return fate("kept", str(axis.kept)) if axis.kept else fate("coarsenable", "")
 
 
 def _axis(explorer: Explorer, key: str, shown: Preview, room: int) -> Iterator[Line]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from mlgraph.program.axis_table import Axis
+from mlgraph.program.axis_table import Axis, Reason
 from mlgraph.program.dims import DimExpr, leaves
 
 
@@ -31,8 +31,8 @@ def keep_alike(
                 continue
             for axis in found:
                 if axis.coarsenable_by_default:
-                    reason = f"its counterpart {stays.id} in another block cannot be coarsened with it"
-                    known[axis.id] = dataclasses.replace(axis, kept=reason, where=stays.where)
+                    text = f"its counterpart {stays.id} in another block cannot be coarsened with it"
+                    known[axis.id] = dataclasses.replace(axis, kept=Reason("alike", text, stays.where))
                     settled = False
     return [known[axis.id] for axis in axes]
 

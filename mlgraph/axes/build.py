@@ -22,7 +22,7 @@ from mlgraph.axes.factors import Dim, Factor
 from mlgraph.axes.infer import Inference
 from mlgraph.axes.names import Candidate, name_axes
 from mlgraph.program import Program
-from mlgraph.program.axis_table import Axis, AxisTable, Slot, Sum
+from mlgraph.program.axis_table import Axis, AxisTable, Reason, Slot, Sum
 from mlgraph.program.dims import DimExpr, Join, Leaf, Term, leaves
 from mlgraph.program.dims import size_of as expression_size
 
@@ -218,23 +218,13 @@ def _axes(
     ids: dict[int, str] = {}
     for key, (leaf, places) in occurrences.items():
         ids[key], name = named[key]
-        reason = leaf.frozen or (leaf.blocked[0] if leaf.blocked else None)
-        kept = None if leaf.frozen or not leaf.blocked else leaf.blocked[0].text
+        kept = None if leaf.frozen or not leaf.blocked else leaf.blocked[0]
         if leaf.frozen is None and kept is None:
             kept = unmade(run, leaf, places, roles)
         if leaf.frozen is None and kept is None and key in minor:
-            kept = f"{named[minor[key]][1]}, with which it makes up a dim, is coarsened instead"
-        axes.append(
-            Axis(
-                ids[key],
-                name,
-                leaf.size,
-                slots[key],
-                leaf.frozen.text if leaf.frozen else None,
-                kept,
-                reason.node if reason else "",
-            )
-        )
+            major = named[minor[key]][1]
+            kept = Reason("minor", f"{major}, with which it makes up a dim, is coarsened instead")
+        axes.append(Axis(ids[key], name, leaf.size, slots[key], leaf.frozen, kept))
     return ids, axes
 
 

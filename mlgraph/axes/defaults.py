@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from mlgraph.axes import factors
-from mlgraph.axes.factors import Dim, Factor, Reason
+from mlgraph.axes.factors import Dim, Factor
 from mlgraph.axes.infer import Contraction, Inference
+from mlgraph.program.axis_table import Reason
 
 RoleTable = dict[tuple[str, int], list[Factor]]
 Occurrences = dict[int, tuple[Factor, list[tuple[str, int, int]]]]
@@ -35,14 +36,16 @@ def freeze_outputs(run: Inference, roles: RoleTable) -> None:
                 if len(dims) == 2 and factors.size_of(dims[0]) == factors.size_of(dims[1]):
                     square.add(id(leaf))
     if run.program.origin.get("module"):
-        around = Reason("it is returned to the module around this one", "output")
+        around = Reason("op", "it is returned to the module around this one", "output")
         for dim in run.outputs:
             factors.freeze(dim, around)
     for dim in run.outputs:
         for leaf in factors.leaves(dim):
             feature = id(leaf) in contracted or ("activated" in leaf.hints and id(leaf) in square)
             if not feature and leaf.frozen is None:
-                leaf.frozen = Reason("it is returned by the model and nothing else contracts it", "output")
+                leaf.frozen = Reason(
+                    "output", "it is returned by the model and nothing else contracts it", "output"
+                )
 
 
 def mark_shared_heads(run: Inference) -> None:
@@ -62,16 +65,16 @@ def unmade(
     leaf: Factor,
     places: Sequence[tuple[str, int, int]],
     roles: RoleTable,
-) -> str | None:
+) -> Reason | None:
     """Why an axis that parameters do not both make and use is kept."""
     used = [(t, {r for part in factors.leaves((roles[t, d][c],)) for r in part.roles}) for t, d, c in places]
     if not any(found for _, found in used):
-        return "nothing reads it"
+        return Reason("unread", "nothing reads it")
     parameters = run.program.tensors.parameters
     if not any(t in parameters and found != {"contracts"} for t, found in used):
-        return "its values are constants of the model"
+        return Reason("constant", "its values are constants of the model")
     if "activated" not in leaf.hints and not any("contracts" in found for _, found in used):
-        return "no parameter contracts it"
+        return Reason("uncontracted", "no parameter contracts it")
     return None
 
 

@@ -11,19 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+
+from mlgraph.program.axis_table import Reason
 
 
 class Misaligned(Exception):
     """Two ways of dividing a dim have no common refinement."""
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why something is said of an axis: a phrase, and the node that gave rise to it."""
-
-    text: str
-    node: str = ""
 
 
 class Factor:
@@ -217,7 +210,7 @@ def _split_minor(factor: Factor, minor: int) -> list[Factor]:
     assert shared is not None
     major = Factor(factor.size // minor)
     if all(not resolve(part) for part in majors):
-        major.frozen = Reason("its indices are positions in a concatenation")
+        major.frozen = Reason("op", "its indices are positions in a concatenation")
     else:
         major.concat = tuple(majors)
     factor.concat = None

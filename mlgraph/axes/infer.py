@@ -12,11 +12,12 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from mlgraph.axes import factors
 from mlgraph.axes.decompose import decompose
-from mlgraph.axes.factors import Dim, Misaligned, Reason
+from mlgraph.axes.factors import Dim, Misaligned
 from mlgraph.axes.rules import find_rule
 from mlgraph.axes.rules.registry import Dims, Rule
 from mlgraph.axes.views import View, Views
 from mlgraph.program import Program
+from mlgraph.program.axis_table import Reason, ReasonKind
 
 _ACTIVATIONS = {
     "relu",
@@ -75,12 +76,14 @@ class Inference(Views):
         found = self.values.get(argument) if isinstance(argument, fx.Node) else None
         return list(found) if found else []
 
-    def fresh(self, node: fx.Node, frozen: str = "", output: int | None = None) -> Dims:
+    def fresh(
+        self, node: fx.Node, frozen: str = "", output: int | None = None, kind: ReasonKind = "op"
+    ) -> Dims:
         value = self.value(node) if output is None else self.value(node)[output]
         dims = [factors.fresh(size if isinstance(size, int) else -1) for size in value.shape]
         if frozen:
             for dim in dims:
-                self.freeze(dim, frozen, node)
+                self.freeze(dim, frozen, node, kind)
         return dims
 
     def unify(self, a: Dim, b: Dim, node: fx.Node) -> None:
@@ -90,14 +93,14 @@ class Inference(Views):
             factors.unify(a, b)
         except Misaligned:
             text = "its indices do not align with those it meets"
-            self.freeze(a, text, node)
-            self.freeze(b, text, node)
+            self.freeze(a, text, node, "unaligned")
+            self.freeze(b, text, node, "unaligned")
 
-    def freeze(self, dim: Dim, text: str, node: fx.Node) -> None:
-        factors.freeze(dim, Reason(text, self._named(node)))
+    def freeze(self, dim: Dim, text: str, node: fx.Node, kind: ReasonKind = "op") -> None:
+        factors.freeze(dim, Reason(kind, text, self._named(node)))
 
-    def block(self, dim: Dim, text: str, node: fx.Node) -> None:
-        factors.block(dim, Reason(text, self._named(node)))
+    def block(self, dim: Dim, text: str, node: fx.Node, kind: ReasonKind = "op") -> None:
+        factors.block(dim, Reason(kind, text, self._named(node)))
 
     def average(self, node: fx.Node, dim: Dim) -> None:
         self.averages.append((self.inside or node, dim))
@@ -128,7 +131,7 @@ class Inference(Views):
         else:
             for other, index in operands:
                 self.emit(other, [index])
-            self.block(dim, "activations are summed over it with no parameter on one side", node)
+            self.block(dim, "activations are summed over it with no parameter on one side", node, "summed")
         self.contractions.append(
             Contraction(self.inside or node, dim, tuple(operands), carrier, carried, self.inside is None)
         )
@@ -145,7 +148,7 @@ class Inference(Views):
             try:
                 pieces = factors.split(dim, sizes)
             except Misaligned:
-                self.freeze(dim, "its indices do not align with those it meets", node)
+                self.freeze(dim, "its indices do not align with those it meets", node, "unaligned")
                 pieces = [dim] * len(sizes)
         others = [(a, p) for a, p in operands if a is not argument]
         for other, index in others:
@@ -181,7 +184,7 @@ class Inference(Views):
         if isinstance(value, torch.Tensor):
             self.values[node] = [factors.fresh(int(size)) for size in value.shape]
             for dim in self.values[node]:
-                self.freeze(dim, f"it is a dim of the input {node.name}", node)
+                self.freeze(dim, f"it is a dim of the input {node.name}", node, "input")
 
     def _tensor(self, node: fx.Node) -> None:
         name = str(node.target)
@@ -191,7 +194,7 @@ class Inference(Views):
             self.own[name] = [factors.fresh(size) for size in tensor.shape]
             if not (tensor.is_floating_point() or tensor.is_complex()):
                 for dim in self.main[name]:
-                    self.freeze(dim, f"the values of {name} are integers", node)
+                    self.freeze(dim, f"the values of {name} are integers", node, "constant")
         self.values[node] = list(self.main[name])
         self.views[node] = View(name, list(self.own[name]))
         self.sources[node] = frozenset({name})
@@ -290,14 +293,14 @@ class Inference(Views):
         for operand in node.all_input_nodes:
             self.emit(operand)
             for dim in _every_dim(self.values.get(operand) or []):
-                self.freeze(dim, text, node)
+                self.freeze(dim, text, node, "no rule")
         value = self.value(node)
         if isinstance(value, (tuple, list)):
             return [
-                self.fresh(node, text, output=i) if isinstance(v, torch.Tensor) else []
+                self.fresh(node, text, i, "no rule") if isinstance(v, torch.Tensor) else []
                 for i, v in enumerate(value)
             ]
-        return self.fresh(node, text)
+        return self.fresh(node, text, kind="no rule")
 
     def _enter(self, node: fx.Node, body: fx.GraphModule) -> Any:
         """Run the rules on an op's decomposition."""

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlgraph.axes.factors import Reason
+from mlgraph.program.axis_table import Reason
 
 
 @dataclass(frozen=True)
@@ -41,18 +41,18 @@ def name_axes(candidates: Sequence[Candidate]) -> dict[int, tuple[str, str]]:
 
 def _family(candidate: Candidate) -> str:
     hints = candidate.hints
-    frozen = candidate.frozen.text if candidate.frozen else ""
+    frozen = candidate.frozen.kind if candidate.frozen else None
     blocks = {_block(tensor) for tensor, _, _ in candidate.slots}
     roles = {role for _, _, role in candidate.slots}
-    if "convolution kernel" in frozen:
+    if frozen == "kernel":
         return "kernel"
-    if "lookup table" in frozen:
+    if frozen == "lookup":
         return "vocab" if "tokens" in hints else "positions"
-    if "indexes classes" in frozen or "returned by the model" in frozen:
+    if frozen in ("classes", "output"):
         return "classes"
-    if "largest entries are selected" in frozen:
+    if frozen == "selected":
         return "experts"
-    if "dim of the input" in frozen:
+    if frozen == "input":
         return "input"
     if candidate.constant:
         return "positions"
@@ -77,7 +77,7 @@ def _family(candidate: Candidate) -> str:
         return "expert_mlp" if all(candidate.ranks[t] == 3 for t, _, _ in candidate.slots) else "channels"
     if contracted and blocks == {""} and "normalised" in hints:
         return "hidden"
-    if contracted and "do not align" not in frozen:
+    if contracted and frozen != "unaligned":
         return "mlp"
     return "features"
 

@@ -21,6 +21,7 @@ from mlgraph.capture.tracing import SizeTooComplex, Tracing, outside
 from mlgraph.errors import CaptureError
 from mlgraph.graph.propagate import is_fake
 from mlgraph.graph.sizes import size_of
+from mlgraph.program import Note
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Exported:
 
     program: ExportedProgram
     call: Call
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
 
 def export(model: nn.Module, call: Call, dynamic_shapes: Any, training: bool = True) -> Exported:
@@ -59,7 +60,7 @@ def export(model: nn.Module, call: Call, dynamic_shapes: Any, training: bool = T
     """
     tracing = _tracing(model, call)
     model.train(training)
-    notes: list[str] = []
+    notes: list[Note] = []
     while True:
         try:
             program, used = _with_sizes(model, call, dynamic_shapes, tracing)
@@ -73,10 +74,9 @@ def export(model: nn.Module, call: Call, dynamic_shapes: Any, training: bool = T
                 raise CaptureError(_sentence(error)) from error
             name, module = culprit
             module.training = False
-            label = f"{name or 'the model'} ({type(module).__name__})"
-            notes.append(
-                f"{label} runs as in evaluation, its own training behaviour cannot be traced: {_spot(error)}"
-            )
+            label = name or "the model"
+            said = "runs as in evaluation, its own training behaviour cannot be traced"
+            notes.append(Note("mode", f"{label} ({type(module).__name__}) {said}: {_spot(error)}", label))
 
 
 def _tracing(model: nn.Module, call: Call) -> Tracing:
@@ -163,7 +163,7 @@ def _widened(call: Call) -> Call | None:
     return call.map(lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) else leaf)
 
 
-def _fixed_sizes(program: ExportedProgram, call: Call, dynamic_shapes: Any) -> list[str]:
+def _fixed_sizes(program: ExportedProgram, call: Call, dynamic_shapes: Any) -> list[Note]:
     if dynamic_shapes != "auto":
         return []
     notes = []
@@ -176,7 +176,7 @@ def _fixed_sizes(program: ExportedProgram, call: Call, dynamic_shapes: Any) -> l
         fixed = [(dim, s) for dim, s in enumerate(map(size_of, fake.shape)) if isinstance(s, int)]
         if fixed:
             sizes = ", ".join(f"dim {dim} at {size}" for dim, size in fixed)
-            notes.append(f"input {name} is fixed in {sizes}")
+            notes.append(Note("fixed", f"input {name} is fixed in {sizes}", name))
     return notes
 
 

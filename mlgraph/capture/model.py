@@ -23,7 +23,7 @@ from mlgraph.graph.effects import written
 from mlgraph.graph.interpret import run
 from mlgraph.graph.propagate import is_fake, propagate
 from mlgraph.graph.sizes import size_of
-from mlgraph.program import Input, Program, Signature, Tensors
+from mlgraph.program import Input, Note, Program, Signature, Tensors
 
 aten = torch.ops.aten
 
@@ -76,8 +76,8 @@ def _whole(model: nn.Module, call: Call, dynamic_shapes: Any, name: str) -> Prog
             return program
         exported = export(model, call, dynamic_shapes, training=False)
         program = _with_modes(model, _program(model, exported, name))
-    note = f"training behaviour other than dropout and batch norm is not preserved: {difference}"
-    return program.replace(notes=(*program.notes, note))
+    said = f"training behaviour other than dropout and batch norm is not preserved: {difference}"
+    return program.replace(notes=(*program.notes, Note("mode", said)))
 
 
 def _part(model: nn.Module, path: str, call: Call, dynamic_shapes: Any, name: str) -> Program:
@@ -86,7 +86,8 @@ def _part(model: nn.Module, path: str, call: Call, dynamic_shapes: Any, name: st
     with _preserved(model):
         given, times = called_with(model, path, call)
     program = _whole(part, _bind(part, given.args, given.kwargs), dynamic_shapes, name)
-    notes = () if times == 1 else (f"{path} is called {times} times; the program is that of its first call",)
+    said = f"{path} is called {times} times; the program is that of its first call"
+    notes = () if times == 1 else (Note("call", said, path),)
     origin = {**program.origin, "module": path}
     return program.replace(notes=(*program.notes, *notes), origin=origin)
 

@@ -26,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from mlgraph import errors
+from mlgraph.program import Note
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _HERE = os.path.dirname(errors.__file__) + os.sep
@@ -129,7 +130,7 @@ class _Follow(TorchFunctionMode):
     def __init__(self, outcomes: dict[Place, list[bool]], limit: bool) -> None:
         super().__init__()
         self.outcomes, self.limit = outcomes, limit
-        self.taken: dict[Place, str] = {}
+        self.taken: dict[Place, Note] = {}
         self._asked: defaultdict[Place, int] = defaultdict(int)
         self._tests = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
         self._indices = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
@@ -168,7 +169,9 @@ class _Follow(TorchFunctionMode):
             return occurring.unbind(0)
         filename, line = place
         text = linecache.getline(filename, line).strip()
-        self.taken[place] = f"the loop over what occurs runs over all {count}: {filename}:{line}: {text}"
+        spot = f"{filename}:{line}"
+        said = f"the loop over what occurs runs over all {count}: {spot}: {text}"
+        self.taken[place] = Note("traced", said, spot)
         shape = (1,) * (occurring.dim() - 1)
         rows = tuple(torch.full(shape, index) for index in range(count))
         for index, row in enumerate(rows):
@@ -187,9 +190,8 @@ class _Follow(TorchFunctionMode):
         self._asked[place] += 1
         kind = "a test for values that are not finite" if finite else "a check of values"
         filename, line = place
-        self.taken[place] = (
-            f"{kind} is left out: {filename}:{line}: {linecache.getline(filename, line).strip()}"
-        )
+        spot, text = f"{filename}:{line}", linecache.getline(filename, line).strip()
+        self.taken[place] = Note("traced", f"{kind} is left out: {spot}: {text}", spot)
         return recorded[index]
 
 
@@ -248,7 +250,7 @@ class Tracing:
 
     def __init__(self, outcomes: dict[Place, list[bool]] | None = None) -> None:
         self.outcomes = outcomes or {}
-        self.notes: tuple[str, ...] = ()
+        self.notes: tuple[Note, ...] = ()
 
     @classmethod
     def of(cls, run: Callable[[], Any]) -> Tracing:

@@ -59,10 +59,10 @@ class AxisExplanation:
     def fate(self) -> tuple[str, str]:
         """``"frozen"``, ``"kept"`` or ``"coarsenable"``, and why."""
         if self.axis.frozen:
-            return "frozen", self.axis.frozen
+            return "frozen", str(self.axis.frozen)
         if self.asked:
             return "kept", f"you asked for it by freezing {self.asked}"
-        return ("kept", self.axis.kept) if self.axis.kept else ("coarsenable", "")
+        return ("kept", str(self.axis.kept)) if self.axis.kept else ("coarsenable", "")
 
 
 @dataclass(frozen=True)

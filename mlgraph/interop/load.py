@@ -13,6 +13,7 @@ from torch import nn
 
 from mlgraph.capture.inputs.origin import describe_origin
 from mlgraph.errors import CaptureError, FileError, MlgraphError
+from mlgraph.program import Note
 
 Built = tuple[Any, dict[str, Any]]
 
@@ -156,12 +157,12 @@ class quiet_transformers:
             logging.enable_progress_bar()
 
 
-def _named(what: str, keys: Iterable[Any], most: int = 4) -> list[str]:
+def _named(what: str, keys: Iterable[Any], most: int = 4) -> list[Note]:
     names = sorted(key if isinstance(key, str) else str(key[0]) for key in keys)
     if not names:
         return []
     rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return [f"{what}: {', '.join(names[:most])}{rest}"]
+    return [Note("weights", f"{what}: {', '.join(names[:most])}{rest}")]
 
 
 def _split(text: str) -> list[str]:

@@ -16,7 +16,7 @@ from mlgraph.errors import CaptureError, FileError
 from mlgraph.files import file_errors
 from mlgraph.interop import load as build
 from mlgraph.interop.trusted import load_trusted
-from mlgraph.program import Program
+from mlgraph.program import Note, Program
 from mlgraph.storage.kinds import foreign_kind
 
 
@@ -125,7 +125,7 @@ def _open_file(path: Path, trust: bool, loss: bool, inputs: Call | None, module:
 def _capture(
     model: nn.Module, facts: Mapping[str, Any], loss: bool, inputs: Call | None, module: str | None = None
 ) -> Program:
-    notes: list[str] = list(facts.get("notes", ()))
+    notes: list[Note] = list(facts.get("notes", ()))
     name = str(facts.get("name") or type(model).__name__)
 
     if inputs is not None:
@@ -139,7 +139,8 @@ def _capture(
         program = attempt(loss)
     except CaptureError as error:
         program = _again(lambda: attempt(False), error, loss and inputs is None)
-        notes.append(f"captured without its loss, with which it could not be: {_clause(error)}")
+        said = f"captured without its loss, with which it could not be: {_clause(error)}"
+        notes.append(Note("call", said))
     if module is not None:
         # a submodule is no model that the library could load
         return program.replace(notes=(*program.notes, *notes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from mlgraph.errors import AxisError
 from mlgraph.program.dims import DimExpr, render
@@ -26,26 +26,64 @@ class Slot:
     occurrence: int = 0
 
 
+ReasonKind = Literal[
+    "input",  # it is a dim of an input
+    "output",  # it is returned and nothing else
+    "classes",  # it numbers classes
+    "lookup",  # it numbers the rows of a table that indices look up
+    "selected",  # some of its indices are selected by value
+    "kernel",  # it is the extent of a convolution kernel
+    "unaligned",  # it meets dims that are divided in another way
+    "no rule",  # no rule covers an op on it
+    "op",  # what else an op does with its indices
+    "summed",  # activations are summed over it
+    "unread",  # nothing reads it
+    "constant",  # its values are constants of the model
+    "uncontracted",  # no parameter contracts it
+    "minor",  # another axis of the same dim is coarsened instead
+    "alike",  # its counterpart in another block stays
+]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an axis is frozen or kept: a kind, a phrase, and the name of the node that gave rise to it.
+
+    As a string, the phrase.
+    """
+
+    kind: ReasonKind
+    text: str
+    node: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
 @dataclass(frozen=True)
 class Axis:
     """A dimension that tensors share.
 
     ``id`` is unique in its program; ``name`` is shared by the like axes of all blocks. ``frozen`` is the
-    reason why the axis cannot be coarsened at all, ``kept`` the reason why it is not coarsened by default;
-    ``where`` names the node that gave rise to the reason.
+    reason why the axis cannot be coarsened at all, ``kept`` the reason why it is not coarsened by default.
     """
 
     id: str
     name: str
     size: int
     slots: tuple[Slot, ...]
-    frozen: str | None = None
-    kept: str | None = None
-    where: str = ""
+    frozen: Reason | None = None
+    kept: Reason | None = None
 
     @property
     def coarsenable_by_default(self) -> bool:
         return self.frozen is None and self.kept is None
+
+    @property
+    def where(self) -> str:
+        """The node that gave rise to the reason why the axis stays; empty where there is none."""
+        reason = self.frozen or self.kept
+        return reason.node if reason else ""
 
 
 @dataclass(frozen=True)

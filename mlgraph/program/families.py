@@ -35,7 +35,7 @@ def alike(axes: Iterable[Axis]) -> list[Family]:
     grouped: dict[tuple[str, int, str, str], list[Axis]] = defaultdict(list)
     for axis in axes:
         fate = "frozen" if axis.frozen else "coarsenable" if axis.coarsenable_by_default else "kept"
-        grouped[axis.name, axis.size, fate, axis.frozen or axis.kept or ""].append(axis)
+        grouped[axis.name, axis.size, fate, str(axis.frozen or axis.kept or "")].append(axis)
     return [
         Family(
             name,

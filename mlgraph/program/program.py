@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.program.display import Shown
 from mlgraph.program.late import late
+from mlgraph.program.notes import Note
 from mlgraph.program.tensors import Tensors
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Program(Shown):
     signature: Signature
     name: str = "model"
     lineage: Lineage | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
     origin: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property

@@ -44,7 +44,7 @@ def apply_down(
     sizes = {axis: grouping.coarse for axis, grouping in groupings.items()}
     notes = [
         *program.notes,
-        *(f"approximate: {text}" for text in plan.approximate),
+        *plan.approximate,
         *kept_constants(program, sizes),
         *kept_unread(program, sizes),
     ]

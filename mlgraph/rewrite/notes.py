@@ -1,4 +1,4 @@
-"""What a change of width keeps or assumes, in sentences: factors made from widths, and what nothing reads.
+"""What a change of width keeps or assumes, as notes: factors made from widths, and what nothing reads.
 
 Constants in a graph that were computed from a width, such as the factor √d on embeddings, are kept: the
 function is then that of the transferred weights, not that of the class at the new width. They cannot be told
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from mlgraph.program import Program
+from mlgraph.program import Note, Program
 from mlgraph.program.dims import DimExpr, leaves, resized, size_of
 
 _PRODUCTS = {"mul", "mul_", "div", "div_"}
@@ -37,8 +37,8 @@ _EXACT = 1e-6
 _HALF = 4e-3
 
 
-def kept_constants(program: Program, sizes: Mapping[str, int]) -> list[str]:
-    """A sentence for every factor of ``program`` that equals a power of a width that ``sizes`` changes.
+def kept_constants(program: Program, sizes: Mapping[str, int]) -> list[Note]:
+    """A note for every factor of ``program`` that equals a power of a width that ``sizes`` changes.
 
     The powers are ±1/2 and ±1. ``sizes`` gives new sizes by axis id. A factor counts where its op, or the op
     that feeds it, works on that width; 1, 2 and 1/2 never count, as they stand for nothing.
@@ -48,21 +48,23 @@ def kept_constants(program: Program, sizes: Mapping[str, int]) -> list[str]:
         for value, tolerance in _factors(program, node):
             width = _width(program, node, value, tolerance, sizes)
             if width is not None:
-                found.append(f"kept: the factor {value:.5g} at {_place(node)}, {width}")
+                place = _place(node)
+                found.append(Note("kept", f"the factor {value:.5g} at {place}, {width}", place))
     return list(dict.fromkeys(found))
 
 
-def kept_unread(program: Program, sizes: Mapping[str, int]) -> list[str]:
-    """A sentence for every parameter that no op reads: which dims are kept, which follow others."""
+def kept_unread(program: Program, sizes: Mapping[str, int]) -> list[Note]:
+    """A note for every parameter that no op reads: which dims are kept, which follow others."""
     found = []
     for name in program.axes.unread:
         dims = program.axes.tensor_dims[name]
         unknown = [i for i, dim in enumerate(dims) if any(leaf.axis.startswith("~") for leaf in leaves(dim))]
         changed = [i for i, dim in enumerate(dims) if resized(dim, sizes) != size_of(dim)]
         if unknown:
-            found.append(f"kept: {name}{unknown}, since nothing reads this parameter")
+            found.append(Note("kept", f"{name}{unknown}, since nothing reads this parameter", name))
         if changed:
-            found.append(f"assumed: {name}{changed}, which nothing reads, changes as its neighbours do")
+            text = f"{name}{changed}, which nothing reads, changes as its neighbours do"
+            found.append(Note("assumed", text, name))
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import fx
 
 from mlgraph.errors import MlgraphError
-from mlgraph.program import Program
+from mlgraph.program import Note, Program
 from mlgraph.program.axis_table import AxisTable, Sum
 from mlgraph.program.dims import DimExpr, Leaf, resize
 from mlgraph.rewrite.grouping import Groupings
@@ -33,14 +33,14 @@ class WidthPlan:
     """Groupings per axis id (fine index to coarse), how every tensor moves, and gains on activations.
 
     ``gains`` belong to the program that is made: the coarse one going down, the fine one going up.
-    ``approximate`` names what the move does not keep exactly.
+    ``approximate`` tells what the move does not keep exactly.
     """
 
     groupings: Groupings
     transfers: Mapping[str, TensorTransfer]
     gains: tuple[Gain, ...]
     folded: tuple[str, ...]
-    approximate: tuple[str, ...]
+    approximate: tuple[Note, ...]
 
 
 def plan_down(program: Program, groupings: Groupings, tied: str = "exact") -> WidthPlan:
@@ -76,18 +76,18 @@ def _plan(program: Program, groupings: Groupings, tied: str, down: bool) -> Widt
         ):
             continue
         if not found.repairable:
-            approximate.append(
-                f"{nodes[found.node].target} sums over {found.axis} inside an op without a rule of its own"
-            )
+            said = f"{nodes[found.node].target} sums over {found.axis} inside an op without a rule of its own"
+            approximate.append(Note("approximate", said, found.axis))
             continue
         if (found.node, found.axis) in repaired:
             continue
         repaired.add((found.node, found.axis))
         if not joined[found.node, found.axis]:
-            approximate.append(
+            said = (
                 f"{nodes[found.node].target} sums over {found.axis} against joined tensors, "
                 "of which only some are used in both roles"
             )
+            approximate.append(Note("approximate", said, found.axis))
         parameters = (
             _foldable(nodes[found.operands[0][0]], table, found) if found.carrier is not None else None
         )
@@ -134,15 +134,12 @@ def _axes_of(dim: DimExpr) -> list[str]:
     return out
 
 
-def _uneven_averages(table: AxisTable, groupings: Groupings) -> list[str]:
+def _uneven_averages(table: AxisTable, groupings: Groupings) -> list[Note]:
+    """What is approximate about means over axes whose groups have unequal sizes."""
     uneven = {axis for axis, grouping in groupings.items() if grouping.uniform is None}
     hit = dict.fromkeys(axis for axis, _ in table.averages if axis in uneven)
-    return [uneven_average(axis) for axis in hit]
-
-
-def uneven_average(axis: str) -> str:
-    """What is approximate about a mean over an axis whose groups have unequal sizes."""
-    return f"means over {axis} weigh its groups of unequal size alike"
+    said = "means over {} weigh its groups of unequal size alike"
+    return [Note("approximate", said.format(axis), axis) for axis in hit]
 
 
 def _gain(table: AxisTable, found: Sum, groupings: Groupings, down: bool) -> Gain:

@@ -47,7 +47,7 @@ def apply_up(
     sizes = {axis: grouping.fine for axis, grouping in groupings.items()}
     notes = [
         *program.notes,
-        *(f"approximate: {text}" for text in plan.approximate),
+        *plan.approximate,
         *kept_constants(program, sizes),
         *kept_unread(program, sizes),
     ]

@@ -17,10 +17,11 @@ import torch
 from torch import fx
 
 from mlgraph.graph.propagate import is_fake, propagate
-from mlgraph.program import Input, Lineage, Program, Signature, Tensors
+from mlgraph.program import Input, Lineage, Note, Program, Signature, Tensors
 from mlgraph.storage.container import Shapes
 from mlgraph.storage.graphs import decode_graph, encode_graph
 from mlgraph.storage.limits import bounded, quiet
+from mlgraph.storage.notes import decode_note
 from mlgraph.storage.pytrees import decode_spec, encode_spec
 from mlgraph.storage.strictjson import dump
 from mlgraph.storage.values import (
@@ -81,7 +82,7 @@ def encode_program(program: Program, stored: Shapes) -> dict[str, Any]:
 
 def _encode_one(program: Program, graph: int, stored: Shapes, parent: int) -> dict[str, Any]:
     signature, tensors = program.signature, program.tensors
-    notes: list[str] = []
+    notes: list[Note] = []
     row = {
         "name": encode_text(program.name),
         "graph": graph,
@@ -93,7 +94,7 @@ def _encode_one(program: Program, graph: int, stored: Shapes, parent: int) -> di
         "aliases": [[alias, key, alias in tensors.persistent] for alias, key in tensors.aliases.items()],
         "lineage": None if program.lineage is None else _encode_lineage(program.lineage, parent),
         "origin": encode(_encode_origin(program)),
-        "notes": [encode_text(note) for note in dict.fromkeys([*program.notes, *notes])],
+        "notes": [encode_text(str(note)) for note in dict.fromkeys([*program.notes, *notes])],
     }
     assert list(row) == _FIELDS
     return row
@@ -164,7 +165,7 @@ def _decode_one(
     label, number, inputs, in_spec, out_spec, ranges, table, aliases, lineage, origin, said = fields(
         row, *_FIELDS
     )
-    notes = [text(note) for note in array(said)]
+    notes = [decode_note(text(note)) for note in array(said)]
     came_from = _dict(origin)
     signature = Signature(
         tuple(_decode_input(leaf) for leaf in array(inputs)),
@@ -174,8 +175,8 @@ def _decode_one(
         _decode_parameters(came_from.pop("parameters", ())),
     )
     tensors = _decode_tensors(table, aliases, stored)
-    kinds = {key: _decode_kind(came_from.pop(key, ()), tensors) for key in _TENSOR_KINDS}
-    tensors = dataclasses.replace(tensors, **kinds)
+    frozen, stateful = (_decode_kind(came_from.pop(key, ()), tensors) for key in _TENSOR_KINDS)
+    tensors = dataclasses.replace(tensors, frozen=frozen, stateful=stateful)
     number = integer(number, 0, len(graphs) - 1)
     # The same graph on the same sizes is the same object: a refined program and its grandparent, say.
     sizes = tuple((leaf.shape, leaf.dtype, repr(leaf.value)) for leaf in signature.inputs)

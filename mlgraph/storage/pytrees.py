@@ -18,6 +18,7 @@ from typing import Any
 
 from torch.utils import _pytree as pytree
 
+from mlgraph.program import Note
 from mlgraph.storage.values import Malformed, array, decode, encode, fields, integer, shorten, text
 
 _MAPPINGS = {"dict": dict, "ordered": OrderedDict}
@@ -26,7 +27,7 @@ _TRANSFORMERS = re.compile(r"transformers\.(modeling_outputs|models\.\w+\.modeli
 _LEAF = pytree.tree_structure(0)
 
 
-def encode_spec(spec: pytree.TreeSpec, notes: list[str]) -> Any:
+def encode_spec(spec: pytree.TreeSpec, notes: list[Note]) -> Any:
     """A JSON form of ``spec``; what it cannot express is added to ``notes`` and written as a plain
     container.
     """
@@ -51,9 +52,9 @@ def encode_spec(spec: pytree.TreeSpec, notes: list[str]) -> Any:
     names, absent = _dataclass_fields(kind, context)
     if names is not None and len(names) == len(children):
         return {"data": {"type": _qualified(kind), "fields": names, "absent": absent, "children": children}}
-    notes.append(
-        f"the structure {_qualified(kind)} has no form in a file and was saved as a tuple of its parts"
-    )
+    name = _qualified(kind)
+    said = f"the structure {name} has no form in a file and was saved as a tuple of its parts"
+    notes.append(Note("class", said, name))
     return {"tuple": children}
 
 
@@ -81,7 +82,7 @@ def _dataclass_fields(kind: Any, context: Any) -> tuple[list[str] | None, list[s
     return None, None
 
 
-def decode_spec(data: Any, notes: list[str]) -> pytree.TreeSpec:
+def decode_spec(data: Any, notes: list[Note]) -> pytree.TreeSpec:
     """The structure that ``data`` describes. A class that is not at hand is noted in ``notes``."""
     if data is None:
         return _LEAF
@@ -115,11 +116,11 @@ def decode_spec(data: Any, notes: list[str]) -> pytree.TreeSpec:
     raise Malformed(f"a structure has the unknown tag {shorten(tag)}")
 
 
-def _decode_all(data: Any, notes: list[str]) -> list[pytree.TreeSpec]:
+def _decode_all(data: Any, notes: list[Note]) -> list[pytree.TreeSpec]:
     return [decode_spec(child, notes) for child in array(data)]
 
 
-def _decode_pairs(data: Any, notes: list[str]) -> tuple[list[Any], list[pytree.TreeSpec]]:
+def _decode_pairs(data: Any, notes: list[Note]) -> tuple[list[Any], list[pytree.TreeSpec]]:
     pairs = [array(pair, 2) for pair in array(data)]
     keys = [decode(key) for key, _ in pairs]
     if not all(isinstance(key, str | int | float | None) for key in keys) or len(set(keys)) != len(keys):
@@ -135,7 +136,7 @@ def _names(data: Any) -> list[str]:
 
 
 def _decode_named(
-    kind: str, names: list[str], children: list[pytree.TreeSpec], notes: list[str]
+    kind: str, names: list[str], children: list[pytree.TreeSpec], notes: list[Note]
 ) -> pytree.TreeSpec:
     _check_lengths(names, children)
     module, _, name = kind.rpartition(".")
@@ -150,7 +151,7 @@ def _decode_named(
 
 
 def _decode_dataclass(
-    kind: str, names: list[str], absent: list[str] | None, children: list[pytree.TreeSpec], notes: list[str]
+    kind: str, names: list[str], absent: list[str] | None, children: list[pytree.TreeSpec], notes: list[Note]
 ) -> pytree.TreeSpec:
     _check_lengths(names, children)
     found = _registered(kind)
@@ -176,9 +177,9 @@ def _check_lengths(names: list[str], children: list[pytree.TreeSpec]) -> None:
 
 
 def _as_dict(
-    kind: str, names: list[str], children: list[pytree.TreeSpec], notes: list[str]
+    kind: str, names: list[str], children: list[pytree.TreeSpec], notes: list[Note]
 ) -> pytree.TreeSpec:
-    notes.append(
-        f"the class {shorten(kind)} is not registered here, so a dict of its fields stands in for it"
-    )
+    name = shorten(kind)
+    said = f"the class {name} is not registered here, so a dict of its fields stands in for it"
+    notes.append(Note("class", said, name))
     return pytree.TreeSpec(dict, names, children)

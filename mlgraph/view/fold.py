@@ -35,7 +35,7 @@ def view(program: Program) -> View:
         fold.boxes.words.families,
         tuple(fold.slots()),
         module_tree(program, fold.boxes.words),
-        program.notes,
+        tuple(map(str, program.notes)),
         program.blocks.rejected,
     )
 

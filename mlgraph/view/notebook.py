@@ -21,7 +21,9 @@ def program_html(program: Program) -> str:
     """A program as its block diagram."""
     shown = view(program)
     heading = f"<b>{escaped(shown.name)}</b> {shown.parameters:,} parameters"
-    notes = tag("ul", {}, *(tag("li", {}, escaped(note)) for note in program.notes)) if program.notes else ""
+    notes = (
+        tag("ul", {}, *(tag("li", {}, escaped(str(note))) for note in program.notes)) if program.notes else ""
+    )
     picture = tag("div", {"style": "overflow:auto;background:#fff;max-height:900px"}, fragment({"": shown}))
     return tag("div", {}, tag("p", {}, heading), picture, notes)
 

@@ -249,7 +249,7 @@ def test_permuting_an_axis_permutes_the_result(name: str, sizes: N) -> None:
 
 
 def _returned(axis: Any) -> bool:
-    return axis.frozen is not None and "returned by the model" in axis.frozen
+    return axis.frozen is not None and axis.frozen.kind == "output"
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -281,7 +281,7 @@ def test_a_custom_op_freezes_by_name_until_a_rule_is_registered() -> None:
     op = torch.ops.mlgraph_tests.mixed.default
     case = Case(op, lambda a, b, c, d: ((a, b), (c, b)), _same(0, 1), 3)
     before = program_of(case, (3, 5, 4, 2)).axes
-    assert {axis.frozen for axis in before} == {"there is no rule for mlgraph_tests.mixed.default"}
+    assert {str(axis.frozen) for axis in before} == {"there is no rule for mlgraph_tests.mixed.default"}
     register_rule(op, "... i, o i -> ... o")
     after = program_of(case, (3, 5, 4, 2))
     free = [axis.id for axis in after.axes if axis.frozen is None or _returned(axis)]

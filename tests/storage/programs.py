@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.graph import ops
 from mlgraph.graph.propagate import propagate
-from mlgraph.program import Input, Lineage, Program, Signature, Tensors
+from mlgraph.program import Input, Lineage, Note, Program, Signature, Tensors
 
 aten = torch.ops.aten
 Pair = collections.namedtuple("Pair", "first second")
@@ -97,7 +97,7 @@ def mlp(width: int = 8, seed: int = 0, result: Any = None) -> Program:
         tensors,
         signature,
         name="toy",
-        notes=("size of head is fixed",),
+        notes=(Note("other", "size of head is fixed"),),
         origin={"kind": "module", "sizes": [1, 2], "nested": {"a": None, "b": (1.5, True)}},
     )
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 import mlgraph
 from mlgraph.interop.huggingface import read_skeleton
-from mlgraph.program import Program
+from mlgraph.program import Note, Program
 from mlgraph.storage import load, save
 
 DATA = Path(__file__).parents[1] / "data"
@@ -65,14 +65,19 @@ def test_they_are_expressed_by_their_library(tmp_path: Path) -> None:
     assert arguments["embed_dim"] == 16
 
 
-def test_their_notes_say_the_same() -> None:
-    assert [str(note) for note in opened("own").notes] == [
-        "input ids is fixed in dim 1 at 5",
-        "approximate: means over hidden weigh its groups of unequal size alike",
-        "kept: the factor 3.4641 at own.py:48, which is √hidden at hidden = 12, now 3",
-        "kept: spare[0], since nothing reads this parameter",
-        "assumed: spare[1], which nothing reads, changes as its neighbours do",
-        "kept: unread.0.weight[0], since nothing reads this parameter",
-        "assumed: unread.0.weight[1], which nothing reads, changes as its neighbours do",
-        "kept: unread.0.bias[0], since nothing reads this parameter",
-    ]
+def test_their_notes_say_the_same_and_have_kinds() -> None:
+    unread, follows = (
+        "since nothing reads this parameter",
+        "which nothing reads, changes as its neighbours do",
+    )
+    factor = "the factor 3.4641 at own.py:48, which is √hidden at hidden = 12, now 3"
+    assert opened("own").notes == (
+        Note("fixed", "input ids is fixed in dim 1 at 5", "ids"),
+        Note("approximate", "means over hidden weigh its groups of unequal size alike", "hidden"),
+        Note("kept", factor, "own.py:48"),
+        Note("kept", f"spare[0], {unread}", "spare"),
+        Note("assumed", f"spare[1], {follows}", "spare"),
+        Note("kept", f"unread.0.weight[0], {unread}", "unread.0.weight"),
+        Note("assumed", f"unread.0.weight[1], {follows}", "unread.0.weight"),
+        Note("kept", f"unread.0.bias[0], {unread}", "unread.0.bias"),
+    )

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
 
+from mlgraph.program import Note
 from mlgraph.storage import allow_ops, targets
 from mlgraph.storage.pytrees import decode_spec, encode_spec
 from mlgraph.storage.strictjson import dump, parse
@@ -83,7 +84,7 @@ structures = st.recursive(
 @given(structures)
 def test_structures_come_back(tree: Any) -> None:
     spec = pytree.tree_structure(tree)
-    notes: list[str] = []
+    notes: list[Note] = []
     found = decode_spec(parse(dump(encode_spec(spec, notes)), 1 << 30), notes)
     assert found == spec
     assert found.unflatten([0] * spec.num_leaves) == tree
@@ -93,7 +94,7 @@ def test_structures_come_back(tree: Any) -> None:
 def test_model_outputs_come_back() -> None:
     outputs = pytest.importorskip("transformers.modeling_outputs")
     spec = pytree.tree_structure(outputs.BaseModelOutput(last_hidden_state=0, attentions=(0, 0)))
-    notes: list[str] = []
+    notes: list[Note] = []
     found = decode_spec(encode_spec(spec, notes), notes)
     assert found == spec
     assert isinstance(found.unflatten([1, 2, 3]), outputs.BaseModelOutput)
@@ -104,11 +105,11 @@ def test_model_outputs_come_back() -> None:
     "kind", ["os.environ", "builtins.exec", "tests.gone.Result", "transformers.models.no.modeling_no.X"]
 )
 def test_a_class_that_is_not_registered_becomes_a_dict(kind: str) -> None:
-    notes: list[str] = []
+    notes: list[Note] = []
     data = {"data": {"type": kind, "fields": ["a", "b"], "absent": None, "children": [None, None]}}
     assert decode_spec(data, notes).unflatten([1, 2]) == {"a": 1, "b": 2}
     assert len(notes) == 1
-    assert kind in notes[0]
+    assert kind in notes[0].text
     data = {"named": {"type": kind, "fields": ["a", "b"], "children": [None, None]}}
     assert decode_spec(data, notes).unflatten([1, 2]) == {"a": 1, "b": 2}
 
@@ -120,9 +121,9 @@ def test_a_structure_without_a_form_is_noted() -> None:
     pytree.register_pytree_node(Holder, lambda h: ([h.x], "context"), lambda x, _: Holder())
     holder = Holder()
     holder.x = 0  # type: ignore[attr-defined]
-    notes: list[str] = []
+    notes: list[Note] = []
     assert encode_spec(pytree.tree_structure(holder), notes) == {"tuple": [None]}
-    assert "Holder has no form in a file" in notes[0]
+    assert "Holder has no form in a file" in notes[0].text
 
 
 @pytest.mark.parametrize(

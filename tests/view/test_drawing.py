@@ -13,6 +13,7 @@ from torch import nn
 
 import mlgraph
 from mlgraph.passes import Coalesce
+from mlgraph.program import Note
 from mlgraph.program.families import Family
 from mlgraph.view import page, svg, view
 from mlgraph.view.colours import colours
@@ -202,6 +203,6 @@ def test_notebooks_show_programs_axes_and_blocks():
 def test_notebooks_escape_names():
     mlp = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4))
     program = mlgraph.capture(mlp, (torch.randn(5, 6),)).replace(
-        name="<script>alert(1)</script>", notes=("<b>",)
+        name="<script>alert(1)</script>", notes=(Note("other", "<b>"),)
     )
     assert not {"script", "b"} & set(Outline(program._repr_html_().replace("<b>", "", 1)).tags)

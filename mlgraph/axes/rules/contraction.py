@@ -140,8 +140,8 @@ def _convolution(ctx: Context, node: fx.Node, groups: int, transposed: bool) -> 
             w_groups, w_inner = regroup([side], [groups, size_of(side) // groups])
         except Misaligned:
             for dim in (channels, c_in, c_out):
-                ctx.freeze(dim, "convolution groups do not align with it", node)
-            return ctx.fresh(node, "convolution groups do not align with it")
+                ctx.freeze(dim, "convolution groups do not align with it", node, "unaligned")
+            return ctx.fresh(node, "convolution groups do not align with it", kind="unaligned")
         ctx.unify(x_groups, w_groups, node)
         if transposed:
             ctx.unify(x_inner, w_inner, node)
@@ -158,7 +158,7 @@ def _convolution(ctx: Context, node: fx.Node, groups: int, transposed: bool) -> 
         ctx.unify(result, ctx.dims(bias)[0], node)
         ctx.emit(bias)
     for dim in w[2:]:
-        ctx.freeze(dim, "it is a convolution kernel's extent", node)
+        ctx.freeze(dim, "it is a convolution kernel's extent", node, "kernel")
     for dim in x[len(x) - spatial :]:
         ctx.freeze(dim, "a convolution slides over it", node)
     out = ctx.fresh(node, "a convolution slides over it")

@@ -6,17 +6,18 @@ from typing import Any
 
 from torch import fx
 
-from mlgraph.axes.factors import Dim, Reason, fresh, hint, size_of
+from mlgraph.axes.factors import Dim, fresh, hint, size_of
 from mlgraph.axes.factors import freeze as _freeze
 from mlgraph.axes.rules.pointwise import broadcast
 from mlgraph.axes.rules.registry import Context, Dims, Result, rule, structure
+from mlgraph.program.axis_table import Reason
 
 _INDEXED = "it is indexed by data"
 
 
 @structure("embedding")
 def _embedding(ctx: Context, node: fx.Node, dims: Dims) -> Result:
-    ctx.freeze(dims[0], "it indexes a lookup table", node)
+    ctx.freeze(dims[0], "it indexes a lookup table", node, "lookup")
     hint(dims[1], "embedded")
     if _given(node.args[1]):
         hint(dims[0], "tokens")
@@ -41,7 +42,7 @@ def _given(index: Any) -> bool:
 
 @structure("embedding_bag")
 def _embedding_bag(ctx: Context, node: fx.Node, dims: Dims) -> Result:
-    ctx.freeze(dims[0], "it indexes a lookup table", node)
+    ctx.freeze(dims[0], "it indexes a lookup table", node, "lookup")
     return [
         [*ctx.fresh(node, "bags", output=0)[:1], dims[1]],
         *(ctx.fresh(node, "bags", output=i) for i in range(1, len(ctx.value(node)))),
@@ -178,7 +179,7 @@ def _topk(ctx: Context, node: fx.Node) -> Result:
     dims = ctx.dims(node.args[0])
     position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", -1)
     position %= len(dims)
-    ctx.freeze(dims[position], "its largest entries are selected", node)
+    ctx.freeze(dims[position], "its largest entries are selected", node, "selected")
     out = []
     for i in range(2):
         new = ctx.fresh(node, "a rank among the largest entries", output=i)
@@ -192,5 +193,5 @@ def _topk(ctx: Context, node: fx.Node) -> Result:
 @rule("one_hot")
 def _one_hot(ctx: Context, node: fx.Node) -> Result:
     classes = fresh(ctx.value(node).shape[-1])
-    _freeze(classes, Reason("it indexes classes", node.name))
+    _freeze(classes, Reason("classes", "it indexes classes", node.name))
     return [*ctx.dims(node.args[0]), classes]

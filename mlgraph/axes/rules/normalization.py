@@ -44,7 +44,7 @@ def _group_norm(ctx: Context, node: fx.Node) -> Result:
             ctx.block(outer, "it is a number of normalisation groups", node)
             ctx.average(node, inner)
     except Misaligned:
-        ctx.freeze(channels, "normalisation groups do not align with it", node)
+        ctx.freeze(channels, "normalisation groups do not align with it", node, "unaligned")
     value = ctx.value(node)
     if isinstance(value, (tuple, list)):
         return [dims, *(ctx.fresh(node, "statistics of groups", output=i) for i in range(1, len(value)))]

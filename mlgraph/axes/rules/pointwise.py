@@ -220,7 +220,7 @@ def _triangle(ctx: Context, node: fx.Node) -> Result:
 def _cross_entropy(ctx: Context, node: fx.Node) -> Result:
     logits, target = ctx.dims(node.args[0]), ctx.dims(node.args[1])
     classes = 1 if len(logits) > 1 else 0
-    ctx.freeze(logits[classes], "it indexes classes", node)
+    ctx.freeze(logits[classes], "it indexes classes", node, "classes")
     rest = [dim for i, dim in enumerate(logits) if i != classes]
     for a, b in zip(rest, target, strict=False):
         ctx.unify(a, b, node)

@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from mlgraph.axes.factors import Dim
+from mlgraph.program.axis_table import ReasonKind
 
 Dims = list[Dim]
 Result = Dims | list[Dims] | None
@@ -21,15 +22,19 @@ class Context(Protocol):
     def dims(self, argument: Any) -> Dims:
         """Dims of a node's tensor value (empty for anything else)."""
 
-    def fresh(self, node: fx.Node, frozen: str = "", output: int | None = None) -> Dims:
+    def fresh(
+        self, node: fx.Node, frozen: str = "", output: int | None = None, kind: ReasonKind = "op"
+    ) -> Dims:
         """New unrelated dims of the node's result, frozen if a reason is given."""
 
     def unify(self, a: Dim, b: Dim, node: fx.Node) -> None:
         """Make two dims one; freezes both where they cannot be aligned."""
 
-    def freeze(self, dim: Dim, text: str, node: fx.Node) -> None: ...
+    def freeze(self, dim: Dim, text: str, node: fx.Node, kind: ReasonKind = "op") -> None:
+        """Keep a dim from being coarsened at all, for the reason given."""
 
-    def block(self, dim: Dim, text: str, node: fx.Node) -> None: ...
+    def block(self, dim: Dim, text: str, node: fx.Node, kind: ReasonKind = "op") -> None:
+        """Keep a dim from being coarsened by default, for the reason given."""
 
     def contract(self, node: fx.Node, dim: Dim, operands: Sequence[tuple[Any, int]]) -> None:
         """Record that ``node`` sums over ``dim``, which is the given dim of each operand."""

@@ -9,6 +9,7 @@ from torch import fx
 
 from mlgraph.axes.factors import Dim, Misaligned, concatenate, fresh, hint, regroup, size_of, split
 from mlgraph.axes.rules.registry import Context, Dims, Result, rule, structure
+from mlgraph.program.axis_table import ReasonKind
 
 _MISALIGNED = "its indices do not align with a reshape"
 _CUT = "it is cut at a place that does not align with it"
@@ -22,10 +23,10 @@ def shape_of(ctx: Context, node: fx.Node, output: int | None = None) -> list[int
     return [int(s) if isinstance(s, int) else -1 for s in (value if output is None else value[output]).shape]
 
 
-def freeze_all(ctx: Context, dims: Sequence[Dim], text: str, node: fx.Node) -> None:
+def freeze_all(ctx: Context, dims: Sequence[Dim], text: str, node: fx.Node, kind: ReasonKind = "op") -> None:
     """Freeze several dims for one reason."""
     for dim in dims:
-        ctx.freeze(dim, text, node)
+        ctx.freeze(dim, text, node, kind)
 
 
 @structure("view reshape _unsafe_view flatten unflatten view_as reshape_as _reshape_copy view_copy")
@@ -80,9 +81,9 @@ def _regroup(ctx: Context, node: fx.Node, dims: Dims, sizes: list[int]) -> Dims:
         try:
             out.extend(regroup(dims[a:i], sizes[b:j]))
         except Misaligned:
-            freeze_all(ctx, dims[a:i], _MISALIGNED, node)
+            freeze_all(ctx, dims[a:i], _MISALIGNED, node, "unaligned")
             new = [fresh(size) for size in sizes[b:j]]
-            freeze_all(ctx, new, _MISALIGNED, node)
+            freeze_all(ctx, new, _MISALIGNED, node, "unaligned")
             out.extend(new)
     return out
 

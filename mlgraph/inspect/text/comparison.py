@@ -12,6 +12,7 @@ from mlgraph.inspect.changes import Change, Kept
 from mlgraph.inspect.summary import Summary
 from mlgraph.inspect.text.console import bullets, heading, table
 from mlgraph.inspect.text.numbers import count, plural, ratio, size
+from mlgraph.program import Note
 
 
 def comparison(before: Summary, after: Summary, changes: Iterable[Change]) -> list[Any]:
@@ -57,9 +58,9 @@ def left_alone(kept: Iterable[Kept]) -> list[Any]:
     return [Text(), heading("left as they are"), table(("axis", "size", "why"), rows, right=(1,))]
 
 
-def notes(lines: Iterable[str]) -> list[Any]:
+def notes(told: Iterable[Note | str]) -> list[Any]:
     """What else is to be known."""
-    return bullets("notes", lines)
+    return bullets("notes", map(str, told))
 
 
 def config_changes(lines: Iterable[str]) -> list[Any]:

@@ -41,7 +41,7 @@ def inspection_data(program: Program) -> dict[str, Any]:
     from mlgraph.graph.flops import forward_by_module
 
     root = module_tree(program, forward_by_module(program))
-    return {**asdict(summarize(program)), "modules": tree_data(root), "notes": list(program.notes)}
+    return {**asdict(summarize(program)), "modules": tree_data(root), "notes": list(map(str, program.notes))}
 
 
 def captured(program: Program, figures: Summary, path: str) -> list[Any]:
