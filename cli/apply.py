@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Dtype, Json, Loss, Out, ShardSize, Source, Trust
+from mlgraph.cli.options import DryRun, Dtype, Json, Loss, Out, ShardSize, Source, Trust
 
 
 def command(
@@ -16,9 +16,7 @@ def command(
     ],
     source: Source,
     out: Out = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
     loss: Loss = True,

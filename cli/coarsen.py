@@ -4,46 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING
 
 import typer
 
-from mlgraph.cli.options import (
-    Axes,
-    Dtype,
-    Freeze,
-    Json,
-    Loss,
-    Module,
-    Out,
-    ShardSize,
-    Source,
-    Tied,
-    Trust,
-    parse_axes,
-)
+from mlgraph.cli.options import DryRun, Dtype, Json, Loss, Module, Out, ShardSize, Source, Trust
+from mlgraph.cli.pass_options import runs
+from mlgraph.passes.coalesce import Coalesce
 
 if TYPE_CHECKING:
     from mlgraph.passes.base import Pass
     from mlgraph.program import Program
-    from mlgraph.rewrite.grouping import Pairing
 
 
+@runs(Coalesce)
 def command(
     source: Source,
-    depth: Annotated[int, typer.Option("--depth", min=1, metavar="N", help="Blocks per group.")] = 1,
-    width: Annotated[int, typer.Option("--width", min=1, metavar="N", help="Neurons per group.")] = 1,
+    operator: Coalesce,
     out: Out = None,
-    pairing: Annotated[
-        str,
-        typer.Option("--pairing", metavar="adjacent|halves|similarity", help="What is grouped with what."),
-    ] = "adjacent",
-    axis: Axes = None,
-    freeze: Freeze = None,
-    tied: Tied = "exact",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
     module: Module = None,
@@ -56,21 +35,12 @@ def command(
     For example: mlgraph coarsen bert-base --depth 2 --width 2 -o small
     """
     from mlgraph.cli.results import open_program, status
-    from mlgraph.passes import Coalesce
 
-    operator = Coalesce(
-        depth=depth,
-        width=width,
-        pairing=cast("Pairing", pairing),
-        tied=tied,
-        axes=parse_axes(axis),
-        freeze=tuple(freeze or ()),
-    )
-    if depth == 1 and width == 1 and not axis:
+    if not operator.asks:
         raise typer.BadParameter("say how much smaller: --depth N, --width N or --axis NAME=N")
     program = open_program(source, trust=trust, loss=loss, module=module)
     with status("coarsening"):
-        coarse = run_pass(operator, program, weights=not dry_run or pairing == "similarity")
+        coarse = run_pass(operator, program, weights=not dry_run)
     report(
         source,
         operator,
@@ -91,7 +61,7 @@ class Write:
     shard_size: str = "5GB"
 
 
-def _label(operator: Any) -> str:
+def _label(operator: Coalesce) -> str:
     parts = [f"d{operator.depth}"] * (operator.depth > 1) + [f"w{operator.width}"] * (operator.width > 1)
     return "".join(parts) or "coarse"
 
@@ -101,7 +71,7 @@ def run_pass(operator: Pass, program: Program, weights: bool = True) -> Program:
     from mlgraph.cli.checks import require_numbers
 
     if not weights:
-        return operator(program.skeleton())
+        return operator.on_shapes(program)
     require_numbers(program)
     return operator(program)
 

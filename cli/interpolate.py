@@ -7,12 +7,15 @@ from typing import Annotated
 import typer
 
 from mlgraph.cli.options import Dtype, Json, Loss, Out, ShardSize, Trust
+from mlgraph.cli.pass_options import runs
+from mlgraph.passes.interpolate import Interpolate
 
 
+@runs(Interpolate)
 def command(
     first: Annotated[str, typer.Argument(metavar="A", help="The model at alpha 0.", show_default=False)],
     second: Annotated[str, typer.Argument(metavar="B", help="The model at alpha 1.", show_default=False)],
-    alpha: Annotated[float, typer.Option("--alpha", min=0.0, max=1.0, help="How much of B.")] = 0.5,
+    operator: Interpolate,
     out: Out = None,
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
@@ -24,7 +27,6 @@ def command(
 
     For example: mlgraph interpolate original refined --alpha 0.25 -o mixed
     """
-    import mlgraph
     from mlgraph.cli.checks import require_numbers
     from mlgraph.cli.coarsen import new_notes
     from mlgraph.cli.results import default_output, open_program, status, write_program
@@ -35,15 +37,16 @@ def command(
     for program in (before, after):
         require_numbers(program)
     with status("interpolating"):
-        mixed = mlgraph.interpolate(before, after, alpha=alpha)
-    path = out or default_output(first, f"mixed{alpha:g}")
+        mixed = operator(before, after)
+    path = out or default_output(first, _label(operator))
     written = write_program(mixed, path, dtype=dtype, shard_size=shard_size)
     told = (*new_notes(before, mixed), *written.notes)
     if json:
         show_json(
             {
                 "sources": [first, second],
-                "alpha": alpha,
+                "pass": str(operator),
+                "alpha": operator.alpha,
                 "out": str(written.path),
                 "form": written.form,
                 "parameters": mixed.num_parameters(),
@@ -52,3 +55,7 @@ def command(
         )
     else:
         show(outcome(str(written.path), written.form, mixed.num_parameters()), *notes(told))
+
+
+def _label(operator: Interpolate) -> str:
+    return f"mixed{operator.alpha:g}" if isinstance(operator.alpha, float) else "mixed"

@@ -2,44 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from mlgraph.cli.options import (
-    Axes,
-    Dtype,
-    Json,
-    Loss,
-    Out,
-    ShardSize,
-    Source,
-    Tied,
-    Trust,
-    given,
-    parse_axes,
-)
+from mlgraph.cli.options import DryRun, Dtype, Json, Loss, Out, ShardSize, Source, Trust
+from mlgraph.cli.pass_options import runs
+from mlgraph.passes.decoalesce import Decoalesce
 
 
+@runs(Decoalesce)
 def command(
     source: Source,
+    operator: Decoalesce,
     out: Out = None,
-    depth_mode: Annotated[
-        str, typer.Option("--depth-mode", metavar="copy|scaled|identity", help="What the extra blocks do.")
-    ] = "copy",
-    depth: Annotated[
-        int | None,
-        typer.Option("--depth", min=1, metavar="N", help="Grow: blocks made of each.", show_default=False),
-    ] = None,
-    width: Annotated[
-        int | None,
-        typer.Option("--width", min=1, metavar="N", help="Grow: neurons made of each.", show_default=False),
-    ] = None,
-    axis: Axes = None,
-    tied: Tied = "exact",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
     loss: Loss = True,
@@ -52,12 +25,9 @@ def command(
     """
     from mlgraph.cli.coarsen import Write, report, run_pass
     from mlgraph.cli.results import open_program, status
-    from mlgraph.passes import Decoalesce
 
-    growth = given(depth=depth, width=width, axes=parse_axes(axis))
-    operator = Decoalesce.from_options({"depth_mode": depth_mode, "tied": tied, **growth})
     program = open_program(source, trust=trust, loss=loss)
     with status("refining"):
         fine = run_pass(operator, program, weights=not dry_run)
-    write = Write(out, "grown" if growth else "refined", dtype, shard_size)
+    write = Write(out, "grown" if operator.grows else "refined", dtype, shard_size)
     report(source, operator, program, fine, None if dry_run else write, json)

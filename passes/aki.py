@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from mlgraph.errors import MlgraphError
-from mlgraph.passes.base import Pass
-from mlgraph.passes.growth import first_then_circular, first_then_random, grown_groupings
+from mlgraph.passes.growth import DeepGrowth, first_then_circular, first_then_random, grown_groupings
 from mlgraph.program import Program
 from mlgraph.program.dims import DimExpr, Leaf
 from mlgraph.rewrite.grouping import Grouping
@@ -18,7 +17,7 @@ from mlgraph.rewrite.refine import apply_up
 
 
 @dataclass(frozen=True)
-class Aki(Pass):
+class Aki(DeepGrowth):
     """Advanced knowledge initialisation of bert2BERT (Chen et al., arXiv 2110.07143): new outputs come from
     the layer above.
 
@@ -27,11 +26,6 @@ class Aki(Pass):
     layers know. The last block, and everything outside the blocks, is widened as in FPI. ``depth`` stacks
     afterwards.
     """
-
-    width: float = 2.0
-    depth: int = 1
-    axes: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
 
     def __call__(self, program: Program) -> Program:
         from mlgraph.passes.stack import Stack

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, cast
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlgraph.passes.base import Pass
-from mlgraph.program import Program
-from mlgraph.rewrite.coarsen import apply_down
-from mlgraph.rewrite.grouping import Grouping, Pairing
-from mlgraph.rewrite.requests import choose, coarse_grouping, group_layers
+from mlgraph.passes.grouped import Grouped, call
+from mlgraph.passes.options import option, signed
+from mlgraph.rewrite.choices import Pairing
 
-Axes = Mapping[str, Any]
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+    from mlgraph.rewrite.grouping import Grouping
 
 
 @dataclass(frozen=True)
-class Coalesce(Pass):
+class Coalesce(Grouped[Pairing]):
     """The coarse program: width and depth divided (arXiv 2404.07999, the coalescing operator: F and R).
 
     ``width`` divides every axis that is coarsened by default, ``depth`` every chain of blocks. ``pairing``
@@ -25,56 +25,53 @@ class Coalesce(Pass):
     explicit grouping; ``freeze`` names axes and chains that stay.
     """
 
-    depth: int = 1
-    width: int = 1
-    pairing: Pairing = "adjacent"
-    tied: str = "exact"
-    axes: dict[str, Any] = field(default_factory=dict)
-    freeze: tuple[str, ...] = ()
+    moves: ClassVar[int] = 1
+
+    depth: int = option(1, "blocks per group", least=1, metavar="N", key="d")
+    width: int = option(1, "neurons per group", least=1, metavar="N", key="w")
+    freeze: tuple[str, ...] = option((), "leave an axis or a chain of blocks as it is", metavar="NAME")
+
+    @property
+    def asks(self) -> bool:
+        """Whether anything would change."""
+        return self.depth != 1 or self.width != 1 or any(request != 1 for request in self.axes.values())
 
     def __call__(self, program: Program) -> Program:
+        from mlgraph.rewrite.coarsen import apply_down
+
         groupings, layers = self.groupings(program)
         options = {"pairing": self.pairing, "tied": self.tied}
         return apply_down(program, groupings, layers, self.tied, str(self), options)
 
+    def on_shapes(self, program: Program) -> Program:
+        # Shapes have no weights to compare, and groups of like ones have the sizes of groups of neighbours.
+        blind = dataclasses.replace(self, pairing="adjacent") if self.pairing == "similarity" else self
+        return blind(program.skeleton())
+
     def groupings(self, program: Program) -> tuple[dict[str, Grouping], dict[str, Grouping]]:
         """What is grouped, before anything is done: by axis id, and by chain name."""
-        chains = (
-            {chain.name for chain in program.blocks} if self.depth != 1 or self.axes or self.freeze else set()
-        )
-        layers = (
-            group_layers(
-                program,
-                self.depth,
-                self.pairing,
-                {k: v for k, v in self.axes.items() if k in chains},
-                self.freeze,
-            )
-            if chains or self.depth != 1
-            else {}
-        )
+        from mlgraph.rewrite.requests import choose, coarse_grouping, group_layers
+
+        named = {chain.name for chain in program.blocks} if self.axes or self.freeze else set()
+        layers = {}
+        if self.depth != 1 or named:
+            requests = {name: request for name, request in self.axes.items() if name in named}
+            layers = group_layers(program, self.depth, self.pairing, requests, self.freeze)
         groupings = choose(
             program,
             self.width,
-            {k: v for k, v in self.axes.items() if k not in chains},
-            [name for name in self.freeze if name not in chains],
+            {name: request for name, request in self.axes.items() if name not in named},
+            [name for name in self.freeze if name not in named],
             coarse_grouping(program, self.pairing),
         )
         return groupings, layers
 
 
-def coalesce(
-    program: Program,
-    depth: int = 1,
-    width: int = 1,
-    pairing: str = "adjacent",
-    tied: str = "exact",
-    axes: Axes | None = None,
-    freeze: tuple[str, ...] = (),
-) -> Program:
-    """The coarse program; see :class:`Coalesce`.
+@signed(Coalesce)
+def coalesce(program: Program, depth: int = 1, width: int = 1, **options: Any) -> Program:
+    """The coarse program; the options are the fields of :class:`Coalesce`.
 
     Raises:
         AxisError: a size or number of blocks does not divide, or an axis is unknown or frozen.
     """
-    return Coalesce(depth, width, cast(Pairing, pairing), tied, dict(axes or {}), tuple(freeze))(program)
+    return call(Coalesce, depth=depth, width=width, **options)(program)

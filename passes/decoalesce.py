@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlgraph.errors import MlgraphError
-from mlgraph.passes.base import Pass
-from mlgraph.program import Program
-from mlgraph.rewrite.depth.residual import DEPTH_MODES
-from mlgraph.rewrite.grouping import Placement
-from mlgraph.rewrite.refine import apply_up, refine_by_lineage
-from mlgraph.rewrite.requests import choose, fine_grouping, grown_layers
+from mlgraph.passes.grouped import Grouped, call
+from mlgraph.passes.options import option, signed
+from mlgraph.rewrite.choices import DepthMode, Placement
 
-Axes = Mapping[str, Any]
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 
 @dataclass(frozen=True)
-class Decoalesce(Pass):
+class Decoalesce(Grouped[Placement]):
     """The fine program of a coarse one (arXiv 2404.07999, the de-coalescing operator: T and G).
 
     With no sizes given it goes back up to the parent's architecture, by lineage. With ``depth``, ``width``
@@ -28,22 +25,29 @@ class Decoalesce(Pass):
     where the copies of an index or block go: ``adjacent`` (2i, 2i+1) or ``halves`` (i, i+n).
     """
 
-    depth_mode: str = "copy"
-    depth: int | None = None
-    width: int | None = None
-    axes: dict[str, Any] = field(default_factory=dict)
-    pairing: Placement = "adjacent"
-    tied: str = "exact"
+    moves: ClassVar[int] = -1
+
+    depth: int | None = option(None, "grow: blocks made of each", least=1, metavar="N")
+    width: int | None = option(None, "grow: neurons made of each", least=1, metavar="N")
+    depth_mode: DepthMode = option("copy", "what the residual branches of a block's copies do")
+
+    @property
+    def grows(self) -> bool:
+        """Whether this makes a new architecture instead of going back to the parent's."""
+        return self.depth is not None or self.width is not None or bool(self.axes)
 
     def __call__(self, program: Program) -> Program:
-        if self.depth_mode not in DEPTH_MODES:
-            raise MlgraphError(f"depth_mode={self.depth_mode!r} is not known: use {', '.join(DEPTH_MODES)}.")
-        if self.depth is None and self.width is None and not self.axes:
+        from mlgraph.rewrite.refine import refine_by_lineage
+
+        if not self.grows:
             return refine_by_lineage(program, self.depth_mode, str(self))
         depth, width = (1 if factor is None else factor for factor in (self.depth, self.width))
         return self._grow(program, depth, width)
 
     def _grow(self, program: Program, depth: int, width: int) -> Program:
+        from mlgraph.rewrite.refine import apply_up
+        from mlgraph.rewrite.requests import choose, fine_grouping, grown_layers
+
         chains = {chain.name: chain for chain in program.blocks} if depth != 1 or self.axes else {}
         if depth != 1 and not chains:
             raise MlgraphError(
@@ -65,18 +69,17 @@ class Decoalesce(Pass):
         return apply_up(program, groupings, layers, self.tied, self.depth_mode, str(self))
 
 
+@signed(Decoalesce)
 def decoalesce(
     program: Program,
-    depth_mode: str = "copy",
+    depth_mode: DepthMode = "copy",
     depth: int | None = None,
     width: int | None = None,
-    axes: Axes | None = None,
-    pairing: str = "adjacent",
-    tied: str = "exact",
+    **options: Any,
 ) -> Program:
-    """The fine program of a coarse one; see :class:`Decoalesce`.
+    """The fine program of a coarse one; the options are the fields of :class:`Decoalesce`.
 
     Raises:
         MlgraphError: there is no parent to go back to, or blocks cannot be scaled as ``depth_mode`` asks.
     """
-    return Decoalesce(depth_mode, depth, width, dict(axes or {}), cast(Placement, pairing), tied)(program)
+    return call(Decoalesce, depth_mode=depth_mode, depth=depth, width=width, **options)(program)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from mlgraph.passes.base import Pass
-from mlgraph.passes.growth import first_then_circular, first_then_random, grown_groupings
+from mlgraph.passes.growth import DeepGrowth, first_then_circular, first_then_random, grown_groupings
 from mlgraph.program import Program
 from mlgraph.rewrite.refine import apply_up
 
 
 @dataclass(frozen=True)
-class Fpi(Pass):
+class Fpi(DeepGrowth):
     """Function-preserving initialisation of bert2BERT (Chen et al., arXiv 2110.07143, figure 3): width by
     copies, then depth.
 
@@ -21,11 +19,6 @@ class Fpi(Pass):
     keep exactly; elsewhere extra copies are drawn at random and the norms' means are noted as approximate.
     ``depth`` stacks as StackBERT does.
     """
-
-    width: float = 2.0
-    depth: int = 1
-    axes: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
 
     def __call__(self, program: Program) -> Program:
         from mlgraph.passes.stack import Stack

@@ -4,15 +4,43 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlgraph.errors import AxisError
-from mlgraph.program import Program
-from mlgraph.program.axis_table import Axis
+from mlgraph.passes.base import Pass
+from mlgraph.passes.options import option
 from mlgraph.rewrite.grouping import Grouping
-from mlgraph.rewrite.requests import choose
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+    from mlgraph.program.axis_table import Axis
 
 Mapped = Callable[[int, int, random.Random], Grouping]
+
+
+@dataclass(frozen=True)
+class Growth(Pass):
+    """A pass that grows a program in width."""
+
+    moves: ClassVar[int] = -1
+
+    width: float = option(2.0, "factor of every axis that is coarsened by default", least=1, metavar="N")
+    axes: dict[str, Any] = option({}, "factor of one axis", flag="--axis", metavar="NAME=N")
+
+
+@dataclass(frozen=True)
+class RandomGrowth(Growth):
+    """One that draws at random where the new sizes are no multiples of the old."""
+
+    seed: int = option(0, "seed of what is drawn at random", metavar="N")
+
+
+@dataclass(frozen=True)
+class DeepGrowth(RandomGrowth):
+    """One that grows depth as well."""
+
+    depth: int = option(1, "blocks made of each", least=1, metavar="N")
 
 
 def first_then_random(size: int, new: int, draw: random.Random) -> Grouping:
@@ -49,6 +77,8 @@ def grown_groupings(
 
     Axes of one name and size in different blocks share a mapping, so that blocks stay alike.
     """
+    from mlgraph.rewrite.requests import choose
+
     made: dict[tuple[str, int, int], Grouping] = {}
 
     def group(axis: Axis, request: Any) -> Grouping:

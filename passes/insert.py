@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from mlgraph.errors import AxisError
-from mlgraph.passes.base import Pass
-from mlgraph.passes.growth import first_then_circular, grown_groupings
+from mlgraph.passes.growth import Growth, first_then_circular, grown_groupings
+from mlgraph.passes.options import option
 from mlgraph.program import Program
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.refine import apply_up
 
 
 @dataclass(frozen=True)
-class Insert(Pass):
+class Insert(Growth):
     """New blocks that are identities and new units that nothing reads yet: the function is kept.
 
     Masked structural growth at mask 0 (Yao et al., arXiv 2305.02869) and the zero insertion of earlier
@@ -24,9 +24,8 @@ class Insert(Pass):
     named in ``axes``.
     """
 
-    depth: int = 1
-    width: float = 1.0
-    axes: dict[str, Any] = field(default_factory=dict)
+    width: float = option(1.0, "factor of the axes inside blocks", least=1, metavar="N")
+    depth: int = option(1, "blocks made of each", least=1, metavar="N")
 
     def __call__(self, program: Program) -> Program:
         averaged = {axis for axis, _ in program.axes.averages}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from mlgraph.errors import MlgraphError
 from mlgraph.passes.base import Pass
-from mlgraph.program import Program
-from mlgraph.rewrite.coarsen import realise
+from mlgraph.passes.options import option
+
+if TYPE_CHECKING:
+    import torch
+
+    from mlgraph.program import Program
 
 Alpha = float | Mapping[str, float]
 
@@ -25,7 +27,9 @@ class Interpolate(Pass):
     ``default`` names the rest (1 where it is left out).
     """
 
-    alpha: float | dict[str, float] = 0.5
+    alpha: float | dict[str, float] = option(
+        0.5, "how much of the second program", least=0, most=1, metavar="[AXIS=]A"
+    )
 
     def __call__(self, program: Program, other: Program | None = None) -> Program:  # type: ignore[override]
         if other is None:
@@ -39,6 +43,8 @@ def interpolate(first: Program, second: Program, alpha: Alpha = 0.5) -> Program:
     Raises:
         MlgraphError: the programs differ in architecture; the message names the first difference.
     """
+    from mlgraph.rewrite.coarsen import realise
+
     _refuse_difference(first, second)
     weigh = _weights(first, alpha)
     recipes = {name: _recipe(first, second, name, weigh(name)) for name in first.tensors}
@@ -63,6 +69,8 @@ def _weights(program: Program, alpha: Alpha) -> Callable[[str], float]:
 
 
 def _recipe(first: Program, second: Program, name: str, alpha: float) -> Callable[[], torch.Tensor]:
+    import torch
+
     def make() -> torch.Tensor:
         a = first.tensors[name].detach()
         if not (a.is_floating_point() or a.is_complex()):

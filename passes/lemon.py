@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from mlgraph.passes.base import Pass
-from mlgraph.passes.growth import first_then_circular, grown_groupings
+from mlgraph.passes.growth import DeepGrowth, first_then_circular, grown_groupings
 from mlgraph.program import Program
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.refine import apply_up
@@ -15,7 +13,7 @@ from mlgraph.rewrite.uneven import settle_surplus
 
 
 @dataclass(frozen=True)
-class Lemon(Pass):
+class Lemon(DeepGrowth):
     """Circular copies whose outgoing weights are split unevenly (Wang et al., arXiv 2310.07999, figure 3).
 
     Fan-in is copied, fan-out of the copies of one neuron is weighed by random shares that sum to 1, so that
@@ -24,11 +22,6 @@ class Lemon(Pass):
     the indices beyond the last whole copy hold means or zeros that the norm cannot see (section 4, average
     and zero expansion); that is exact for pre-norm streams, elsewhere it is approximate and noted.
     """
-
-    width: float = 2.0
-    depth: int = 1
-    axes: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
 
     def __call__(self, program: Program) -> Program:
         groupings = grown_groupings(program, self.width, self.axes, self.seed, first_then_circular, "lemon")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from mlgraph.passes.base import Pass
-from mlgraph.passes.growth import first_then_random, grown_groupings
+from mlgraph.passes.growth import RandomGrowth, first_then_random, grown_groupings
 from mlgraph.program import Program
 from mlgraph.rewrite.refine import apply_up
 
 
 @dataclass(frozen=True)
-class Net2Net(Pass):
+class Net2Net(RandomGrowth):
     """Net2WiderNet (Chen, Goodfellow & Shlens, arXiv 1511.05641, the mapping g) on every axis that is
     coarsened by default.
 
@@ -20,10 +18,6 @@ class Net2Net(Pass):
     divided by the number of copies. Exact, except that means over an axis (norms) weigh unequal groups
     alike, which is noted. ``width`` need not be whole, as long as the new sizes are.
     """
-
-    width: float = 2.0
-    axes: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
 
     def __call__(self, program: Program) -> Program:
         groupings = grown_groupings(program, self.width, self.axes, self.seed, first_then_random, "net2net")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mlgraph.errors import MlgraphError
 from mlgraph.passes.base import Pass
+from mlgraph.passes.options import option
 from mlgraph.program import Program
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.refine import apply_up
@@ -19,13 +21,11 @@ class Stack(Pass):
     arXiv 2405.15319) with growth factor g.
     """
 
-    factor: int = 2
+    moves: ClassVar[int] = -1
+
+    factor: int = option(2, "how many times the whole stack is laid over itself", least=1, metavar="N")
 
     def __call__(self, program: Program) -> Program:
-        if self.factor < 1:
-            raise MlgraphError(
-                f"stack cannot multiply depth by {self.factor}: choose a factor of at least 1."
-            )
         layers = {c.name: Grouping.halves(len(c) * self.factor, self.factor) for c in program.blocks}
         if not layers:
             raise MlgraphError(

@@ -19,26 +19,35 @@ from textual.worker import get_current_worker
 
 from mlgraph.cli.browser.explorer import Explorer, Place
 from mlgraph.cli.browser.panels import Line, detail, figures, label, request_line
-from mlgraph.cli.browser.preview import Preview, Request, preview, sketch
+from mlgraph.cli.browser.preview import (
+    CONTROLS,
+    Preview,
+    command,
+    factored,
+    frozen,
+    preview,
+    sketch,
+    stepped,
+)
 from mlgraph.inspect.modules import Module
 from mlgraph.inspect.summary import summarize
 from mlgraph.inspect.text.modules import joined
 from mlgraph.inspect.text.numbers import count, size
+from mlgraph.passes.coalesce import Coalesce
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
 
 _PATIENCE = 0.25
-_HELP = """\
+_HELP = f"""\
 arrows        move; right and left, or space, unfold and fold; Enter chooses
 / n N         search for words of a path or axis; next, previous match
 Tab           go to the panel; Enter there jumps: from a parameter
               to an axis, from an axis to a parameter that shares it
 b             back to what was shown before
 e             why: the nodes that tie or freeze the parameter shown
-w W  d D      factor of width, of depth: up, down
+{chr(10).join(f"{c.key} {c.key.upper():12}{c.name}: {c.told}" for c in CONTROLS)}
 + -  f        factor of the axis shown; freeze it
-p             pairing: adjacent, halves, similarity
 r             no coarsening again
 q             quit
 """
@@ -64,14 +73,11 @@ class Browser(App[None]):
         Binding("N", "match(-1)", "previous", show=False),
         Binding("b,backspace", "return", "back", key_display="b"),
         Binding("e", "explain", "why"),
-        Binding("w", "width(1)", "width"),
-        Binding("W", "width(-1)", "width down", show=False),
-        Binding("d", "depth(1)", "depth"),
-        Binding("D", "depth(-1)", "depth down", show=False),
+        *(Binding(c.key, f"step('{c.name}', 1)", c.name) for c in CONTROLS),
+        *(Binding(c.key.upper(), f"step('{c.name}', -1)", f"{c.name} back", show=False) for c in CONTROLS),
         Binding("plus,equals_sign", "factor(1)", "axis", key_display="+-"),
         Binding("minus", "factor(-1)", "axis down", show=False),
         Binding("f", "freeze", "freeze"),
-        Binding("p", "pairing", "pairing"),
         Binding("r", "reset", "reset", show=False),
         Binding("question_mark", "keys", "keys", key_display="?"),
     ]
@@ -82,7 +88,7 @@ class Browser(App[None]):
         self.explorer = explorer
         self.source = source
         self.before = summarize(explorer.program)
-        self.request = Request()
+        self.request = Coalesce()
         self.shown = Preview(self.request)
         self.place = Place("module", "")
         self.history: list[Place] = []
@@ -239,27 +245,21 @@ class Browser(App[None]):
 
     # coarsening
 
-    def action_width(self, by: int) -> None:
-        self._ask(self.request.wider(by))
-
-    def action_depth(self, by: int) -> None:
-        self._ask(self.request.deeper(by))
-
-    def action_pairing(self) -> None:
-        self._ask(self.request.paired())
+    def action_step(self, name: str, by: int) -> None:
+        self._ask(stepped(self.request, name, by))
 
     def action_reset(self) -> None:
-        self._ask(Request())
+        self._ask(Coalesce())
 
     def action_factor(self, by: int) -> None:
         axis = self._axis()
         if axis is not None:
-            self._ask(self.request.factor(axis, by))
+            self._ask(factored(self.request, axis, by))
 
     def action_freeze(self) -> None:
         axis = self._axis()
         if axis is not None:
-            self._ask(self.request.frozen(axis))
+            self._ask(frozen(self.request, axis))
 
     def _axis(self) -> str | None:
         """The axis that is shown or highlighted."""
@@ -272,14 +272,14 @@ class Browser(App[None]):
         self.notify("choose an axis first: Tab goes to the panel, arrows choose", timeout=3)
         return None
 
-    def _ask(self, request: Request) -> None:
+    def _ask(self, request: Coalesce) -> None:
         if request != self.request:
             self.request = request
             self._tell()
             self._compute(request)
 
     @work(thread=True, exclusive=True)
-    def _compute(self, request: Request) -> None:
+    def _compute(self, request: Coalesce) -> None:
         rough = self._attempt(sketch, request)
         self._report(rough)
         if rough.refused or not request.asks:
@@ -293,7 +293,7 @@ class Browser(App[None]):
         if not get_current_worker().is_cancelled:
             self.call_from_thread(self._computed, shown)
 
-    def _attempt(self, step: Callable[[Program, Request], Preview], request: Request) -> Preview:
+    def _attempt(self, step: Callable[[Program, Coalesce], Preview], request: Coalesce) -> Preview:
         try:
             return step(self.explorer.program, request)
         except Exception as error:
@@ -311,7 +311,7 @@ class Browser(App[None]):
         told = Text("…", "dim") if waiting else figures(self.before, self.shown)
         self.query_one("#figures", Static).update(told)
         done = self.shown.after is not None and not waiting
-        line = self.request.command(self.source) if done else ""
+        line = command(self.request, self.source) if done else ""
         self.query_one("#command", Static).update(Text(line, "dim"))
 
     # more

@@ -9,13 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from mlgraph.cli.browser.explorer import Explorer, Place
-from mlgraph.cli.browser.preview import Preview, Request, coarse_shape
+from mlgraph.cli.browser.preview import CONTROLS, Preview, coarse_shape
 from mlgraph.inspect.modules import Leaf, Module
 from mlgraph.inspect.summary import Summary
 from mlgraph.inspect.text.axes import fate
 from mlgraph.inspect.text.console import shortened
 from mlgraph.inspect.text.modules import joined
 from mlgraph.inspect.text.numbers import count, ratio, size
+from mlgraph.passes.coalesce import Coalesce
 
 _ROLES = {"both": "both     ", "emits": "emits    ", "contracts": "contracts"}
 _LEAST_NAME = 16
@@ -104,7 +105,7 @@ def _axis_line(explorer: Explorer, key: str, shown: Preview) -> Text:
     return text.append(" ").append(_fate(explorer, key, shown.request))
 
 
-def _fate(explorer: Explorer, key: str, request: Request) -> Text:
+def _fate(explorer: Explorer, key: str, request: Coalesce) -> Text:
     axis = explorer.axes[key]
     if axis.frozen:
         return fate("frozen", str(axis.frozen))
@@ -159,12 +160,15 @@ def _short(name: str) -> str:
     return name if len(name) <= 20 else f"…{name[-19:]}"
 
 
-def request_line(request: Request) -> Text:
+def request_line(request: Coalesce) -> Text:
     """The factors that are chosen."""
     text = Text("coarsen ", "bold")
-    text.append(f"width {request.width}", "bold yellow" if request.width > 1 else "")
-    text.append("  ").append(f"depth {request.depth}", "bold yellow" if request.depth > 1 else "")
-    text.append(f"  {request.pairing}")
+    changed = request.options()
+    shown = [control for control in CONTROLS if control.name in changed or not control.choices]
+    for number, control in enumerate(shown):
+        value = getattr(request, control.name)
+        words = str(value) if control.choices else f"{control.name} {value}"
+        text.append("  " if number else "").append(words, "bold yellow" if control.name in changed else "")
     for name, factor in request.axes.items():
         text.append(f"  {_short(name)}={factor}", "bold yellow")
     for name in request.freeze:

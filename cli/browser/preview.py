@@ -6,62 +6,62 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from mlgraph.cli.pass_options import command_line
 from mlgraph.inspect.changes import Change, changes
 from mlgraph.inspect.summary import Summary, summarize
+from mlgraph.passes.coalesce import Coalesce
+from mlgraph.passes.options import choices, entries
 
 if TYPE_CHECKING:
-    from mlgraph.passes import Coalesce
     from mlgraph.program import Program
-
-PAIRINGS = ("adjacent", "halves", "similarity")
 
 
 @dataclass(frozen=True)
-class Request:
-    """The options of a coarsening; every method gives the next one."""
+class Control:
+    """An option that one key changes, upwards or to the next choice; the same key with shift goes back."""
 
-    width: int = 1
-    depth: int = 1
-    pairing: str = "adjacent"
-    axes: dict[str, int] = field(default_factory=dict)
-    freeze: tuple[str, ...] = ()
+    name: str
+    key: str
+    choices: tuple[Any, ...]
+    help: str
 
     @property
-    def asks(self) -> bool:
-        """Whether anything would change."""
-        return self.width > 1 or self.depth > 1 or any(factor > 1 for factor in self.axes.values())
+    def told(self) -> str:
+        """What it chooses, for the list of keys."""
+        return ", ".join(map(str, self.choices)) or f"{self.help}: up, down"
 
-    def wider(self, by: int) -> Request:
-        """The factor of width changed by ``by``, not below 1."""
-        return replace(self, width=max(1, self.width + by))
 
-    def deeper(self, by: int) -> Request:
-        """The factor of depth changed by ``by``, not below 1."""
-        return replace(self, depth=max(1, self.depth + by))
+CONTROLS = tuple(
+    Control(entry.name, entry.metadata["key"], choices(entry.hint), entry.metadata["help"])
+    for entry in entries(Coalesce)
+    if "key" in entry.metadata
+)
 
-    def paired(self) -> Request:
-        """The next pairing."""
-        return replace(self, pairing=PAIRINGS[(PAIRINGS.index(self.pairing) + 1) % len(PAIRINGS)])
 
-    def factor(self, axis: str, by: int) -> Request:
-        """The factor of one axis changed by ``by``; one that is 1 again is not asked for."""
-        factor = max(1, self.axes.get(axis, 1) + by)
-        others = {name: given for name, given in self.axes.items() if name != axis}
-        return replace(self, axes=others | ({axis: factor} if factor > 1 else {}))
+def stepped(request: Coalesce, name: str, by: int) -> Coalesce:
+    """The request with one option changed: a number by ``by``, not below 1, or a choice to the next one."""
+    value = getattr(request, name)
+    listed = next(control.choices for control in CONTROLS if control.name == name)
+    new = listed[(listed.index(value) + by) % len(listed)] if listed else max(1, value + by)
+    return replace(request, **{name: new})
 
-    def frozen(self, axis: str) -> Request:
-        """An axis frozen, or no longer."""
-        kept = tuple(name for name in self.freeze if name != axis)
-        return replace(self, freeze=kept if axis in self.freeze else (*kept, axis))
 
-    def command(self, source: str) -> str:
-        """The command line that does it."""
-        parts = ["mlgraph coarsen", source]
-        parts += [f"--depth {self.depth}"] * (self.depth > 1) + [f"--width {self.width}"] * (self.width > 1)
-        parts += [f"--pairing {self.pairing}"] * (self.pairing != "adjacent")
-        parts += [f"--axis {name}={factor}" for name, factor in self.axes.items()]
-        parts += [f"--freeze {name}" for name in self.freeze]
-        return " ".join(parts)
+def factored(request: Coalesce, axis: str, by: int) -> Coalesce:
+    """The request with the factor of one axis changed by ``by``; one that is 1 again is not asked for."""
+    factor = max(1, request.axes.get(axis, 1) + by)
+    others = {name: given for name, given in request.axes.items() if name != axis}
+    return replace(request, axes=others | ({axis: factor} if factor > 1 else {}))
+
+
+def frozen(request: Coalesce, axis: str) -> Coalesce:
+    """The request with an axis frozen, or no longer."""
+    kept = tuple(name for name in request.freeze if name != axis)
+    return replace(request, freeze=kept if axis in request.freeze else (*kept, axis))
+
+
+def command(request: Coalesce, source: str) -> str:
+    """The command line that does it."""
+    return " ".join(["mlgraph coarsen", source, *command_line(request)])
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Preview:
     ``sizes`` has the new size of every axis by id. A sketch knows sizes and ``parameters`` but not ``after``.
     """
 
-    request: Request
+    request: Coalesce
     after: Summary | None = None
     parameters: int | None = None
     changes: tuple[Change, ...] = ()
@@ -79,7 +79,7 @@ class Preview:
     refused: str = ""
 
 
-def sketch(program: Program, request: Request) -> Preview:
+def sketch(program: Program, request: Coalesce) -> Preview:
     """What is known at once, from sizes alone: whether they divide, and how many parameters stay."""
     from mlgraph.errors import MlgraphError
     from mlgraph.program.dims import resized
@@ -88,7 +88,7 @@ def sketch(program: Program, request: Request) -> Preview:
         return Preview(request)
     try:
         # sizes do not depend on which indices are alike, and looking for those reads weights
-        groupings, layers = _operator(replace(request, pairing="adjacent")).groupings(program)
+        groupings, layers = replace(request, pairing="adjacent").groupings(program)
     except MlgraphError as error:
         return Preview(request, refused=str(error))
     sizes = {axis: grouping.coarse for axis, grouping in groupings.items()}
@@ -109,26 +109,14 @@ def sketch(program: Program, request: Request) -> Preview:
     return Preview(request, parameters=parameters, sizes=sizes)
 
 
-def _operator(request: Request) -> Coalesce:
-    from mlgraph.passes import Coalesce
-
-    return Coalesce(
-        depth=request.depth,
-        width=request.width,
-        pairing=request.pairing,
-        axes=dict(request.axes),
-        freeze=request.freeze,
-    )
-
-
-def preview(program: Program, request: Request) -> Preview:
-    """Run the coarsening on shapes; weights are read by the pairing by similarity alone."""
+def preview(program: Program, request: Coalesce) -> Preview:
+    """Run the coarsening on shapes."""
     from mlgraph.errors import MlgraphError
 
     if not request.asks:
         return Preview(request)
     try:
-        coarse = _operator(request)(program if request.pairing == "similarity" else program.skeleton())
+        coarse = request.on_shapes(program)
     except MlgraphError as error:
         return Preview(request, refused=str(error))
     groupings: dict[str, Any] = dict(coarse.lineage.groupings) if coarse.lineage else {}

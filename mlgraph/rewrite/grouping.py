@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from mlgraph.errors import AxisError
-
-Placement = Literal["adjacent", "halves"]
-Pairing = Literal["adjacent", "halves", "similarity"]
+from mlgraph.rewrite.choices import Placement
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import fx
 
-from mlgraph.errors import MlgraphError
 from mlgraph.program import Note, Program
 from mlgraph.program.axis_table import AxisTable, Sum
 from mlgraph.program.dims import DimExpr, Leaf, resize
 from mlgraph.rewrite.grouping import Groupings
 from mlgraph.rewrite.resize import Gain
 from mlgraph.rewrite.transfer import TensorTransfer
-
-Tied = Literal["exact", "paper"]
-TIED: tuple[str, ...] = ("exact", "paper")
 
 # fmt: off
 _TRANSPARENT = {
@@ -55,8 +51,6 @@ def plan_up(program: Program, groupings: Groupings, tied: str = "exact") -> Widt
 
 
 def _plan(program: Program, groupings: Groupings, tied: str, down: bool) -> WidthPlan:
-    if tied not in TIED:
-        raise MlgraphError(f"tied={tied!r} is not known: use 'exact' or 'paper'.")
     table = program.axes
     fine = {axis: grouping.fine for axis, grouping in groupings.items()}
     summing: set[tuple[str, str]] = set()

@@ -9,7 +9,8 @@ from mlgraph.errors import AxisError, MlgraphError
 from mlgraph.program import Program
 from mlgraph.program.axis_table import Axis
 from mlgraph.program.block_table import Chain
-from mlgraph.rewrite.grouping import Grouping, Pairing, Placement
+from mlgraph.rewrite.choices import Pairing, Placement
+from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.similarity import similar, similar_blocks
 
 Request = int | Sequence[int] | Sequence[Sequence[int]]

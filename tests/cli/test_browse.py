@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 
 import pytest
@@ -18,8 +18,19 @@ import torch
 import mlgraph
 from mlgraph.cli.browser.explorer import Explorer, Place
 from mlgraph.cli.browser.panels import detail, figures
-from mlgraph.cli.browser.preview import Preview, Request, coarse_shape, preview, sketch
+from mlgraph.cli.browser.preview import (
+    CONTROLS,
+    Preview,
+    coarse_shape,
+    command,
+    factored,
+    frozen,
+    preview,
+    sketch,
+    stepped,
+)
 from mlgraph.inspect.summary import summarize
+from mlgraph.passes import Coalesce
 from tests.cli.planted import Attention, states
 from tests.cli.test_views import stack
 
@@ -38,7 +49,7 @@ def explorer() -> Explorer:
 
 
 def texts(place: Place, shown: Preview | None = None) -> list[str]:
-    return [line.text.plain for line in detail(explorer(), place, shown or Preview(Request()))]
+    return [line.text.plain for line in detail(explorer(), place, shown or Preview(Coalesce()))]
 
 
 # what is known
@@ -73,9 +84,9 @@ def test_folds_of_two_kinds_keep_their_numbers_apart():
 
 
 def test_from_a_parameter_to_its_axis_to_the_others():
-    lines = detail(explorer(), DOWN, Preview(Request()))
+    lines = detail(explorer(), DOWN, Preview(Coalesce()))
     axis = next(line.leads for line in lines if line.leads and line.leads.key.endswith("mlp"))
-    slots = detail(explorer(), axis, Preview(Request()))
+    slots = detail(explorer(), axis, Preview(Coalesce()))
     leads = [line.leads.key for line in slots if line.leads]
     assert leads == ["blocks.0.mlp.up.weight", "blocks.0.mlp.up.bias", "blocks.0.mlp.down.weight"]
     hidden = explorer().slots("hidden")
@@ -89,7 +100,7 @@ def test_every_line_leads_to_something_that_can_be_shown():
         place = todo.pop()
         if place not in seen:
             seen.add(place)
-            todo += [line.leads for line in detail(explorer(), place, Preview(Request())) if line.leads]
+            todo += [line.leads for line in detail(explorer(), place, Preview(Coalesce())) if line.leads]
     assert seen > {place for place in explorer().places if place.kind == "tensor"}
     assert {place.key for place in seen if place.kind == "axis"} >= {"hidden", "vocab"}
 
@@ -107,26 +118,39 @@ def test_search_wants_every_word_and_prefers_ends():
 
 
 def test_requests_step_by_step():
-    request = Request().wider(1).wider(1).wider(-1).deeper(1).factor("hidden", 1).frozen("mlp").paired()
-    assert request == Request(2, 2, "halves", {"hidden": 2}, ("mlp",))
-    assert request.frozen("mlp").freeze == ()
-    assert request.factor("hidden", -1).axes == {}
-    assert Request().wider(-1) == Request().deeper(-1) == Request()
-    assert not Request(freeze=("mlp",), pairing="halves").asks
-    assert request.command("model.pt") == (
+    request = Coalesce()
+    for name, by in (("width", 1), ("width", 1), ("width", -1), ("depth", 1), ("pairing", 1)):
+        request = stepped(request, name, by)
+    request = frozen(factored(request, "hidden", 1), "mlp")
+    assert request == Coalesce(2, 2, "halves", axes={"hidden": 2}, freeze=("mlp",))
+    assert frozen(request, "mlp").freeze == ()
+    assert factored(request, "hidden", -1).axes == {}
+    assert stepped(Coalesce(), "width", -1) == stepped(Coalesce(), "depth", -1) == Coalesce()
+    assert stepped(Coalesce(), "pairing", -1).pairing == "similarity"
+    assert not Coalesce(freeze=("mlp",), pairing="halves").asks
+    assert command(request, "model.pt") == (
         "mlgraph coarsen model.pt --depth 2 --width 2 --pairing halves --axis hidden=2 --freeze mlp"
     )
 
 
+def test_every_option_of_the_pass_has_a_control():
+    by_place = {"axes", "freeze"}
+    assert {control.name for control in CONTROLS} | by_place == {f.name for f in fields(Coalesce)}
+    assert len({control.key for control in CONTROLS}) == len(CONTROLS)
+
+
 @pytest.mark.parametrize(
     "request_",
-    [Request(2), Request(1, 2), Request(2, 2, "halves"), Request(axes={"hidden": 3}), Request(4, 4)],
+    [
+        Coalesce(width=2),
+        Coalesce(depth=2),
+        Coalesce(2, 2, "halves"),
+        Coalesce(axes={"hidden": 3}),
+        Coalesce(4, 4),
+    ],
 )
 def test_a_preview_is_what_coarsening_does(request_):
-    shown = preview(stack(), request_)
-    done = mlgraph.coalesce(
-        stack(), depth=request_.depth, width=request_.width, pairing=request_.pairing, axes=request_.axes
-    )
+    shown, done = preview(stack(), request_), request_(stack())
     assert shown.refused == ""
     assert shown.after == summarize(done)
     rough = sketch(stack(), request_)
@@ -136,21 +160,21 @@ def test_a_preview_is_what_coarsening_does(request_):
 
 
 def test_what_cannot_be_is_refused_in_a_sentence():
-    assert "which 5 does not divide" in preview(stack(), Request(5)).refused
-    assert "which 3 does not divide" in preview(stack(), Request(1, 3)).refused
-    assert "cannot change" in preview(stack(), Request(axes={"vocab": 31})).refused
+    assert "which 5 does not divide" in preview(stack(), Coalesce(width=5)).refused
+    assert "which 3 does not divide" in preview(stack(), Coalesce(depth=3)).refused
+    assert "cannot change" in preview(stack(), Coalesce(axes={"vocab": 31})).refused
     program = mlgraph.capture(Attention(), (states(),))
-    assert "no chain of repeated blocks" in preview(program, Request(1, 2)).refused
-    for request in (Request(5), Request(1, 3), Request(axes={"vocab": 31})):
+    assert "no chain of repeated blocks" in preview(program, Coalesce(depth=2)).refused
+    for request in (Coalesce(width=5), Coalesce(depth=3), Coalesce(axes={"vocab": 31})):
         assert sketch(stack(), request) == preview(stack(), request)
-    assert "31 does not divide" in str(figures(summarize(stack()), preview(stack(), Request(31))))
+    assert "31 does not divide" in str(figures(summarize(stack()), preview(stack(), Coalesce(width=31))))
 
 
 def test_panels_show_sizes_before_and_after():
-    shown = preview(stack(), Request(2))
+    shown = preview(stack(), Coalesce(width=2))
     assert "parameter [24, 20] → [12, 10], 1.88 KiB" in texts(DOWN, shown)
     assert "hidden 24 → 12 coarsenable" in texts(Place("axis", "hidden"), shown)
-    frozen = Preview(Request(freeze=("hidden",)))
+    frozen = Preview(Coalesce(freeze=("hidden",)))
     assert "hidden 24 kept: you froze it" in texts(Place("axis", "hidden"), frozen)
     assert "vocab 31 frozen: it indexes a lookup table" in texts(Place("axis", "vocab"), frozen)
     assert "a chain of 4 blocks; depth divides them" in texts(Place("module", "blocks.0"))
@@ -167,7 +191,7 @@ class Seen:
     place: Place
     cursor: Place | None
     chosen: Place | None
-    request: Request
+    request: Coalesce
     shown: Preview
     searching: bool
     screens: int
@@ -233,7 +257,7 @@ def test_the_first_screen_shows_the_tree():
     shown = drive().text
     assert "stack" in shown
     assert "blocks ×4" in shown
-    assert "coarsen width 1  depth 1  adjacent" in shown
+    assert "coarsen depth 1  width 1" in shown
     assert "q quit" in shown
 
 
@@ -272,14 +296,14 @@ def test_jumps_from_parameter_to_axis_to_parameter_and_back():
 
 def test_the_preview_follows_the_factors():
     two, reset, refused = looks("w", "d", LOOK, "r", LOOK, "w", "w", "w", "w", LOOK)
-    assert two.request == Request(2, 2)
-    assert "width 2 depth 2" in words(two)
+    assert two.request == Coalesce(2, 2)
+    assert "depth 2 width 2" in words(two)
     assert "hidden 24 → 12" in words(two)
     assert "blocks 4 → 2" in words(two)
     assert "mlgraph coarsen SOURCE --depth 2 --width 2" in words(two)
-    assert reset.shown == Preview(Request())
+    assert reset.shown == Preview(Coalesce())
     assert "which 5 does not divide" in words(refused)
-    assert drive("w", "W", "p", "p").request == Request(pairing="similarity")
+    assert drive("w", "W", "p", "p").request == Coalesce(pairing="similarity")
 
 
 def test_an_axis_gets_its_own_factor_and_is_frozen():
@@ -288,8 +312,8 @@ def test_an_axis_gets_its_own_factor_and_is_frozen():
     assert axis.place == Place("axis", "hidden")
     assert factor.request.axes == {"hidden": 3}
     assert "hidden 24 → 8 coarsenable" in factor.text
-    assert none.request == Request()
-    assert frozen.request == Request(2, freeze=("hidden",))
+    assert none.request == Coalesce()
+    assert frozen.request == Coalesce(width=2, freeze=("hidden",))
     assert "hidden 24 kept: you froze it" in frozen.text
     assert "choose an axis first" in words(drive("plus"))
 

@@ -107,8 +107,6 @@ def test_a_module_without_inputs(cli, models, in_empty_folder):
         (["--axis", "hidden=2", "--axis", "hidden=3"], ["'hidden' is given twice"]),
         (["--axis", "vocab=2"], ["vocab", "lookup table"]),
         (["--width", "2", "--freeze", "mpl"], ["mpl", "mlp"]),
-        (["--width", "2", "--pairing", "random"], ["random", "adjacent"]),
-        (["--width", "2", "--tied", "loosely"], ["loosely", "exact"]),
     ],
 )
 def test_a_request_that_the_model_cannot_meet(cli, bert, in_empty_folder, arguments, parts):
@@ -161,6 +159,8 @@ def test_what_was_there_survives_a_failure(cli, bert, in_empty_folder):
         ["coarsen", "bert.pt", "--wdith", "2"],
         ["coarsen", "bert.pt", "--width", "two"],
         ["coarsen", "bert.pt", "--width", "0"],
+        ["coarsen", "bert.pt", "--width", "2", "--pairing", "random"],
+        ["coarsen", "bert.pt", "--width", "2", "--tied", "loosely"],
         ["coarsen", "bert.pt"],
         ["interpolate", "a.pt", "b.pt", "--alpha", "1.5"],
         ["export", "a.pt"],

@@ -12,8 +12,6 @@ from mlgraph.program import Program
 from mlgraph.program.block_table import Block, Chain
 from mlgraph.rewrite.grouping import Grouping
 
-DEPTH_MODES = ("copy", "scaled", "identity")
-
 # fmt: off
 _UNARY = {
     "dropout", "to", "_to_copy", "view", "reshape", "transpose", "permute", "unsqueeze", "squeeze",

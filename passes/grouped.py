@@ -1,0 +1,36 @@
+"""The options of passes that work by groups of indices, of axes and of blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from mlgraph.passes.base import Pass
+from mlgraph.passes.options import option
+from mlgraph.rewrite.choices import Tied
+
+Axes = Mapping[str, Any]
+How = TypeVar("How")
+
+
+@dataclass(frozen=True)
+class Grouped(Pass, Generic[How]):
+    """A pass that works by groups; ``How`` are the pairings that it knows."""
+
+    depth: int | None = option(None, "blocks per group", least=1, metavar="N")
+    width: int | None = option(None, "neurons per group", least=1, metavar="N")
+    pairing: How = option("adjacent", "what is grouped with what", key="p")
+    tied: Tied = option("exact", "how parameters used in both roles are treated", key="t")
+    axes: dict[str, Any] = option(
+        {},
+        "factor of one axis or chain of blocks, or NAME=0,0,1,… for a grouping",
+        flag="--axis",
+        metavar="NAME=N",
+        example="--axis mlp=2 or --axis mlp=0,0,1,1",
+    )
+
+
+def call(kind: Callable[..., Pass], **options: Any) -> Pass:
+    """A pass with the options that are given: None is as good as none, where it is no value of its own."""
+    return kind(**{name: value for name, value in options.items() if value is not None})
