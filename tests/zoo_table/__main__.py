@@ -1,4 +1,4 @@
-"""``python -m tests.coverage [NAME...]``: run the table.
+"""``python -m tests.zoo_table [NAME...]``: run the table.
 
 Without names the whole zoo is run, ``docs/coverage.md`` is written, and the exit code is 1 where a
 model got worse than the committed baseline; ``--accept`` makes what passes now the baseline. A run may be cut
@@ -11,13 +11,13 @@ import argparse
 import sys
 import time
 
-from tests.coverage import table
-from tests.coverage.checks import COLUMNS, Row
 from tests.zoo import entries
+from tests.zoo_table import table
+from tests.zoo_table.checks import COLUMNS, Row
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.coverage")
+    parser = argparse.ArgumentParser(prog="python -m tests.zoo_table")
     parser.add_argument("names", nargs="*")
     parser.add_argument("--suite", choices=[*table.SUITES])
     parser.add_argument("--tag")

@@ -19,8 +19,8 @@ from mlgraph.graph.interpret import Interpretation
 from mlgraph.program import Program
 from mlgraph.rewrite.depth.restack import restack
 from tests import zoo
+from tests.blocks.test_find import Residual, Skipping, Stack, captured
 from tests.strategies import Shape, transformers
-from tests.test_blocks import Residual, Skipping, Stack, captured
 
 
 def evaluate(program: Program, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

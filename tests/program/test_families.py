@@ -11,8 +11,8 @@ import torch
 
 from mlgraph.verify.soundness import permute
 from tests import oracles, zoo
-from tests.coverage import checks
-from tests.coverage.checks import Subject
+from tests.zoo_table import checks
+from tests.zoo_table.checks import Subject
 
 
 @pytest.fixture(scope="module", params=zoo.entries(tag="spine"), ids=str)

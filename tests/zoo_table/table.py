@@ -11,7 +11,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-from tests.coverage.checks import COLUMNS, NONE, YES, Row
+from tests.zoo_table.checks import COLUMNS, NONE, YES, Row
 
 BASELINE = Path(__file__).with_name("baseline.json")
 DOCUMENT = Path(__file__).parents[2] / "docs" / "coverage.md"
@@ -24,7 +24,7 @@ SUITES = {
 ABOUT = """\
 # Coverage
 
-Written by `python -m tests.coverage`; every model is a tiny one of its class, built from random weights.
+Written by `python -m tests.zoo_table`; every model is a tiny one of its class, built from random weights.
 A column says **yes** only if the check passed:
 
 - *captured*: the emitted module's outputs equal the model's (1e-5 relative, fp32, eval mode).
@@ -47,8 +47,8 @@ the class halves, for the reason that the axis gives; **NO** that the result was
 def _check(name: str, columns: tuple[str, ...]) -> Row:
     import torch
 
-    from tests.coverage.checks import check
     from tests.zoo import get
+    from tests.zoo_table.checks import check
 
     torch.set_num_threads(1)
     return check(get(name), columns)

@@ -18,8 +18,8 @@ import mlgraph
 from mlgraph.program import Program
 from mlgraph.program.dims import leaves
 from tests import oracles
-from tests.coverage import round_trip
 from tests.zoo import Built, Entry
+from tests.zoo_table import round_trip
 
 COLUMNS = ("captured", "axes", "sound", "width", "depth", "both", "regrow", "round trip")
 

@@ -1,6 +1,6 @@
 """No model of the zoo gets worse than the committed baseline.
 
-``python -m tests.coverage --accept`` makes what passes now the baseline.
+``python -m tests.zoo_table --accept`` makes what passes now the baseline.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from tests import zoo
-from tests.coverage import table
-from tests.coverage.checks import COLUMNS, NO, REFUSED, YES, Row, check
+from tests.zoo_table import table
+from tests.zoo_table.checks import COLUMNS, NO, REFUSED, YES, Row, check
 
 BASELINE = table.read_baseline()
 
