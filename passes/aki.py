@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from mlgraph.errors import MlgraphError
+from mlgraph.graph.ops import has, op_name
+from mlgraph.graph.traits import Trait
 from mlgraph.passes.growth import DeepGrowth, first_then_circular, first_then_random, grown_groupings
 from mlgraph.program import Program
 from mlgraph.program.dims import DimExpr, Leaf
@@ -56,7 +58,7 @@ def _norm_tensors(program: Program) -> set[str]:
     """Gains and biases of norms, by the ops that read them."""
     out = set()
     for node in program.graph.nodes:
-        if getattr(node.target, "_opname", "") in ("layer_norm", "rms_norm", "group_norm", "batch_norm"):
+        if has(node, Trait.NORM):
             out |= {str(n.target) for n in node.all_input_nodes if n.op == "get_attr"}
     for name, dims in program.axes.tensor_dims.items():
         if (
@@ -70,7 +72,7 @@ def _norm_tensors(program: Program) -> set[str]:
 
 def _only_scales(program: Program, name: str) -> bool:
     users = [u for n in program.graph.nodes if n.op == "get_attr" and n.target == name for u in n.users]
-    return bool(users) and all(getattr(u.target, "_opname", "") == "mul" for u in users)
+    return bool(users) and all(op_name(u) == "mul" for u in users)
 
 
 def _new_outputs(dims: tuple[DimExpr, ...], roles: Any, groupings: dict[str, Grouping]) -> torch.Tensor:

@@ -21,6 +21,7 @@ from mlgraph.axes.defaults import (
 from mlgraph.axes.factors import Dim, Factor
 from mlgraph.axes.infer import Inference
 from mlgraph.axes.names import Candidate, name_axes
+from mlgraph.graph.ops import op_name
 from mlgraph.program import Program
 from mlgraph.program.axis_table import Axis, AxisTable, Reason, Slot, Sum
 from mlgraph.program.dims import DimExpr, Join, Leaf, Term, leaves
@@ -55,9 +56,7 @@ def infer_axes(program: Program) -> AxisTable:
     tables = frozenset(
         run.views[n.args[0]].tensor
         for n in program.graph.nodes
-        if n.op == "call_function"
-        and getattr(n.target, "_opname", "") == "embedding"
-        and n.args[0] in run.views
+        if op_name(n) == "embedding" and n.args[0] in run.views
     )
     flat_roles = {key: tuple(role_of(f) for f in found) for key, found in roles.items()}
     for tensor in borrowed:

@@ -16,22 +16,10 @@ from mlgraph.axes.factors import Dim, Misaligned
 from mlgraph.axes.rules import find_rule
 from mlgraph.axes.rules.registry import Dims, Rule
 from mlgraph.axes.views import View, Views
+from mlgraph.graph.ops import has
+from mlgraph.graph.traits import Trait
 from mlgraph.program import Program
 from mlgraph.program.axis_table import Reason, ReasonKind
-
-_ACTIVATIONS = {
-    "relu",
-    "gelu",
-    "silu",
-    "tanh",
-    "sigmoid",
-    "mish",
-    "elu",
-    "leaky_relu",
-    "hardswish",
-    "relu6",
-    "softplus",
-}
 
 
 @dataclass(frozen=True)
@@ -229,7 +217,7 @@ class Inference(Views):
         elif result is None or not _fits(result, value):
             result = self._without_rule(node)
         self.values[node] = result
-        if getattr(node.target, "_opname", "").rstrip("_") in _ACTIVATIONS:
+        if has(node, Trait.ACTIVATION):
             for dim in result:
                 factors.hint(dim, "activated")
 
@@ -260,8 +248,7 @@ class Inference(Views):
 
     def _linear_operand(self, node: fx.Node) -> fx.Node | None:
         """The parameter that an elementwise op scales by something that does not depend on it."""
-        name = getattr(node.target, "_opname", "").rstrip("_")
-        if name not in ("mul", "div", "multiply", "true_divide"):
+        if not has(node, Trait.SCALING):
             return None
         candidates = [a for a in node.args[:2] if isinstance(a, fx.Node) and a in self.views]
         shape = self.value(node).shape
@@ -269,7 +256,7 @@ class Inference(Views):
             others = [n for n in node.all_input_nodes if n is not candidate]
             scales = all(self.sources.get(n) is not None for n in others)
             apart = all(self.views[candidate].tensor not in (self.sources.get(n) or ()) for n in others)
-            if name in ("div", "true_divide") and candidate is not node.args[0]:
+            if has(node, Trait.QUOTIENT) and candidate is not node.args[0]:
                 continue
             if scales and apart and self.value(candidate).shape == shape and self.value(candidate).dim() > 1:
                 for other in others:

@@ -10,8 +10,8 @@ import torch
 from torch import fx
 
 from mlgraph.axes import factors
-
-_REORDERING = {"t", "numpy_T", "mT", "transpose", "permute", "to", "contiguous", "clone", "detach", "alias"}
+from mlgraph.graph.ops import has
+from mlgraph.graph.traits import Trait
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Views:
 
     def _follow_joined(self, node: fx.Node, structure: Any, joined: Joined) -> None:
         """The same of tensors joined to one, through ops that only reorder dims."""
-        if getattr(node.target, "_opname", "") not in _REORDERING:
+        if not has(node, Trait.REORDERS | Trait.IDENTITY | Trait.CASTS):
             self.emit(node.args[0])
             return
         marks = [factors.fresh(2) for _ in joined.parts[0].dims]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
-from mlgraph.graph.dataflow import Dataflow, op_name
+from mlgraph.graph.dataflow import Dataflow
+from mlgraph.graph.ops import op_name
 
 if TYPE_CHECKING:
     from mlgraph.program.block_table import Chain

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from torch import fx
 
-from mlgraph.graph.dataflow import Dataflow, is_tensor_valued
+from mlgraph.graph.dataflow import Dataflow
+from mlgraph.graph.ops import is_tensor_valued
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import numpy as np
 from torch import fx
 
 from mlgraph.blocks.partition import Partition
-from mlgraph.graph.dataflow import Dataflow, is_tensor_valued
+from mlgraph.graph.dataflow import Dataflow
+from mlgraph.graph.ops import is_tensor_valued
 from mlgraph.program.numbering import common_path, stretches
 
 

@@ -14,23 +14,14 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from mlgraph.errors import CaptureError
+from mlgraph.graph.ops import traits_of
 from mlgraph.graph.propagate import DEVICE
+from mlgraph.graph.traits import Trait
 
 aten = torch.ops.aten
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*\n(?:    (?P<text>[^\n]*))?')
-_ASSERTS = {
-    "_assert_tensor_metadata",
-    "_assert_async",
-    "_assert_scalar",
-    "sym_constrain_range",
-    "sym_constrain_range_for_size",
-    "_functional_assert_async",
-    "_functional_sym_constrain_range",
-    "_functional_sym_constrain_range_for_size",
-    "_assert_async.msg",
-}
 # torch.export calls no-gradient and autocast regions through these.
 _NO_GRAD = "wrap_with_set_grad_enabled"
 _AUTOCAST = "wrap_with_autocast"
@@ -156,7 +147,7 @@ class _Importer:
     def _call(self, owner: torch.nn.Module, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
         target: Any = node.target
         name = getattr(target, "__name__", str(target))
-        if isinstance(target, torch._ops.OpOverload) and target._schema.name.split("::")[1] in _ASSERTS:
+        if traits_of(target) & Trait.CHECKS:
             return None
         mapped: tuple[Any, Any] = fx.map_arg((node.args, node.kwargs), lambda n: env[n])
         args, kwargs = mapped

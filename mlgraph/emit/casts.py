@@ -8,52 +8,15 @@ raises it, a cast of a raised value restores the dtype that it was raised from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import fx
 
+from mlgraph.graph.ops import has
+from mlgraph.graph.traits import Trait
 from mlgraph.program import Program
-
-aten = torch.ops.aten
-
-_CASTS = {aten.to.dtype, aten._to_copy.default}
-_FILLS = {
-    aten.zeros.default,
-    aten.ones.default,
-    aten.full.default,
-    aten.empty.memory_format,
-    aten.scalar_tensor.default,
-    aten.rand.default,
-    aten.randn.default,
-}
-# Ops that refuse operands of different floating-point dtypes; everything else promotes.
-_STRICT = {
-    aten.linear.default,
-    aten.matmul.default,
-    aten.mm.default,
-    aten.bmm.default,
-    aten.addmm.default,
-    aten.baddbmm.default,
-    aten.einsum.default,
-    aten.scaled_dot_product_attention.default,
-    aten.conv1d.default,
-    aten.conv2d.default,
-    aten.conv3d.default,
-    aten.conv1d.padding,
-    aten.conv2d.padding,
-    aten.conv_transpose1d.default,
-    aten.conv_transpose2d.input,
-    aten.index_add.default,
-    aten.index_put.default,
-    aten.index_copy.default,
-    aten.scatter.src,
-    aten.scatter_add.default,
-    aten.masked_scatter.default,
-}
-# Ops that take a dtype to compute in.
-_WITH_DTYPE = {aten.softmax.int: 2, aten.log_softmax.int: 2}
 
 
 @dataclass(frozen=True)
@@ -85,12 +48,13 @@ def follow_casts(program: Program) -> Casts:
     dtype = model_dtype(program)
     relative: set[fx.Node] = set()
     while True:
-        restored, raising, culprits = _simulate(program.graph, dtype, relative)
-        if culprits <= relative:
+        found = _Simulation(program.graph, dtype, relative)
+        if found.culprits <= relative:
             break
-        relative |= culprits
-    fills = frozenset(node for node in program.graph.nodes if node.target in _FILLS and _dtype(node) is dtype)
-    return Casts(dtype, restored, frozenset(raising), fills)
+        relative |= found.culprits
+    made = Trait.FILLS | Trait.DRAWS
+    fills = frozenset(node for node in program.graph.nodes if has(node, made) and _dtype(node) is dtype)
+    return Casts(dtype, found.restored, frozenset(found.raising), fills)
 
 
 @dataclass(frozen=True)
@@ -100,58 +64,80 @@ class _Raised:
     origin: fx.Node | None
 
 
-def _simulate(
-    graph: fx.Graph, dtype: torch.dtype, relative: set[fx.Node]
-) -> tuple[dict[fx.Node, fx.Node | None], set[fx.Node], set[fx.Node]]:
-    """One pass; ``culprits`` are raising casts whose results meet the model's dtype where that fails."""
-    raised: dict[fx.Node, _Raised] = {}
-    activation: set[fx.Node] = set()
-    restored: dict[fx.Node, fx.Node | None] = {}
-    raising: set[fx.Node] = set()
-    culprits: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op == "placeholder" or (node.op == "call_function" and activation & {*node.all_input_nodes}):
-            activation.add(node)
-        if node.op != "call_function" or not _is_floating(node):
-            continue
-        if node.op == "call_function" and any(n.op == "get_attr" for n in node.all_input_nodes):
-            activation.add(node)
+class _Simulation:
+    """The graph followed once as if it ran in low precision.
+
+    ``relative`` are casts that go by the model's dtype wherever they stand. ``raised`` maps a value in
+    float32 to the cast that raised it; ``culprits`` are raising casts whose results meet the model's dtype
+    where that fails.
+    """
+
+    def __init__(self, graph: fx.Graph, dtype: torch.dtype, relative: Collection[fx.Node]) -> None:
+        self.dtype = dtype
+        self.relative = relative
+        self.raised: dict[fx.Node, _Raised] = {}
+        self.activations: set[fx.Node] = set()
+        self.restored: dict[fx.Node, fx.Node | None] = {}
+        self.raising: set[fx.Node] = set()
+        self.culprits: set[fx.Node] = set()
+        for node in graph.nodes:
+            if self.is_activation(node):
+                self.activations.add(node)
+            if node.op == "call_function" and _is_floating(node):
+                self.follow(node)
+
+    def is_activation(self, node: fx.Node) -> bool:
+        if node.op != "call_function":
+            return node.op == "placeholder"
+        read = node.all_input_nodes
+        return any(n in self.activations for n in read) or (
+            _is_floating(node) and any(n.op == "get_attr" for n in read)
+        )
+
+    def follow(self, node: fx.Node) -> None:
         source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-        if node.target in _CASTS and source is not None:
-            was = raised.get(source)
-            target = _dtype(node)
-            if node in relative:
-                restored[node] = None
-            elif was is not None and target is dtype:
-                restored[node] = was.origin
-            elif target is torch.float32 and (target is dtype or dtype.itemsize < 4):
-                known = _is_floating(source) and source in activation and source.op == "call_function"
-                raised[node] = was or _Raised(node, source if known else None)
-                raising.add(node)
-            continue
-        position = _WITH_DTYPE.get(node.target)
-        if position is not None and source is not None:
-            asked = node.args[position] if len(node.args) > position else node.kwargs.get("dtype")
-            if asked is torch.float32:
-                raised[node] = raised.get(source) or _Raised(node, source)
-                continue
-        if node.target in (aten.arange.default, aten.arange.start, aten.arange.start_step):
-            raised[node] = _Raised(node, None)
-            continue
+        if source is not None and has(node, Trait.CASTS):
+            self.cast(node, source)
+        elif source is not None and has(node, Trait.SOFTMAX) and _asked_dtype(node) is torch.float32:
+            self.raised[node] = self.raised.get(source) or _Raised(node, source)
+        elif has(node, Trait.RANGE):
+            self.raised[node] = _Raised(node, None)
+        else:
+            self.pass_on(node)
+
+    def cast(self, node: fx.Node, source: fx.Node) -> None:
+        was, target = self.raised.get(source), _dtype(node)
+        if node in self.relative:
+            self.restored[node] = None
+        elif was is not None and target is self.dtype:
+            self.restored[node] = was.origin
+        elif target is torch.float32 and (target is self.dtype or self.dtype.itemsize < 4):
+            known = _is_floating(source) and source in self.activations and source.op == "call_function"
+            self.raised[node] = was or _Raised(node, source if known else None)
+            self.raising.add(node)
+
+    def pass_on(self, node: fx.Node) -> None:
+        """An op's result is raised where an operand is, unless the op refuses operands of two dtypes."""
         floats = [n for n in node.all_input_nodes if _is_floating(n)]
-        high = [raised[n] for n in floats if n in raised]
+        high = [self.raised[n] for n in floats if n in self.raised]
         if high and _is_strict(node) and len(high) < len(floats):
-            culprits.update(mark.cast for mark in high if mark.cast.target in _CASTS)
+            self.culprits.update(mark.cast for mark in high if has(mark.cast, Trait.CASTS))
         elif high:
-            raised[node] = next((mark for mark in high if mark.origin is not None), high[0])
-    return restored, raising, culprits
+            self.raised[node] = next((mark for mark in high if mark.origin is not None), high[0])
 
 
 def _is_strict(node: fx.Node) -> bool:
     # custom ops are taken to be strict: few promote
     target = node.target
     custom = isinstance(target, torch._ops.OpOverload) and target.namespace != "aten"
-    return custom or target in _STRICT
+    return custom or has(node, Trait.ONE_DTYPE)
+
+
+def _asked_dtype(node: fx.Node) -> object:
+    """The dtype that an op is asked to compute in, where it is."""
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    position = names.index("dtype") if "dtype" in names else len(node.args)
+    return node.args[position] if len(node.args) > position else node.kwargs.get("dtype")
 
 
 def _dtype(node: fx.Node) -> torch.dtype | None:

@@ -14,46 +14,14 @@ from typing import Any
 import torch
 from torch import fx
 
+from mlgraph.graph.ops import has, is_tensor_valued, op_name
+from mlgraph.graph.traits import SPREADS, Trait
 from mlgraph.program import Program
-
-_PASSING = frozenset(
-    [
-        *("dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "drop_path"),
-        *("alias", "clone", "contiguous", "lift_fresh_copy", "lift_fresh"),
-    ]
-)
-_CASTS = frozenset(["to", "_to_copy", "type_as"])
-# The result of these depends on their argument's size, type and device only.
-_SIZE_ONLY = frozenset(
-    [f"{fill}_like" for fill in ("zeros", "ones", "full", "empty", "rand", "randn")]
-    + [f"new_{fill}" for fill in ("zeros", "ones", "full", "empty")]
-)
-_SIZES_FIRST = frozenset(["view", "reshape", "expand", "_unsafe_view", "unflatten", "broadcast_to", "repeat"])
-
-
-def op_name(node: fx.Node) -> str:
-    """The operator without namespace and overload: ``"dropout"`` for ``aten.dropout.default``."""
-    if node.op != "call_function":
-        return node.op
-    schema = getattr(node.target, "_schema", None)
-    if schema is not None:
-        return str(schema.name).split("::")[-1]
-    return str(getattr(node.target, "__name__", node.target))
 
 
 def _writes(node: fx.Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return node.op == "call_function" and not node.users and schema is not None and bool(schema.is_mutable)
-
-
-def is_tensor_valued(node: fx.Node) -> bool:
-    """Whether the node yields a tensor or a sequence that holds one."""
-    value = node.meta.get("val")
-    if value is None:
-        return node.op in ("get_attr", "placeholder") or op_name(node) != "sym_size"
-    if isinstance(value, (tuple, list)):
-        return any(isinstance(item, torch.Tensor) for item in value)
-    return isinstance(value, torch.Tensor)
 
 
 def _shape(value: Any) -> Hashable:
@@ -94,7 +62,7 @@ class Dataflow:
         self.data: dict[fx.Node, tuple[fx.Node, ...]] = {}
         for node in self.nodes:
             sources: dict[fx.Node, None] = {}
-            if is_tensor_valued(node) and self._names[node] not in _SIZE_ONLY:
+            if is_tensor_valued(node) and not has(node, Trait.LIKE):
                 sources = {self.resolve(arg): None for arg in node.all_input_nodes if is_tensor_valued(arg)}
             self.data[node] = tuple(sources)
         self._tensor_valued = {node for node in self.nodes if is_tensor_valued(node)}
@@ -120,12 +88,11 @@ class Dataflow:
         return (user for user in node.users if user in self.order)
 
     def _passes(self, node: fx.Node) -> bool:
-        name = self._names[node]
         if node.op != "call_function" or not node.all_input_nodes:
             return False
-        if name in _PASSING:
+        if has(node, Trait.IDENTITY | Trait.DROPS):
             return isinstance(node.meta.get("val"), (torch.Tensor, type(None)))
-        if name in _CASTS:
+        if has(node, Trait.CASTS):
             source, value = node.all_input_nodes[0].meta.get("val"), node.meta.get("val")
             if not isinstance(source, torch.Tensor) or not isinstance(value, torch.Tensor):
                 return False
@@ -241,7 +208,7 @@ class Dataflow:
         name = self._names[node]
         args: Iterable[Any] = node.args
         kwargs = dict(node.kwargs)
-        if name in _SIZES_FIRST:
+        if has(node, Trait.SIZED) and has(node, Trait.RESHAPES | SPREADS):
             args = [arg for arg in node.args if isinstance(arg, fx.Node) and is_tensor_valued(arg)]
             kwargs = {}
         elif name == "scaled_dot_product_attention":
@@ -252,7 +219,7 @@ class Dataflow:
             dim, start, end = node.args[1:4]
             if isinstance(source, torch.Tensor) and isinstance(dim, int) and isinstance(end, int):
                 args = [*node.args[:2], start or 0, min(end, source.shape[dim]), *node.args[4:]]
-        elif name in _SIZE_ONLY:
+        elif has(node, Trait.LIKE):
             args = [arg for arg in node.args if not isinstance(arg, fx.Node)]
         kwargs.pop("device", None)
         for arg in args:

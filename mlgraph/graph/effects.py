@@ -1,4 +1,4 @@
-"""Which nodes write to memory, which share it, and in-place ops as functional ones."""
+"""Which nodes write to memory, which share it, and which draw random numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from mlgraph.graph import ops
+from mlgraph.graph.traits import Trait
 
 aten = torch.ops.aten
 
@@ -27,31 +28,16 @@ def is_random(node: fx.Node) -> bool:
     return target in ops.RANDOM
 
 
-# These may return their argument itself, though their schema does not say that they share memory.
-MAYBE_VIEWS = {
-    aten.reshape.default,
-    aten.contiguous.default,
-    aten.to.dtype,
-    aten.to.other,
-    aten.type_as.default,
-    aten.flatten.using_ints,
-    aten.expand_as.default,
-    aten.view_as.default,
-    aten.dropout.default,
-    aten.matrix_H.default,
-}
-
-
 def views(node: fx.Node) -> fx.Node | None:
     """The node whose memory this one's result may share."""
     if node.op != "call_function" or not node.args or not isinstance(node.args[0], fx.Node):
         return None
     target: Any = node.target
     if not isinstance(target, torch._ops.OpOverload):
-        return node.args[0] if getattr(target, "__name__", "") == "getitem" else None
+        return node.args[0] if ops.op_name(node) == "getitem" else None
     arguments = target._schema.arguments
     shares = bool(arguments) and arguments[0].alias_info is not None
-    return node.args[0] if shares or target in MAYBE_VIEWS else None
+    return node.args[0] if shares or ops.has(node, Trait.MAY_SHARE) else None
 
 
 def memory(graph: fx.Graph, fresh: Collection[fx.Node] = ()) -> dict[fx.Node, fx.Node]:

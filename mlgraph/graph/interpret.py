@@ -10,14 +10,14 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from mlgraph.errors import MlgraphError
-from mlgraph.graph import ops
 from mlgraph.graph.effects import memory, mutates
+from mlgraph.graph.ops import has, op_name
+from mlgraph.graph.traits import Trait
 from mlgraph.program import Program
 
 aten = torch.ops.aten
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 
 
 def follows_mode(node: fx.Node) -> str | None:
@@ -135,15 +135,14 @@ class Interpretation:
         args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
         args, kwargs = pytree.tree_map(lambda a: self._constant(a, device), (tuple(args), dict(kwargs)))
         if not self.training:
-            name = getattr(node.target, "_opname", "").rstrip("_")
-            if name in _DROPOUTS or node.target is ops.drop_path:
+            if has(node, Trait.DROPS):
                 return args[0]
             mode = follows_mode(node)
             if mode is not None:
                 args, kwargs = set_argument(node, args, kwargs, mode, False)
             if node.target is aten.scaled_dot_product_attention.default:
                 args, kwargs = set_argument(node, args, kwargs, "dropout_p", 0.0)
-            if self.widened and name in ("_grouped_mm", "grouped_mm_fallback"):
+            if self.widened and "grouped_mm" in op_name(node):
                 return _grouped_product(*args)
         assert callable(node.target)
         return node.target(*args, **kwargs)

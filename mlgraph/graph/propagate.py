@@ -12,18 +12,12 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from mlgraph.errors import MlgraphError
+from mlgraph.graph.ops import has
+from mlgraph.graph.traits import Trait
 from mlgraph.program import Program, Signature
 
 # A program has one device; wherever its tensors lie, shapes are worked out on this one.
 DEVICE = torch.device("cpu")
-
-
-# Composite ops that ask whether a tensor is empty, which is not known where its size depends on data.
-_LIKE_INPUT = {
-    torch.ops.aten.dropout.default,
-    torch.ops.aten.feature_dropout.default,
-    torch.ops.aten.alpha_dropout.default,
-}
 
 
 class PropagationError(MlgraphError):
@@ -84,7 +78,8 @@ def _value(node: fx.Node) -> Any:
 def _run(node: fx.Node, call: Call) -> Any:
     args, kwargs = fx.map_arg((node.args, node.kwargs), _value)
     assert callable(node.target)
-    if node.target in _LIKE_INPUT:
+    if has(node, Trait.DROPS):
+        # composite ones ask whether a tensor is empty, which is not known where its size depends on data
         return torch.empty_like(args[0])  # type: ignore[arg-type]
     try:
         return call(node.target, args, kwargs)

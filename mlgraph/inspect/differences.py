@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlgraph.graph.ops import op_label
 from mlgraph.inspect.changes import Change, changes
 from mlgraph.inspect.history import Step, lineage
 from mlgraph.inspect.summary import Summary, families, summarize
@@ -154,8 +155,4 @@ def _shape(tensor: torch.Tensor | None) -> tuple[int, ...] | None:
 
 
 def _operations(program: Program) -> Counter[str]:
-    return Counter(
-        str(getattr(node.target, "_opname", None) or getattr(node.target, "__name__", node.target))
-        for node in program.graph.nodes
-        if node.op == "call_function"
-    )
+    return Counter(op_label(node) for node in program.graph.nodes if node.op == "call_function")

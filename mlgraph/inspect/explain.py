@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from mlgraph.errors import AxisError
+from mlgraph.graph.ops import op_label
 from mlgraph.program.dims import DimExpr, Join, Leaf, leaves
 
 if TYPE_CHECKING:
@@ -214,8 +215,7 @@ class _Tracer:
 
 def step(node: fx.Node) -> Step:
     """What is told of a node."""
-    op = getattr(node.target, "_opname", None) or getattr(node.target, "__name__", None) or str(node.target)
-    return Step(node.name, str(op), str(node.meta.get("source") or ""))
+    return Step(node.name, op_label(node), str(node.meta.get("source") or ""))
 
 
 def _back(node: fx.Node, came_from: _Origins) -> list[fx.Node]:

@@ -16,22 +16,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from mlgraph.graph.ops import has, op_name
+from mlgraph.graph.traits import Trait
 from mlgraph.program import Note, Program
 from mlgraph.program.dims import DimExpr, leaves, resized, size_of
 
-_PRODUCTS = {"mul", "mul_", "div", "div_"}
-_SCALED = {"baddbmm", "addmm", "scaled_dot_product_attention"}
-_CONVERSIONS = {
-    "to",
-    "_to_copy",
-    "type_as",
-    "clone",
-    "detach",
-    "detach_",
-    "alias",
-    "lift_fresh_copy",
-    "contiguous",
-}
 _ARGUMENTS = ("scale", "alpha", "beta")
 _EXACT = 1e-6
 _HALF = 4e-3
@@ -76,10 +65,10 @@ def _place(node: fx.Node) -> str:
 
 def _factors(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
     """Scalars by which an op multiplies or divides, with the relative error they may carry."""
-    name = getattr(node.target, "_opname", "") if node.op == "call_function" else ""
-    if name in _PRODUCTS:
+    name = op_name(node)
+    if has(node, Trait.SCALING):
         arguments = list(node.args)
-    elif name in _SCALED:
+    elif node.op == "call_function":
         # what else such an op is given by position, a dropout rate say, scales nothing
         arguments = [node.kwargs.get(key) for key in _ARGUMENTS]
     else:
@@ -98,7 +87,7 @@ def _factors(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
 
 def _stored(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
     """The value of a buffer with one element that a node passes on, converted perhaps."""
-    while node.op == "call_function" and getattr(node.target, "_opname", "") in _CONVERSIONS:
+    while has(node, Trait.IDENTITY | Trait.CASTS):
         node = node.all_input_nodes[0]
     if node.op != "get_attr" or node.target in program.tensors.parameters:
         return

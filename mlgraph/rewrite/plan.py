@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import fx
 
+from mlgraph.graph.ops import has, op_name
+from mlgraph.graph.traits import MOVES, PASSES, Trait
 from mlgraph.program import Note, Program
 from mlgraph.program.axis_table import AxisTable, Sum
 from mlgraph.program.dims import DimExpr, Leaf, resize
@@ -16,12 +18,6 @@ from mlgraph.rewrite.grouping import Groupings
 from mlgraph.rewrite.resize import Gain
 from mlgraph.rewrite.transfer import TensorTransfer
 
-# fmt: off
-_TRANSPARENT = {
-    "dropout", "to", "_to_copy", "view", "reshape", "transpose", "permute", "unsqueeze", "squeeze",
-    "contiguous", "slice", "select", "flatten", "unflatten", "clone", "expand", "alias",
-}
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -169,7 +165,7 @@ def _foldable(node: fx.Node, table: AxisTable, found: Sum) -> list[str] | None:
     """
     if len(node.users) != 1 or node.op != "call_function":
         return None
-    name = getattr(node.target, "_opname", "")
+    name = op_name(node)
 
     def own(argument: Any) -> str | None:
         usable = isinstance(argument, fx.Node) and argument.op == "get_attr" and len(argument.users) == 1
@@ -179,17 +175,17 @@ def _foldable(node: fx.Node, table: AxisTable, found: Sum) -> list[str] | None:
             return None
         return str(argument.target)
 
-    if name in _TRANSPARENT and isinstance(node.args[0], fx.Node):
+    if has(node, PASSES | MOVES) and isinstance(node.args[0], fx.Node):
         return _foldable(node.args[0], table, found)
     if name in ("layer_norm", "rms_norm"):
         given = [a for a in node.args[2:4] if isinstance(a, fx.Node)]
         owned = [own(a) for a in given]
         return [o for o in owned if o is not None] if owned and None not in owned else None
-    if name in ("mul", "div") and len(node.args) == 2:
+    if has(node, Trait.SCALING) and len(node.args) == 2:
         left, right = node.args
         if isinstance(left, fx.Node) and isinstance(right, (int, float)):
             return _foldable(left, table, found)
-        if name == "mul":
+        if has(node, Trait.PRODUCT):
             gained = own(left) or own(right)
             return [gained] if gained else None
     if name == "add" and len(node.args) == 2 and not node.kwargs:

@@ -18,6 +18,7 @@ import torch
 from torch import fx
 
 from mlgraph.errors import AxisError, MlgraphError
+from mlgraph.graph.ops import op_name
 from mlgraph.graph.propagate import propagate
 from mlgraph.program import Program, Tensors
 from mlgraph.program.dims import DimExpr, offset, resized, size_of
@@ -103,8 +104,7 @@ class _Resizer:
         new = self.graph.node_copy(node, self.copies.__getitem__)
         new.meta = dict(node.meta)
         self.copies[node] = new
-        name = getattr(node.target, "_opname", "").rstrip("_") if node.op == "call_function" else ""
-        resize = _RESIZERS.get(name)
+        resize = _RESIZERS.get(op_name(node))
         if resize is not None and self._concerned(node):
             with self.graph.inserting_before(new):
                 try:

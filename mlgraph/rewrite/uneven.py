@@ -17,18 +17,12 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
+from mlgraph.graph.ops import has, op_name, positions
+from mlgraph.graph.traits import MOVES, PASSES, Trait
 from mlgraph.program import Program
 from mlgraph.program.dims import Leaf
 
 Content = Literal["zero", "mean"]
-
-# fmt: off
-_PASSED = {
-    "dropout", "to", "_to_copy", "view", "reshape", "transpose", "permute", "unsqueeze", "squeeze",
-    "contiguous", "clone", "expand", "alias", "drop_path", "slice", "select", "flatten", "unflatten", "roll",
-}
-# fmt: on
-_LINEAR = {"embedding": (0, None), "linear": (1, 2), "conv2d": (1, 2), "addmm": (2, 0), "matmul": (1, None)}
 
 
 class _Unsettled(Exception):
@@ -79,25 +73,30 @@ def _plan(program: Program, axis: str) -> _Plan:
     seen: set[tuple[fx.Node, Content]] = set()
     for name in dict.fromkeys(node for averaged, node in program.axes.averages if averaged == axis):
         node = nodes[name]
-        op = _op(node)
-        if op in ("layer_norm", "rms_norm"):
-            at = 4 if op == "layer_norm" else 3
-            gain = _tensor(node, 2)
-            if gain is None:
-                raise _Unsettled
-            plan.gains.add(gain)
-            for position in range(2, at):
-                own = _tensor(node, position)
-                if own is not None:
-                    plan.hold(own, "zero")
-            plan.epsilons[name] = at
-            source: Any = node.args[0]
-            _fill(program, axis, source, "mean" if op == "layer_norm" else "zero", plan, seen)
-        elif op == "mean":
+        if op_name(node) in ("layer_norm", "rms_norm"):
+            _norm(program, axis, node, plan, seen)
+        elif op_name(node) == "mean":
             _root_mean_square(program, axis, node, plan, seen)
         else:
             raise _Unsettled
     return plan
+
+
+def _norm(
+    program: Program, axis: str, node: fx.Node, plan: _Plan, seen: set[tuple[fx.Node, Content]]
+) -> None:
+    at = positions(node)
+    gain = _tensor(node, at.weight) if at is not None else None
+    if at is None or at.epsilon is None or gain is None:
+        raise _Unsettled
+    plan.gains.add(gain)
+    for position in (at.weight, at.bias):
+        own = _tensor(node, position)
+        if own is not None:
+            plan.hold(own, "zero")
+    plan.epsilons[node.name] = at.epsilon
+    # a norm that takes the mean away has a bias
+    _fill(program, axis, node.args[at.input], "zero" if at.bias is None else "mean", plan, seen)
 
 
 def _root_mean_square(
@@ -108,13 +107,18 @@ def _root_mean_square(
     added = _only_user(mean, "add")
     root = _only_user(added, "rsqrt")
     scaled = _only_user(root, "mul")
-    if _op(square) != "pow" or square.args[1] != 2 or not isinstance(added.args[1], float):
+    if (
+        not isinstance(square, fx.Node)
+        or op_name(square) != "pow"
+        or square.args[1] != 2
+        or not isinstance(added.args[1], float)
+    ):
         raise _Unsettled
     gained = scaled
-    while _op(after := _only_user(gained)) in _PASSED:
+    while has(after := _only_user(gained), PASSES | MOVES):
         gained = after
     gains = [str(a.target) for a in after.args if isinstance(a, fx.Node) and a.op == "get_attr"]
-    if _op(after) != "mul" or len(gains) != 1:
+    if op_name(after) != "mul" or len(gains) != 1:
         raise _Unsettled
     plan.gains.add(gains[0])
     plan.hold(gains[0], "zero")
@@ -125,7 +129,7 @@ def _root_mean_square(
 def _fill(
     program: Program,
     axis: str,
-    node: fx.Node,
+    node: Any,
     content: Content,
     plan: _Plan,
     seen: set[tuple[fx.Node, Content]],
@@ -134,32 +138,45 @@ def _fill(
     if (node, content) in seen or axis not in _axes_of(program, node):
         return
     seen.add((node, content))
-    op = _op(node)
-    carrying = [a for a in node.all_input_nodes if axis in _axes_of(program, a)]
     if node.op == "get_attr":
         plan.hold(str(node.target), content)
-    elif op in ("add", "sub", "cat", "stack", *_PASSED):
-        if op in ("add", "sub") and len(carrying) < len(node.all_input_nodes) + _scalars(node):
+        return
+    for source in _sources(program, axis, node, content, plan):
+        _fill(program, axis, source, content, plan, seen)
+
+
+def _sources(program: Program, axis: str, node: fx.Node, content: Content, plan: _Plan) -> list[fx.Node]:
+    """The operands whose surplus must hold ``content`` for the result's to do so."""
+    carrying = [a for a in node.all_input_nodes if axis in _axes_of(program, a)]
+    if has(node, Trait.SUM):
+        if len(carrying) < len(node.all_input_nodes) + _scalars(node):
             raise _Unsettled
-        for source in carrying if op not in ("cat", "stack") else node.all_input_nodes:
-            _fill(program, axis, source, content, plan, seen)
-    elif op in ("mul", "div") and len(carrying) == 1 and node.args[0] is carrying[0]:
-        _fill(program, axis, carrying[0], content, plan, seen)
-    elif op in ("mul", "layer_norm", "rms_norm") and content == "zero":
+        return carrying
+    if has(node, Trait.JOINS):
+        return node.all_input_nodes
+    if has(node, PASSES | MOVES):
+        return carrying
+    if has(node, Trait.SCALING) and len(carrying) == 1 and node.args[0] is carrying[0]:
+        return carrying
+    if has(node, Trait.NORM) or op_name(node) == "mul":
         scales = [a for a in carrying if a.op == "get_attr"]
-        if not scales:
+        if content != "zero" or not scales:
             raise _Unsettled
-        for scale in scales:
-            plan.hold(str(scale.target), "zero")
-    elif op in _LINEAR:
-        for position in _LINEAR[op]:
-            own = _tensor(node, position) if position is not None else None
-            if own is not None:
-                plan.hold(own, content)
-            elif position == _LINEAR[op][0]:
-                raise _Unsettled
-    else:
+        return scales
+    _hold_own(node, content, plan)
+    return []
+
+
+def _hold_own(node: fx.Node, content: Content, plan: _Plan) -> None:
+    """Have the weight and bias that make a value hold ``content`` in its surplus."""
+    at = positions(node)
+    weight = _tensor(node, at.weight) if at is not None else None
+    if at is None or weight is None:
         raise _Unsettled
+    plan.hold(weight, content)
+    bias = _tensor(node, at.bias)
+    if bias is not None:
+        plan.hold(bias, content)
 
 
 def _apply(program: Program, axis: str, whole: int, old: int, plan: _Plan) -> Program:
@@ -213,23 +230,19 @@ def _axes_of(program: Program, node: fx.Node) -> Sequence[str]:
     return [d[0].axis for d in dims or () if len(d) == 1 and isinstance(d[0], Leaf)]
 
 
-def _op(node: Any) -> str:
-    return str(getattr(node.target, "_opname", "")).rstrip("_") if isinstance(node, fx.Node) else ""
-
-
 def _defaults(node: fx.Node) -> list[Any]:
     target: Any = node.target
     return [argument.default_value for argument in target._schema.arguments]
 
 
-def _tensor(node: fx.Node, position: int) -> str | None:
-    given = node.args[position] if position < len(node.args) else None
+def _tensor(node: fx.Node, position: int | None) -> str | None:
+    given = node.args[position] if position is not None and position < len(node.args) else None
     return str(given.target) if isinstance(given, fx.Node) and given.op == "get_attr" else None
 
 
 def _only_user(node: fx.Node, op: str | None = None) -> fx.Node:
     users = list(node.users)
-    if len(users) != 1 or (op is not None and _op(users[0]) != op):
+    if len(users) != 1 or (op is not None and op_name(users[0]) != op):
         raise _Unsettled
     return users[0]
 

@@ -21,6 +21,8 @@ from torch._guards import detect_fake_mode
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mlgraph.graph.ops import traits_of
+from mlgraph.graph.traits import Trait
 from mlgraph.storage.values import Malformed
 
 MAX_PARTS = 1 << 14
@@ -30,9 +32,7 @@ MAX_STEPS = 1 << 12
 """Operations of which one composite operation may consist."""
 
 _MAX_INT = 1 << 64
-_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu", "quantized_lstm", "quantized_gru")
 _COUNTS = ("n", "r", "num_layers")
-_CUTS = ("split", "unsafe_split", "unbind", "chunk", "unsafe_chunk")
 _SCALARS = (int, float, torch.SymInt, torch.SymFloat, torch.SymBool, torch.Tensor)
 
 
@@ -61,7 +61,7 @@ def bounded(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str,
 
 @dataclass(frozen=True)
 class _Facts:
-    name: str
+    traits: Trait
     arguments: tuple[str, ...]
     makes_lists: bool
     composite: bool
@@ -71,7 +71,7 @@ class _Facts:
 def _facts(target: OpOverload[..., Any]) -> _Facts:
     schema = target._schema
     return _Facts(
-        schema.name.split("::")[-1],
+        traits_of(target),
         tuple(argument.name for argument in schema.arguments),
         any("List[Tensor]" in str(result.type) for result in schema.returns),
         bool(target.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)),
@@ -107,7 +107,7 @@ def _plain(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
 
 def _parts(known: _Facts, values: Mapping[str, Any]) -> int:
     """How many tensors an op makes of arguments by name, or a bound on it."""
-    recurrent = known.name in _RECURRENT
+    recurrent = bool(known.traits & Trait.RECURRENT)
     if not recurrent and not known.makes_lists:
         return 0
     tensors = [value for value in values.values() if isinstance(value, torch.Tensor)]
@@ -117,10 +117,10 @@ def _parts(known: _Facts, values: Mapping[str, Any]) -> int:
         # Their shapes are worked out by running every time step.
         return 4 * max(tensors[0].shape[:2], default=0)
     shape = tensors[0].shape
-    if known.name in _CUTS and shape:
+    if known.traits & Trait.SPLITS and shape:
         step = values.get("split_size", 1)
         parts = -(-shape[values.get("dim", 0)] // max(step, 1)) if isinstance(step, int) else len(step)
-        return int(min(parts, values.get("chunks", parts)))
+        return int(max(min(parts, values.get("chunks", parts)), values.get("sections", 0)))
     return max((size for tensor in tensors for size in tensor.shape if isinstance(size, int)), default=0)
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from torch import fx
 
 from mlgraph.graph.dataflow import Dataflow
+from mlgraph.graph.ops import op_name
 from mlgraph.program import Program
-from mlgraph.view import kinds as ops
 from mlgraph.view.diagram import Box, Edge
 from mlgraph.view.drafts import Draft, owner
 from mlgraph.view.naming import describe
@@ -48,7 +48,7 @@ class Boxes:
             note,
             path,
             tensors,
-            tuple(ops.name_of(node) for node in found.nodes),
+            tuple(op_name(node) for node in found.nodes),
             tuple(dict.fromkeys(sources)),
             dims,
             shape,
@@ -74,7 +74,7 @@ class Boxes:
     def edge(self, source: str, target: str, node: fx.Node, through: Sequence[fx.Node]) -> Edge:
         """The edge along which ``node`` is read, which rearranges what comes from ``source``."""
         dims, shape = self.words.result(node)
-        names = tuple(ops.name_of(passed) for passed in through)
+        names = tuple(op_name(passed) for passed in through)
         return Edge(source, target, dims, shape, self.words.carried(dims), names)
 
     def wire(

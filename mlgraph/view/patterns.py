@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import networkx as nx
 from torch import fx
 
+from mlgraph.graph.ops import has, op_name
+from mlgraph.graph.traits import Trait
 from mlgraph.view import kinds as ops
 from mlgraph.view.scope import Wires
-
-_JOINED = frozenset(["add", "sub", "cat", "stack", "index_put"])
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def group(wires: Wires, scope: Iterable[fx.Node], roots: Iterable[str]) -> list[
 def _attention(wires: Wires, nodes: Sequence[fx.Node], inside: set[fx.Node]) -> Iterator[list[fx.Node]]:
     """Product, scaling, mask, softmax, product."""
     for node in nodes:
-        if ops.name_of(node) not in ops.SOFTMAXES:
+        if not has(node, Trait.SOFTMAX):
             continue
         path = _back_to_product(wires, node, inside)
         after = _forward_to_product(wires, node, inside)
@@ -110,14 +110,14 @@ def _rotary(wires: Wires, nodes: Sequence[fx.Node], inside: set[fx.Node]) -> Ite
     for node in nodes:
         origins = wires.origins(node)
         plain = [origin for origin in origins if origin not in wires.turning]
-        if ops.name_of(node) == "mul" and len(origins) == 2 and len(plain) == 1 and plain[0] in wires.varying:
+        if op_name(node) == "mul" and len(origins) == 2 and len(plain) == 1 and plain[0] in wires.varying:
             turned.add_node(node)
             paths[node] = []
             sources.add(_through_joins(wires, plain[0], inside, paths[node]))
-        elif ops.name_of(node) in _JOINED:
+        elif has(node, Trait.SUM | Trait.JOINS) or op_name(node) == "index_put":
             known = [origin for origin in origins if origin in turned]
             rest = [origin for origin in origins if origin not in turned]
-            if known and (not rest or (ops.name_of(node) == "cat" and sources.issuperset(rest))):
+            if known and (not rest or (op_name(node) == "cat" and sources.issuperset(rest))):
                 turned.add_edges_from((origin, node) for origin in known)
     for part in nx.connected_components(turned):
         if len(part) > 1:
@@ -164,20 +164,20 @@ def _does_one_thing(wires: Wires, nodes: Sequence[fx.Node]) -> bool:
     contractions = [node for node in nodes if ops.is_contraction(node)]
     if not contractions:
         if not any(node in wires.varying for node in nodes):
-            return any(ops.name_of(node) in ops.TURNS for node in nodes)
+            return any(has(node, Trait.TURNS) for node in nodes)
         norms = sum(bool(ops.norm_words(node)) for node in nodes)
         return len(outside) <= 1 and norms <= 1 and not any(map(ops.is_index, nodes))
-    if len(contractions) > 1 or any(ops.name_of(node) in ops.SOFTMAXES for node in nodes) != any(
-        ops.name_of(node) == "topk" for node in nodes
+    if len(contractions) > 1 or any(has(node, Trait.SOFTMAX) for node in nodes) != any(
+        op_name(node) == "topk" for node in nodes
     ):
         return False
-    if any(ops.name_of(node) == "topk" for node in nodes):
+    if any(op_name(node) == "topk" for node in nodes):
         return not any(ops.norm_words(node) for node in nodes)
     return not any(
         ops.norm_words(node)
         or ops.is_activation(node)
         or meets(wires, node)
-        or ops.name_of(node) in ops.REDUCTIONS
+        or has(node, Trait.REDUCES)
         or (ops.is_index(node) and node in wires.varying)
         for node in nodes
     )
@@ -186,7 +186,7 @@ def _does_one_thing(wires: Wires, nodes: Sequence[fx.Node]) -> bool:
 def meets(wires: Wires, node: fx.Node) -> bool:
     """Whether two activations meet, element by element."""
     made = [o for o in wires.origins(node) if o in wires.varying or ops.is_contraction(o)]
-    return ops.name_of(node) in ("add", "mul", "sub", "where", "masked_fill") and len(made) > 1
+    return ops.meets(node) and len(made) > 1
 
 
 def _plumbing(wires: Wires, nodes: Sequence[fx.Node]) -> Iterator[list[fx.Node]]:

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 
 from torch import fx
 
-from mlgraph.graph.dataflow import Dataflow, is_tensor_valued
-from mlgraph.view.kinds import TURNS, is_join, is_layout, name_of
+from mlgraph.graph.dataflow import Dataflow
+from mlgraph.graph.ops import has, is_tensor_valued, op_name
+from mlgraph.graph.traits import Trait
+from mlgraph.view.kinds import is_join, is_layout
 
 
 class Wires:
@@ -37,10 +39,10 @@ class Wires:
     def _turns(self, node: fx.Node, above: tuple[fx.Node, ...]) -> bool:
         if node.op != "call_function":
             return False
-        if name_of(node) in TURNS:
+        if has(node, Trait.TURNS):
             return True
         rest = [arg for arg in above if arg not in self.turning]
-        rearranges = is_layout(node) or is_join(node) or name_of(node) == "mul"
+        rearranges = is_layout(node) or is_join(node) or op_name(node) == "mul"
         return rearranges and len(rest) < len(above) and not any(arg in self.varying for arg in rest)
 
     def is_layout(self, node: fx.Node) -> bool:

@@ -17,11 +17,11 @@ from torch import fx
 from mlgraph.capture.masks.functions import Additive, Affine, Condition, affine_of
 from mlgraph.capture.masks.reader import Reader
 from mlgraph.capture.masks.rules import RULES
+from mlgraph.graph.ops import has
 from mlgraph.graph.sizes import same_sizes, sizes_of
+from mlgraph.graph.traits import Trait
 
 aten = torch.ops.aten
-
-_CONJUNCTIONS = {aten.__and__.Tensor, aten.bitwise_and.Tensor, aten.logical_and.default}
 
 
 def simplify_masks(graph: fx.Graph, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -70,7 +70,7 @@ def _drop_true_parts(mask: fx.Node, reader: Reader) -> None:
             continue
         seen.add(node)
         pending.extend(node.all_input_nodes)
-        if node.target not in _CONJUNCTIONS:
+        if not has(node, Trait.CONJUNCTION):
             continue
         first, second = node.args
         for part, other in ((first, second), (second, first)):
@@ -84,7 +84,7 @@ def _drop_true_parts(mask: fx.Node, reader: Reader) -> None:
 def _broadcasts(node: fx.Node) -> bool:
     """Whether a mask may have size 1 where it had more: everything that reads it broadcasts it."""
     for user in node.users:
-        if user.target in _CONJUNCTIONS:
+        if has(user, Trait.CONJUNCTION):
             if not _broadcasts(user):
                 return False
         elif user.target is aten.expand.default:

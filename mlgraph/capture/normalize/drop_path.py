@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import fx
 
-from mlgraph.graph import ops
+from mlgraph.graph.ops import drop_path, has
 from mlgraph.graph.sizes import dtype_of, sizes_of
+from mlgraph.graph.traits import Trait
 
 aten = torch.ops.aten
-
-_UNIFORM = {aten.rand.default, aten.rand_like.default}
-_SAME = {
-    aten.to.dtype,
-    aten.type_as.default,
-    aten.view.default,
-    aten.reshape.default,
-    aten.detach.default,
-    aten.unsqueeze.default,
-    aten.expand.default,
-    aten.alias.default,
-}
 
 
 @dataclass(frozen=True)
@@ -53,51 +43,92 @@ def recognize_drop_path(graph: fx.Graph) -> None:
         draw = _draw(node, draws)
         if draw is not None:
             draws[node] = draw
-        elif node.target in (aten.mul.Tensor, aten.div.Tensor):
+        elif node.target is aten.mul.Tensor:
             _replace(graph, node, draws)
 
 
 def _draw(node: fx.Node, draws: dict[fx.Node, _Draw]) -> _Draw | None:
-    target = node.target
-    if target in _UNIFORM:
-        return _Draw(uniform=True)
-    if target is aten.bernoulli.p:
-        given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
-        return _Draw(keep=float(given)) if isinstance(given, int | float) else None
-    if target is aten.bernoulli.default:
-        return _filled(node.args[0])
+    start = _STARTS.get(node.target)
+    if start is not None:
+        return start(node)
     source, other = _operands(node, draws)
     if source is None:
         return None
-    draw = draws[source]
-    if target in _SAME:
-        return draw
-    if target is aten.floor.default and draw.uniform and 0.0 < draw.offset <= 1.0 and draw.scale == 1.0:
-        return _Draw(keep=draw.offset)
-    if not isinstance(other, int | float):
-        return None
-    if target is aten.add.Tensor and draw.uniform:
-        return replace(draw, offset=draw.offset + other)
-    if draw.uniform and draw.offset == 0.0:
-        if target in (aten.lt.Scalar, aten.le.Scalar):
-            return _Draw(keep=float(other))
-        if target in (aten.gt.Scalar, aten.ge.Scalar):
-            return _Draw(keep=1.0 - float(other))
-        return None
-    if draw.uniform or other == 0:
-        return None
-    if target is aten.mul.Tensor:
-        return replace(draw, scale=draw.scale * other)
-    if target is aten.div.Tensor and node.args[0] is source:
-        return replace(draw, scale=draw.scale / other)
-    return None
+    if has(node, _SAME):
+        return draws[source]
+    step = _STEPS.get(node.target)
+    return step(draws[source], other, node.args[0] is source) if step is not None else None
 
 
-def _filled(node: Any) -> _Draw | None:
-    if isinstance(node, fx.Node) and node.target in (aten.full.default, aten.full_like.default):
-        value = node.args[1]
-        return _Draw(keep=float(value)) if isinstance(value, int | float) else None
-    return None
+def _uniform(_: fx.Node) -> _Draw | None:
+    return _Draw(uniform=True)
+
+
+def _bernoulli(node: fx.Node) -> _Draw | None:
+    given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("p", 0.5)
+    return _Draw(keep=float(given)) if _is_number(given) else None
+
+
+def _bernoulli_of(node: fx.Node) -> _Draw | None:
+    rates: Any = node.args[0]
+    if rates.target is not aten.full.default and rates.target is not aten.full_like.default:
+        return None
+    return _Draw(keep=float(rates.args[1])) if _is_number(rates.args[1]) else None
+
+
+def _floor(draw: _Draw, _: Any, __: bool) -> _Draw | None:
+    rounded = draw.uniform and 0.0 < draw.offset <= 1.0 and draw.scale == 1.0
+    return _Draw(keep=draw.offset) if rounded else None
+
+
+def _shift(draw: _Draw, other: Any, _: bool) -> _Draw | None:
+    return replace(draw, offset=draw.offset + other) if draw.uniform and _is_number(other) else None
+
+
+def _below(draw: _Draw, other: Any, _: bool) -> _Draw | None:
+    return _Draw(keep=float(other)) if _is_plain_uniform(draw) and _is_number(other) else None
+
+
+def _above(draw: _Draw, other: Any, _: bool) -> _Draw | None:
+    return _Draw(keep=1.0 - float(other)) if _is_plain_uniform(draw) and _is_number(other) else None
+
+
+def _times(draw: _Draw, other: Any, _: bool) -> _Draw | None:
+    scales = not draw.uniform and _is_number(other) and other != 0
+    return replace(draw, scale=draw.scale * other) if scales else None
+
+
+def _over(draw: _Draw, other: Any, first: bool) -> _Draw | None:
+    scales = first and not draw.uniform and _is_number(other) and other != 0
+    return replace(draw, scale=draw.scale / other) if scales else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _is_plain_uniform(draw: _Draw) -> bool:
+    return draw.uniform and draw.offset == 0.0
+
+
+# Ops that make a draw, and what ops make of a draw and a number; the flag tells that the draw comes first.
+_SAME = Trait.IDENTITY | Trait.CASTS | Trait.RESHAPES | Trait.BROADCASTS
+_STARTS: dict[Any, Callable[[fx.Node], _Draw | None]] = {
+    aten.rand.default: _uniform,
+    aten.rand_like.default: _uniform,
+    aten.bernoulli.p: _bernoulli,
+    aten.bernoulli.default: _bernoulli_of,
+}
+_STEPS: dict[Any, Callable[[_Draw, Any, bool], _Draw | None]] = {
+    aten.floor.default: _floor,
+    aten.add.Tensor: _shift,
+    aten.lt.Scalar: _below,
+    aten.le.Scalar: _below,
+    aten.gt.Scalar: _above,
+    aten.ge.Scalar: _above,
+    aten.mul.Tensor: _times,
+    aten.div.Tensor: _over,
+}
 
 
 def _operands(node: fx.Node, draws: dict[fx.Node, _Draw]) -> tuple[fx.Node | None, Any]:
@@ -113,7 +144,7 @@ def _operands(node: fx.Node, draws: dict[fx.Node, _Draw]) -> tuple[fx.Node | Non
 
 def _replace(graph: fx.Graph, node: fx.Node, draws: dict[fx.Node, _Draw]) -> None:
     source, kept = _operands(node, draws)
-    if source is None or not isinstance(kept, fx.Node) or node.target is not aten.mul.Tensor:
+    if source is None or not isinstance(kept, fx.Node):
         return
     draw = draws[source]
     if draw.uniform or not 0.0 < draw.keep <= 1.0:
@@ -129,7 +160,7 @@ def _replace(graph: fx.Graph, node: fx.Node, draws: dict[fx.Node, _Draw]) -> Non
     shift = len(sizes) - len(drawn)
     dims = [shift + dim for dim, size in enumerate(drawn) if size != 1 and size == sizes[shift + dim]]
     with graph.inserting_before(node):
-        new = graph.call_function(ops.drop_path, (x, 1.0 - draw.keep, dims, True))
+        new = graph.call_function(drop_path, (x, 1.0 - draw.keep, dims, True))
     new.meta = dict(node.meta)
     node.replace_all_uses_with(new)
     graph.erase_node(node)

@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import fx
 
-from mlgraph.graph.effects import MAYBE_VIEWS, aten, memory, mutates, views
+from mlgraph.graph.effects import aten, memory, mutates, views
+from mlgraph.graph.ops import has
+from mlgraph.graph.traits import Trait
 
 _SCATTER: dict[Any, Any] = {
     aten.slice.Tensor: aten.slice_scatter.default,
@@ -49,7 +51,7 @@ def _last_views(graph: fx.Graph, order: Mapping[fx.Node, int]) -> set[fx.Node]:
         relatives[maker].append(node)
     found: set[fx.Node] = set()
     for node in graph.nodes:
-        if node.target not in MAYBE_VIEWS or root[node].op != "call_function":
+        if not has(node, Trait.MAY_SHARE) or root[node].op != "call_function":
             continue
         own = {node}
         for other in relatives[root[node]]:

@@ -9,20 +9,10 @@ from typing import Any
 import torch
 from torch import fx
 
-aten = torch.ops.aten
+from mlgraph.graph.ops import has
+from mlgraph.graph.traits import Trait
 
-_READS = {aten.item.default, aten._local_scalar_dense.default}
-_MAKES = {aten.scalar_tensor.default}
-_KEEPS = {
-    aten.to.dtype,
-    aten._to_copy.default,
-    aten.detach.default,
-    aten.detach_.default,
-    aten.alias.default,
-    aten.clone.default,
-    aten.lift_fresh_copy.default,
-    aten.lift_fresh.default,
-}
+aten = torch.ops.aten
 
 
 def _reversed_sub(left: Any, right: Any) -> tuple[Callable[..., Any], Any, Any]:
@@ -49,7 +39,7 @@ def read_sizes_directly(graph: fx.Graph) -> None:
     """
     known: dict[fx.Node, Any] = {}
     for node in list(graph.nodes):
-        if node.target not in _READS:
+        if not has(node, Trait.READS):
             continue
         value = _plain(node.args[0], known)
         if value is None:
@@ -85,11 +75,11 @@ def _computed(node: fx.Node, known: dict[fx.Node, Any]) -> Any:
         return None
     if symbolic.dim() or symbolic.dtype not in (torch.int64, torch.int32):
         return None
-    if node.target in _MAKES:
+    if node.target is aten.scalar_tensor.default:
         size = node.args[0]
         given = size.meta.get("symbolic") if isinstance(size, fx.Node) else size
         return size if isinstance(given, int | torch.SymInt) else None
-    if node.target in _KEEPS:
+    if has(node, Trait.IDENTITY | Trait.CASTS):
         return _plain(node.args[0], known)
     if node.target not in _ARITHMETIC or node.kwargs or len(node.args) != 2:
         return None

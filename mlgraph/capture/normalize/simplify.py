@@ -10,7 +10,9 @@ from torch import fx
 
 from mlgraph.capture.normalize.scalars import put_number
 from mlgraph.graph.effects import is_random, memory, mutates, written
+from mlgraph.graph.ops import has, op_name
 from mlgraph.graph.sizes import argument_size, arguments, dtype_of, same_sizes, sizes_of
+from mlgraph.graph.traits import Trait
 
 aten = torch.ops.aten
 
@@ -18,16 +20,7 @@ _INT64_MAX = 2**63 - 1
 # A folded constant larger than this many bytes would swell files more than it saves time.
 _FOLD_BYTES = 1 << 18
 
-_FILLS = {
-    aten.zeros.default,
-    aten.ones.default,
-    aten.full.default,
-    aten.empty.memory_format,
-    aten.scalar_tensor.default,
-}
-_RANGES = {aten.arange.default, aten.arange.start, aten.arange.start_step, aten.linspace.default}
-_SPREADS = {aten.expand.default, aten.expand_as.default, aten.broadcast_to.default}
-_FACTORIES = _FILLS | _RANGES | {aten.eye.default, aten.eye.m}
+_FACTORIES = Trait.FILLS | Trait.RANGE
 
 
 def simplify(graph: fx.Graph, trained: Collection[str]) -> None:
@@ -85,7 +78,7 @@ def carries_gradient(graph: fx.Graph, trained: Collection[str]) -> set[fx.Node]:
             value = node.meta.get("symbolic")
             if isinstance(value, torch.Tensor) and value.dtype.is_floating_point:
                 found.add(node)
-        elif node.target in (aten.detach.default, aten.detach_.default):
+        elif op_name(node) == "detach":
             continue
         elif any(argument in found for argument in node.all_input_nodes):
             dtype = dtype_of(node)
@@ -196,7 +189,7 @@ _NO_OPS: dict[Any, Callable[[fx.Node, fx.Node], bool]] = {
 def _contract_size_one(graph: fx.Graph) -> None:
     """A product summed over one term is a broadcast multiplication."""
     for node in graph.nodes:
-        if node.target not in (aten.matmul.default, aten.bmm.default):
+        if not has(node, Trait.MATMUL):
             continue
         left, right = node.args
         left_sizes, right_sizes = sizes_of(left), sizes_of(right)
@@ -260,7 +253,7 @@ def fold_constants(graph: fx.Graph, fresh_name: Callable[[str, str], str]) -> di
     values: dict[str, torch.Tensor] = {}
     folded: dict[fx.Node, torch.Tensor] = {}
     for node in list(graph.nodes):
-        if node not in constant or node.target in _FACTORIES or all(user in constant for user in node.users):
+        if node not in constant or has(node, _FACTORIES) or all(user in constant for user in node.users):
             continue
         symbolic = node.meta.get("symbolic")
         if not isinstance(symbolic, torch.Tensor) or not all(
@@ -289,12 +282,12 @@ def _constant_nodes(graph: fx.Graph) -> set[fx.Node]:
         if node.op != "call_function" or node in dirty or is_random(node) or mutates(node):
             continue
         inputs = node.all_input_nodes
-        pure = all(argument in constant for argument in inputs) and (inputs or node.target in _FACTORIES)
+        pure = all(argument in constant for argument in inputs) and (inputs or has(node, _FACTORIES))
         if pure and node.target is not aten.empty.memory_format:
             constant.add(node)
     for node in reversed(list(graph.nodes)):
         # spread out, a constant is larger, and tied to the size that it is spread over
-        if node.target in _SPREADS and not all(user in constant for user in node.users):
+        if has(node, Trait.BROADCASTS) and not all(user in constant for user in node.users):
             constant.discard(node)
     return constant
 
@@ -303,7 +296,7 @@ def _has_range(node: fx.Node) -> bool:
     pending, seen = [node], set()
     while pending:
         current = pending.pop()
-        if current.target in _RANGES:
+        if has(current, Trait.RANGE):
             return True
         if current not in seen:
             seen.add(current)

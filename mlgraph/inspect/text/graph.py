@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from mlgraph.graph.ops import op_label
 from mlgraph.inspect.text.console import heading
 from mlgraph.inspect.text.explanation import short_source
 from mlgraph.inspect.text.layout import wrapped
@@ -42,7 +43,7 @@ def graph_data(program: Program) -> list[dict[str, Any]]:
             "nodes": [
                 {
                     "node": node.name,
-                    "op": op_name(node),
+                    "op": op_label(node),
                     "call": notation.call(node),
                     "dims": list(notation.dims(node.name)),
                     "module": str(node.meta.get("module", "")),
@@ -120,7 +121,7 @@ class Notation:
                 told.append(f"{name}={self._value(argument, prefix)}")
         while told and told[-1] == "None":
             told.pop()
-        return f"{node.name} = {op_name(node)}({', '.join(told)})"
+        return f"{node.name} = {op_label(node)}({', '.join(told)})"
 
     def _value(self, value: Any, prefix: str) -> str:
         from torch import fx
@@ -139,7 +140,7 @@ class Notation:
 
     def _size(self, node: fx.Node) -> str:
         """The name of the size that a node reads off an input, if it does."""
-        if op_name(node) != "sym_size" or not hasattr(node.args[0], "name"):
+        if op_label(node) != "sym_size" or not hasattr(node.args[0], "name"):
             return ""
         return self._sizes.get((node.args[0].name, int(node.args[1])), "")  # type: ignore[union-attr, arg-type]
 
@@ -174,14 +175,6 @@ class Notation:
             return str(len(term.parts))
         joined = " | ".join(self.dim(part) for part in term.parts)
         return joined if alone else f"({joined})"
-
-
-def op_name(node: fx.Node) -> str:
-    """The name of a node's op, without its overload."""
-    if node.op != "call_function":
-        return node.op
-    name = getattr(node.target, "_opname", None) or getattr(node.target, "__name__", None)
-    return str(name or node.target)
 
 
 def forward_code(program: Program) -> str:

@@ -15,32 +15,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from mlgraph.graph.ops import has, op_name
+from mlgraph.graph.traits import Trait
 from mlgraph.program import Program
 
 aten = torch.ops.aten
-
-# Nodes that pass their input on: whether one is there depends on sizes, not on what is computed.
-_IDENTITIES = {
-    aten.alias.default,
-    aten.contiguous.default,
-    aten.clone.default,
-    aten.detach.default,
-    aten.lift_fresh_copy.default,
-    aten.detach_.default,
-}
-_CASTS = {aten.to.dtype, aten.to.dtype_layout, aten._to_copy.default, aten.type_as.default, aten.to.device}
-_FACTORS = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
-# Ops that differ only in how the sizes of their results are written.
-_EQUIVALENT = (
-    {aten.view.default, aten.reshape.default, aten.unflatten.int, aten.flatten.using_ints},
-    {aten.split.Tensor, aten.split.sizes, aten.split_with_sizes.default, aten.chunk.default},
-)
-# Integers in these calls are sizes, and the shapes of what comes out say all that they say.
-_SIZED = {
-    "view", "reshape", "_unsafe_view", "expand", "unflatten", "zeros", "ones", "full", "empty", "new_zeros",
-    "new_ones", "new_full", "new_empty", "broadcast_to", "repeat", "split", "split_with_sizes", "chunk",
-    "sym_size", "view_as",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,7 +130,7 @@ class _Aligner:
             self.found.breaks.append(f"it computes {_op(b)} where the program computes {_op(a)}{_at(a)}")
 
     def calls(self, a: fx.Node, b: fx.Node) -> Iterator[tuple[Any, Any]]:
-        if a.target in _FACTORS:
+        if has(a, Trait.SCALING):
             mine, other = _constant_factor(a, self.ours), _constant_factor(b, self.theirs)
             if mine is not None and other is not None:
                 self.factor(a, other[1] / mine[1])
@@ -162,13 +141,13 @@ class _Aligner:
                 return
         left, right = _arguments(a), _arguments(b)
         if a.target != b.target:
-            if a.target in _EQUIVALENT[1] and left[2] != right[2]:
+            if has(a, Trait.SPLITS) and left[2] != right[2]:
                 self.found.breaks.append(
                     f"it splits dim {right[2]} where the program splits {left[2]}{_at(a)}"
                 )
             yield left[0], right[0]
             return
-        sized = str(a.target).split(".")[-2] in _SIZED if "." in str(a.target) else False
+        sized = has(a, Trait.SIZED)
         if _is_slice(a):
             left, right = _without_slice_end(left), _without_slice_end(right)
         if len(left) != len(right):
@@ -204,7 +183,7 @@ class _Aligner:
         if isinstance(x, int) and isinstance(y, int) and not isinstance(x, bool):
             self.found.sizes.append((x, y))
         elif not math.isclose(float(x), float(y), rel_tol=1e-6):
-            if "scaled_dot_product" in str(node.target) and x and y:
+            if op_name(node) == "scaled_dot_product_attention" and x and y:
                 self.factor(node, float(y) / float(x))
             elif not _drops(node):
                 self.found.breaks.append(
@@ -253,10 +232,10 @@ def constant(value: Any, program: Program) -> float | None:
 
 def _constant_factor(node: fx.Node, program: Program) -> tuple[fx.Node, float] | None:
     """The operand and the constant that it is multiplied by, where ``node`` multiplies by one."""
-    if node.op != "call_function" or node.target not in _FACTORS or len(node.args) < 2:
+    if not has(node, Trait.SCALING) or len(node.args) < 2:
         return None
     left, right = node.args[0], node.args[1]
-    divides = node.target in (aten.div.Tensor, aten.div.Scalar)
+    divides = has(node, Trait.QUOTIENT)
     value = constant(right, program)
     if value and isinstance(left, fx.Node):
         return left, 1 / value if divides else value
@@ -267,7 +246,7 @@ def _constant_factor(node: fx.Node, program: Program) -> tuple[fx.Node, float] |
 
 
 def _same_kind(a: fx.Node, b: fx.Node) -> bool:
-    return a.op == b.op and a.target in _FACTORS and b.target in _FACTORS
+    return has(a, Trait.SCALING) and has(b, Trait.SCALING)
 
 
 def _ratio(x: torch.Tensor, y: torch.Tensor) -> float | None:
@@ -293,7 +272,7 @@ def _names(program: Program, name: str) -> set[str]:
 def _skip(node: fx.Node) -> fx.Node:
     while node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node):
         source = node.args[0]
-        if node.target not in _IDENTITIES and not (node.target in _CASTS and _dtype(source) == _dtype(node)):
+        if not has(node, Trait.IDENTITY) and not (has(node, Trait.CASTS) and _dtype(source) == _dtype(node)):
             return node
         node = source
     return node
@@ -353,12 +332,15 @@ def _differing(ours: tuple[Any, ...], theirs: tuple[Any, ...]) -> list[tuple[int
 
 
 def _same_op(a: fx.Node, b: fx.Node) -> bool:
-    return a.target == b.target or any(a.target in group and b.target in group for group in _EQUIVALENT)
+    """Whether two ops are one, or differ only in how the sizes of their results are written."""
+    if a.target == b.target or (has(a, Trait.RESHAPES) and has(b, Trait.RESHAPES)):
+        return True
+    return all(has(node, Trait.SPLITS) and has(node, Trait.SIZED) for node in (a, b))
 
 
 def _drops(node: fx.Node) -> bool:
     """Whether a node does nothing outside training."""
-    return node.op == "call_function" and any(word in str(node.target) for word in ("dropout", "drop_path"))
+    return has(node, Trait.DROPS)
 
 
 def _without_slice_end(arguments: list[Any]) -> list[Any]:
@@ -368,7 +350,7 @@ def _without_slice_end(arguments: list[Any]) -> list[Any]:
 
 
 def _is_slice(node: fx.Node) -> bool:
-    return bool(node.target == aten.slice.Tensor)
+    return op_name(node) == "slice"
 
 
 def _op(node: fx.Node) -> str:

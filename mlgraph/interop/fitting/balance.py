@@ -10,19 +10,18 @@ none is a proof that these ops can't absorb the factor.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import fx
 
 from mlgraph.errors import MlgraphError
+from mlgraph.graph.ops import has, op_name, positions
+from mlgraph.graph.traits import CUTS, MOVES, PASSES, Trait
 from mlgraph.interop.fitting.align import Factor
 from mlgraph.interop.weights import Rescale
 from mlgraph.program import Program
-
-aten = torch.ops.aten
 
 
 class FoldError(MlgraphError):
@@ -64,31 +63,8 @@ class _Form:
 
 
 _ZERO = _Form()
-_KEEP = {
-    "view", "reshape", "_unsafe_view", "expand", "unflatten", "flatten", "permute", "transpose", "t",
-    "numpy_T", "mT", "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "squeeze",
-    "unsqueeze", "index_select", "gather", "dropout", "to", "_to_copy", "type_as", "clone", "contiguous",
-    "alias", "detach", "neg", "sum", "mean", "narrow", "movedim", "roll", "repeat", "repeat_interleave",
-    "relu", "abs", "max", "amax", "index", "diff", "cumsum", "tril", "triu", "flip", "avg_pool2d",
-    "adaptive_avg_pool2d", "adaptive_avg_pool1d", "feature_dropout", "drop_path", "pixel_shuffle",
-    "broadcast_to", "swapaxes", "pad", "constant_pad_nd", "max_pool2d", "upsample_bicubic2d",
-    "upsample_bilinear2d",
-}  # fmt: skip
-_PRODUCTS = {"mul", "matmul", "bmm", "mm", "mv", "dot", "outer"}
-_SUMS = {"add", "sub", "rsub", "add_"}
-_AFFINE = {
-    "linear": (0, 1, 2),
-    "conv1d": (0, 1, 2),
-    "conv2d": (0, 1, 2),
-    "conv3d": (0, 1, 2),
-    "addmm": (1, 2, 0),
-}
-_NORMS = {
-    "layer_norm": (0, 2, 3),
-    "group_norm": (0, 2, 3),
-    "rms_norm": (0, 2, None),
-    "instance_norm": (0, 1, 2),
-}
+# Through these the first operand's factor passes to the result.
+_KEEPS = PASSES | MOVES | CUTS | Trait.PADS | Trait.LOOKS_UP | Trait.LINEAR | Trait.HOMOGENEOUS
 
 
 class _Balance:
@@ -129,61 +105,60 @@ class _Balance:
         return _Form(result.terms, result.known + self.known.get(node.name, 0.0))
 
     def rule(self, node: fx.Node) -> _Form:
-        name = _name(node)
-        if name == "getitem" or name in _KEEP:
-            return self.of(node.args[0])
-        if name in _PRODUCTS:
-            return self.of(node.args[0]) + self.of(node.args[1])
-        if name == "div":
-            return self.of(node.args[0]) - self.of(node.args[1])
-        if name in _SUMS:
-            return self.shifted(node) or self.equal(node, node.args[:2])
-        if name in ("cat", "stack"):
-            return self.equal(node, _list(node.args[0]))
-        if name == "where":
-            return self.equal(node, node.args[1:3])
-        if name == "masked_fill":
-            return self.equal(node, (node.args[0], node.args[2]))
-        if name == "embedding":
-            return self.of(node.args[0])
-        if name == "einsum":
-            total = _ZERO
-            for operand in _list(node.args[1]):
-                total = total + self.of(operand)
-            return total
-        if name == "pow" and isinstance(node.args[1], int | float):
-            return _ZERO.plus(self.of(node.args[0]), float(node.args[1]))
-        if name in ("baddbmm", "addmm", *_AFFINE):
-            return self.affine(node, _AFFINE.get(name, (1, 2, 0)))
-        if name in _NORMS:
-            return self.norm(node, _NORMS[name])
-        if name == "scaled_dot_product_attention":
-            query, key, value = (self.of(node.args[at]) for at in range(3))
-            known = _Form((), self.known.get(node.name, 0.0))
-            self.require(query + key + known, node)
-            # the factor belongs to the scores and not to what comes out
-            return value - known
+        own = _RULES.get(op_name(node))
+        if own is not None:
+            return own(self, node)
+        for traits, rule in _RULES_BY_TRAIT:
+            if has(node, traits):
+                return rule(self, node)
+        return self.affine(node) if positions(node) is not None else self.opaque(node)
+
+    def opaque(self, node: fx.Node) -> _Form:
+        """An op that lets no factor through."""
         for operand in node.all_input_nodes:
             self.require(self.of(operand), node)
         return _ZERO
 
-    def affine(self, node: fx.Node, places: tuple[int, int, int]) -> _Form:
-        left, right, bias = (node.args[at] if at < len(node.args) else None for at in places)
-        result = self.of(left) + self.of(right)
+    def product(self, node: fx.Node) -> _Form:
+        total = _ZERO
+        for operand in _list(node.args[1]) if op_name(node) == "einsum" else node.args[:2]:
+            total = total + self.of(operand)
+        return total
+
+    def power(self, node: fx.Node) -> _Form:
+        if isinstance(node.args[1], int | float):
+            return _ZERO.plus(self.of(node.args[0]), float(node.args[1]))
+        return self.opaque(node)
+
+    def attention(self, node: fx.Node) -> _Form:
+        query, key, value = (self.of(node.args[at]) for at in range(3))
+        known = _Form((), self.known.get(node.name, 0.0))
+        self.require(query + key + known, node)
+        # the factor belongs to the scores and not to what comes out
+        return value - known
+
+    def affine(self, node: fx.Node) -> _Form:
+        operand, weight, bias = self.placed(node)
+        result = self.of(operand) + self.of(weight)
         if isinstance(bias, fx.Node):
             self.require(result - self.of(bias), node)
         return result
 
-    def norm(self, node: fx.Node, places: tuple[int, int, int | None]) -> _Form:
-        operand, gain, bias = (
-            node.args[at] if at is not None and at < len(node.args) else None for at in places
-        )
+    def norm(self, node: fx.Node) -> _Form:
+        operand, gain, bias = self.placed(node)
         # not even a norm lets a factor through: its epsilon is added to the variance
         self.require(self.of(operand), node)
-        result = self.of(gain) if isinstance(gain, fx.Node) else _ZERO
+        result = self.of(gain)
         if isinstance(bias, fx.Node):
             self.require(result - self.of(bias), node)
         return result
+
+    def placed(self, node: fx.Node) -> list[Any]:
+        """What an op is given for its activation, weight and bias."""
+        at = positions(node)
+        assert at is not None
+        places = (at.input, at.weight, at.bias)
+        return [node.args[p] if p is not None and p < len(node.args) else None for p in places]
 
     def shifted(self, node: fx.Node) -> _Form | None:
         """``w + c`` for a parameter used nowhere else: as good as a parameter itself."""
@@ -192,9 +167,9 @@ class _Balance:
             parameter, constant = constant, parameter
         if not isinstance(parameter, fx.Node) or not isinstance(constant, int | float) or not constant:
             return None
-        if _name(node) not in ("add", "add_") or node.kwargs:
+        if op_name(node) != "add" or node.kwargs:
             return None
-        while parameter.op == "call_function" and _name(parameter) in ("to", "_to_copy", "type_as"):
+        while has(parameter, Trait.CASTS):
             if len(parameter.users) != 1 or not isinstance(parameter.args[0], fx.Node):
                 return None
             parameter = parameter.args[0]
@@ -252,12 +227,6 @@ def _replace(form: _Form, name: str, solution: _Form) -> _Form:
     return rest.plus(solution, value)
 
 
-def _name(node: fx.Node) -> str:
-    target: Any = node.target
-    packet = getattr(target, "overloadpacket", None)
-    return str(getattr(packet, "__name__", None) or getattr(target, "__name__", str(target)))
-
-
 def _is_zero(value: Any) -> bool:
     # masks fill with minus infinity, which like zero no positive factor changes
     return isinstance(value, int | float) and (value == 0 or math.isinf(value))
@@ -271,3 +240,22 @@ def _nodes(args: Any) -> list[fx.Node]:
 
 def _list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else []
+
+
+_Rule = Callable[[_Balance, fx.Node], _Form]
+_RULES: dict[str, _Rule] = {
+    "where": lambda b, node: b.equal(node, node.args[1:3]),
+    "masked_fill": lambda b, node: b.equal(node, (node.args[0], node.args[2])),
+    "embedding": lambda b, node: b.of(node.args[0]),
+    "rsub": lambda b, node: b.equal(node, node.args[:2]),
+    "pow": _Balance.power,
+    "scaled_dot_product_attention": _Balance.attention,
+}
+_RULES_BY_TRAIT: tuple[tuple[Trait, _Rule], ...] = (
+    (_KEEPS, lambda b, node: b.of(node.args[0])),
+    (Trait.PRODUCT, _Balance.product),
+    (Trait.QUOTIENT, lambda b, node: b.of(node.args[0]) - b.of(node.args[1])),
+    (Trait.SUM, lambda b, node: b.shifted(node) or b.equal(node, node.args[:2])),
+    (Trait.JOINS, lambda b, node: b.equal(node, _list(node.args[0]))),
+    (Trait.NORM, _Balance.norm),
+)

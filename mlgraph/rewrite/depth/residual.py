@@ -4,33 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
 from mlgraph.errors import MlgraphError
+from mlgraph.graph.ops import has, op_name, positions
+from mlgraph.graph.traits import CUTS, MOVES, PASSES, Trait
 from mlgraph.program import Program
 from mlgraph.program.block_table import Block, Chain
 from mlgraph.rewrite.grouping import Grouping
 
-# fmt: off
-_UNARY = {
-    "dropout", "to", "_to_copy", "view", "reshape", "transpose", "permute", "unsqueeze", "squeeze",
-    "contiguous", "slice", "select", "flatten", "unflatten", "clone", "expand", "alias", "sum", "mean",
-    "neg", "roll", "div", "index", "drop_path", "movedim", "constant_pad_nd", "pad", "_unsafe_view",
-    "split", "chunk", "getitem", "t", "index_select", "gather", "split_with_sizes",
-}
-# fmt: on
-_WEIGHTED = {
-    "linear": (1, 2),
-    "conv1d": (1, 2),
-    "conv2d": (1, 2),
-    "conv3d": (1, 2),
-    "addmm": (2, 0),
-    "baddbmm": (2, 0),
-}
-_NORMS = {"layer_norm": (2, 3), "rms_norm": (2, 3), "group_norm": (2, 3), "batch_norm": (1, 2)}
-_MULTILINEAR = ("mul", "matmul", "bmm", "mm", "einsum", "_grouped_mm", "grouped_mm_fallback")
-_PASSED = ("dropout", "to", "contiguous", "clone", "alias", "view", "reshape", "transpose", "drop_path")
+# What a stream passes unchanged, and what a value stays linear through.
+_ON_STREAM = PASSES | Trait.REORDERS | Trait.RESHAPES
+_UNARY = PASSES | MOVES | CUTS | Trait.PADS | Trait.LOOKS_UP | Trait.LINEAR | Trait.QUOTIENT
 
 
 @dataclass(frozen=True)
@@ -68,8 +55,7 @@ def stream(program: Program, chain: Chain, block: Block, strict: bool) -> Stream
     norms: list[tuple[str, ...]] = []
     node = nodes[block.exit]
     while node.name != block.entry:
-        name = getattr(node.target, "_opname", "") if node.op == "call_function" else ""
-        if name == "add":
+        if op_name(node) == "add":
             sides = [a for a in node.args[:2] if isinstance(a, fx.Node)]
             streams = [a for a in sides if _reaches(a, block.entry)]
             if len(sides) != 2 or len(streams) != 1:
@@ -84,14 +70,15 @@ def stream(program: Program, chain: Chain, block: Block, strict: bool) -> Stream
                 )
             ends.extend(t for t in found if t not in ends)
             node = streams[0]
-        elif name in _NORMS and name != "batch_norm" and isinstance(node.args[0], fx.Node):
-            own = [a for p in _NORMS[name] for a in node.args[p : p + 1] if isinstance(a, fx.Node)]
-            norms.append(tuple(str(a.target) for a in own if a.op == "get_attr"))
-            node = node.args[0]
-        elif name in _PASSED and isinstance(node.args[0], fx.Node):
-            node = node.args[0]
-        else:
+            continue
+        if _is_plain_norm(node):
+            norms.append(tuple(str(a.target) for a in _parameters(node) if a.op == "get_attr"))
+        elif not has(node, _ON_STREAM):
             break
+        source = node.args[0]
+        if not isinstance(source, fx.Node):
+            break
+        node = source
     if node.name != block.entry or not ends:
         raise MlgraphError(
             f"the blocks of {chain.name} have no residual stream that can be followed (it ends at "
@@ -164,18 +151,30 @@ def residual_changes(
     return out
 
 
+def _is_plain_norm(node: fx.Node) -> bool:
+    """Whether the node is a norm whose statistics are its input's in both modes."""
+    return has(node, Trait.NORM) and op_name(node) != "batch_norm"
+
+
+def _parameters(node: fx.Node) -> list[fx.Node]:
+    """Weight and bias of an op that has them, gain and bias of a norm."""
+    at = positions(node)
+    given = [p for p in (at.weight, at.bias) if p is not None] if at is not None else []
+    return [a for p in given for a in node.args[p : p + 1] if isinstance(a, fx.Node)]
+
+
 def _reaches(node: fx.Node, entry: str) -> bool:
     """Whether a value is the entry, plus residual branches, perhaps normalised."""
     while node.name != entry:
-        name = getattr(node.target, "_opname", "") if node.op == "call_function" else ""
-        if name == "add":
+        source = node.args[0] if node.args else None
+        if op_name(node) == "add":
             sides = [a for a in node.args[:2] if isinstance(a, fx.Node)]
             streams = [a for a in sides if _reaches(a, entry)]
             if len(streams) != 1:
                 return False
             node = streams[0]
-        elif (name in _PASSED or name in _NORMS) and isinstance(node.args[0], fx.Node):
-            node = node.args[0]
+        elif has(node, _ON_STREAM | Trait.NORM) and isinstance(source, fx.Node):
+            node = source
         else:
             return False
     return True
@@ -195,42 +194,41 @@ def _depends(value: object, tensors: set[str], inside: set[str]) -> bool:
     return False
 
 
-def _linear_in(node: fx.Node, inside: set[str], strict: bool) -> list[str] | None:
+def _linear_in(value: object, inside: set[str], strict: bool) -> list[str] | None:
     """Tensors in which a value is linear; ``strict`` refuses values that a norm makes scale-free in them."""
-    if node.op == "get_attr":
-        return [str(node.target)]
-    if node.op != "call_function" or node.name not in inside:
+    if not isinstance(value, fx.Node):
         return None
-    name = getattr(node.target, "_opname", getattr(node.target, "__name__", ""))
-
-    def operands(positions: Sequence[int]) -> list[str] | None:
-        given = [node.args[p] for p in positions if p < len(node.args) and isinstance(node.args[p], fx.Node)]
-        found = [_linear_in(a, inside, strict) for a in given if isinstance(a, fx.Node)]
-        if not found or any(f is None for f in found):
-            return None
-        return [t for f in found if f is not None for t in f]
-
-    if name in _WEIGHTED:
-        return operands(_WEIGHTED[name])
-    if name in _NORMS:
-        return operands(_NORMS[name])
-    if name in _MULTILINEAR:
-        factors = node.args[1] if name == "einsum" else node.args[:2]
-        listed: list[fx.Node] = [a for a in factors if isinstance(a, fx.Node)]  # type: ignore[union-attr]
-        for factor in reversed(listed):
-            found = _linear_in(factor, inside, strict)
-            others = [other for other in listed if other is not factor]
-            if found is not None and not (strict and any(_depends(o, set(found), inside) for o in others)):
-                return found
+    if value.op == "get_attr":
+        return [str(value.target)]
+    if value.op != "call_function" or value.name not in inside:
         return None
-    if name == "add" and len(node.args) > 1 and isinstance(node.args[1], fx.Node):
-        return operands((0, 1))
-    if name in ("cat", "stack"):
-        joined: list[fx.Node] = list(node.args[0])  # type: ignore[arg-type]
-        parts = [_linear_in(a, inside, strict) for a in joined]
-        return None if any(p is None for p in parts) else [t for p in parts if p is not None for t in p]
-    if name == "scaled_dot_product_attention":
-        return operands((2,))
-    if name in _UNARY:
-        return operands((0,))
+    if has(value, Trait.PRODUCT):
+        return _linear_factor(value, inside, strict)
+    found = [_linear_in(part, inside, strict) for part in _linear_parts(value)]
+    listed = [names for names in found if names is not None]
+    return [name for names in listed for name in names] if found and len(listed) == len(found) else None
+
+
+def _linear_parts(node: fx.Node) -> list[Any]:
+    """The operands that a node's value scales with, taken together; none where there are no such."""
+    if positions(node) is not None:
+        return list(_parameters(node))
+    if op_name(node) == "add":
+        return list(node.args[:2]) if len(node.args) > 1 and isinstance(node.args[1], fx.Node) else []
+    if has(node, Trait.JOINS):
+        return list(node.args[0])  # type: ignore[arg-type]
+    if op_name(node) == "scaled_dot_product_attention":
+        return list(node.args[2:3])
+    return list(node.args[:1]) if has(node, _UNARY) else []
+
+
+def _linear_factor(node: fx.Node, inside: set[str], strict: bool) -> list[str] | None:
+    """Tensors in which the last possible factor of a product is linear."""
+    given = node.args[1] if op_name(node) == "einsum" else node.args[:2]
+    factors = [a for a in given if isinstance(a, fx.Node)]  # type: ignore[union-attr]
+    for factor in reversed(factors):
+        found = _linear_in(factor, inside, strict)
+        others = [other for other in factors if other is not factor]
+        if found is not None and not (strict and any(_depends(o, set(found), inside) for o in others)):
+            return found
     return None

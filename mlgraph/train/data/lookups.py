@@ -10,12 +10,10 @@ from torch import fx
 
 from mlgraph.graph.effects import is_random, memory, mutates
 from mlgraph.graph.interpret import Interpretation
+from mlgraph.graph.ops import has, op_name
+from mlgraph.graph.traits import Trait
 from mlgraph.program import Program
 from mlgraph.train.errors import TrainError
-
-_aten = torch.ops.aten
-# All take (scores, classes, weight, reduction, ignore_index).
-_CLASSIFYING = (_aten.cross_entropy_loss.default, _aten.nll_loss_nd.default, _aten.nll_loss.default)
 
 
 def check_lookups(program: Program, leaves: Sequence[Any], what: str) -> None:
@@ -34,7 +32,7 @@ def check_lookups(program: Program, leaves: Sequence[Any], what: str) -> None:
     for node, indices in zip(known, _computed(program, known, closures, leaves), strict=True):
         size = _size_of(node)
         inside = (indices >= 0) & (indices < size)
-        if node.target in _CLASSIFYING:
+        if has(node, Trait.CLASSIFIES):
             inside |= indices == _ignored(node)
         if bool(inside.all()):
             continue
@@ -49,7 +47,7 @@ def _is_parameter(program: Program, node: fx.Node) -> bool:
 
 
 def _sentence(node: fx.Node, what: str, bad: int, size: int, inputs: str) -> str:
-    if node.target is _aten.embedding.default:
+    if op_name(node) == "embedding":
         table = node.args[0]
         assert isinstance(table, fx.Node)
         name = table.target if table.op == "get_attr" else table.name
@@ -62,7 +60,7 @@ def _sentence(node: fx.Node, what: str, bad: int, size: int, inputs: str) -> str
 
 def _index_of(node: fx.Node) -> fx.Node | None:
     """The indices that a node looks up, or takes for classes."""
-    if node.target not in (_aten.embedding.default, *_CLASSIFYING):
+    if not has(node, Trait.CLASSIFIES) and op_name(node) != "embedding":
         return None
     index = node.args[1]
     assert isinstance(index, fx.Node)
@@ -73,7 +71,7 @@ def _size_of(node: fx.Node) -> int:
     scored = node.args[0]
     assert isinstance(scored, fx.Node)
     shape = scored.meta["val"].shape
-    return int(shape[0] if node.target is _aten.embedding.default or len(shape) == 1 else shape[1])
+    return int(shape[0] if op_name(node) == "embedding" or len(shape) == 1 else shape[1])
 
 
 def _ignored(node: fx.Node) -> int:
