@@ -216,7 +216,7 @@ def one_device(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     """A call on the program's one device; the target is ``None`` where only a move was asked for."""
     given: Any
     kwargs = {k: v for k, v in kwargs.items() if k not in ("pin_memory", "layout", "non_blocking")}
-    if target in (aten.to.device, aten.to.dtype, aten.to.dtype_layout):
+    if getattr(target, "overloadpacket", None) is aten.to and target is not aten.to.other:
         names = [argument.name for argument in target._schema.arguments]
         given = dict(zip(names, args, strict=False)) | kwargs
         dtype = given.get("dtype")

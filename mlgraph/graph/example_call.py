@@ -2,27 +2,58 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
 
-    from mlgraph.program import Input, Program
+from mlgraph.graph.ops import has, op_name
+from mlgraph.graph.traits import CUTS, MOVES, PASSES, Trait
+from mlgraph.program import Program
+
+_CARRIES = PASSES | MOVES | CUTS | Trait.PADS | Trait.JOINS | Trait.REPLACES
 
 
-def example_call(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments: normal floats, zeros for integers, ones for booleans."""
-    from torch.utils import _pytree as pytree
-
-    leaves = [_tensor(leaf) if leaf.is_tensor else leaf.value for leaf in program.signature.inputs]
-    args, kwargs = pytree.tree_unflatten(leaves, program.signature.in_spec)
+def example_call(program: Program, seed: int = 0) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments, made of :func:`example_leaves`."""
+    args, kwargs = pytree.tree_unflatten(example_leaves(program, seed), program.signature.in_spec)
     return tuple(args), dict(kwargs)
 
 
-def _tensor(leaf: Input) -> torch.Tensor:
-    import torch
+def example_leaves(program: Program, seed: int = 0) -> list[Any]:
+    """Input leaves in placeholder order: normal floats, indices within their tables, ones for other integers.
 
-    assert leaf.dtype is not None
-    if leaf.dtype.is_floating_point or leaf.dtype.is_complex:
-        return torch.randn(leaf.shape, generator=torch.Generator().manual_seed(0)).to(leaf.dtype)
-    return torch.full(leaf.shape, leaf.dtype is torch.bool).to(leaf.dtype)
+    What is no tensor is as it was captured.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    leaves = []
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    for leaf, node in zip(program.signature.inputs, placeholders, strict=True):
+        if not leaf.is_tensor or leaf.dtype is None:
+            leaves.append(leaf.value)
+        elif leaf.dtype.is_floating_point or leaf.dtype.is_complex:
+            leaves.append(torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf.dtype))
+        elif leaf.dtype is not torch.bool and (bound := min(_bounds(node), default=0)):
+            leaves.append(torch.randint(0, bound, leaf.shape, generator=generator).to(leaf.dtype))
+        else:
+            leaves.append(torch.ones(leaf.shape, dtype=leaf.dtype))
+    return leaves
+
+
+def _bounds(node: fx.Node) -> Iterator[int]:
+    """Sizes of the tables and class dims that an integer input indexes, through what passes indices on."""
+    stack, seen = [node], {node}
+    while stack:
+        current = stack.pop()
+        for user in current.users:
+            indexes = len(user.args) > 1 and user.args[1] is current
+            if indexes and op_name(user) == "embedding":
+                yield int(user.args[0].meta["val"].shape[0])  # type: ignore[union-attr]
+            elif indexes and has(user, Trait.CLASSIFIES):
+                shape = user.args[0].meta["val"].shape  # type: ignore[union-attr]
+                yield int(shape[1] if len(shape) > 1 else shape[0])
+            elif has(user, _CARRIES) and user not in seen:
+                seen.add(user)
+                stack.append(user)

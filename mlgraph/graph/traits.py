@@ -308,7 +308,7 @@ OPS: dict[str, Facts | Trait] = {
     "hardswish": T.ACTIVATION,
     "hardtanh": T.ACTIVATION,
     "leaky_relu": T.ACTIVATION,
-    "logsigmoid": T.ACTIVATION,
+    "log_sigmoid": T.ACTIVATION,
     "mish": T.ACTIVATION,
     "prelu": T.ACTIVATION,
     "relu": T.ACTIVATION | T.HOMOGENEOUS,

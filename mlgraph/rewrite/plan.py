@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx
 
-from mlgraph.graph.ops import has, op_name
+from mlgraph.graph.ops import has, op_name, positions
 from mlgraph.graph.traits import MOVES, PASSES, Trait
 from mlgraph.program import Note, Program
 from mlgraph.program.axis_table import AxisTable, Sum
@@ -177,8 +177,9 @@ def _foldable(node: fx.Node, table: AxisTable, found: Sum) -> list[str] | None:
 
     if has(node, PASSES | MOVES) and isinstance(node.args[0], fx.Node):
         return _foldable(node.args[0], table, found)
-    if name in ("layer_norm", "rms_norm"):
-        given = [a for a in node.args[2:4] if isinstance(a, fx.Node)]
+    if has(node, Trait.NORM) and (at := positions(node)) is not None:
+        places = [place for place in (at.weight, at.bias) if place is not None]
+        given = [a for place in places for a in node.args[place : place + 1] if isinstance(a, fx.Node)]
         owned = [own(a) for a in given]
         return [o for o in owned if o is not None] if owned and None not in owned else None
     if has(node, Trait.SCALING) and len(node.args) == 2:

@@ -73,7 +73,7 @@ def _plan(program: Program, axis: str) -> _Plan:
     seen: set[tuple[fx.Node, Content]] = set()
     for name in dict.fromkeys(node for averaged, node in program.axes.averages if averaged == axis):
         node = nodes[name]
-        if op_name(node) in ("layer_norm", "rms_norm"):
+        if has(node, Trait.NORM):
             _norm(program, axis, node, plan, seen)
         elif op_name(node) == "mean":
             _root_mean_square(program, axis, node, plan, seen)
@@ -87,7 +87,8 @@ def _norm(
 ) -> None:
     at = positions(node)
     gain = _tensor(node, at.weight) if at is not None else None
-    if at is None or at.epsilon is None or gain is None:
+    # a group norm's means are those of its groups, not the axis's
+    if at is None or at.epsilon is None or gain is None or op_name(node) == "group_norm":
         raise _Unsettled
     plan.gains.add(gain)
     for position in (at.weight, at.bias):

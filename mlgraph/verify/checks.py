@@ -13,6 +13,8 @@ from typing import Any
 import torch
 
 from mlgraph.errors import MlgraphError
+from mlgraph.graph.compare import relative_error
+from mlgraph.graph.example_call import example_leaves
 from mlgraph.graph.interpret import Interpretation
 from mlgraph.program import Program
 from mlgraph.program.axis_table import Axis
@@ -21,7 +23,7 @@ from mlgraph.rewrite.plan import plan_up
 from mlgraph.rewrite.refine import apply_up
 from mlgraph.rewrite.transfer import TensorTransfer
 from mlgraph.storage import load, save
-from mlgraph.verify.soundness import Deviation, evaluate, example_leaves, permutation_error, relative_error
+from mlgraph.verify.soundness import Deviation, evaluate, permutation_error
 
 CHECKS = ("soundness", "inverse", "growth", "gradients", "storage")
 

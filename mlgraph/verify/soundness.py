@@ -6,13 +6,14 @@ interpreting the graph in float64 and evaluation mode, so that every value insid
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import fx
 
+from mlgraph.graph.compare import relative_error
 from mlgraph.graph.interpret import Interpretation, double
 from mlgraph.program import Program
 from mlgraph.program.dims import DimExpr, Join
@@ -120,23 +121,6 @@ def _first_deviation(
     return "the output"
 
 
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest absolute difference over the largest expected magnitude; infinite for other shapes or NaN."""
-    if found.shape != expected.shape:
-        return float("inf")
-    if not (found.is_floating_point() or found.is_complex()):
-        return 0.0 if torch.equal(found, expected) else float("inf")
-    if not found.numel():
-        return 0.0
-    both = torch.isfinite(expected)
-    if not torch.equal(both, torch.isfinite(found)):
-        return float("inf")
-    if not bool(both.any()):
-        return 0.0
-    scale = expected[both].abs().max().clamp_min(1e-12)
-    return float((found[both] - expected[both]).abs().max() / scale)
-
-
 def evaluate(
     program: Program,
     tensors: Mapping[str, torch.Tensor],
@@ -147,51 +131,3 @@ def evaluate(
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Interpretation(program, tensors, widened=True, kept=kept).run(inputs)
-
-
-def example_leaves(program: Program, seed: int = 0) -> list[Any]:
-    """Random input leaves at the program's example sizes: indices within their tables, ones for other
-    integers."""
-    generator = torch.Generator().manual_seed(seed)
-    leaves = []
-    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
-    for leaf, node in zip(program.signature.inputs, placeholders, strict=True):
-        if leaf.dtype is None:
-            leaves.append(leaf.value)
-        elif leaf.dtype.is_floating_point:
-            leaves.append(torch.randn(leaf.shape, generator=generator, dtype=torch.float64).to(leaf.dtype))
-        elif leaf.dtype is torch.bool:
-            leaves.append(torch.ones(leaf.shape, dtype=torch.bool))
-        else:
-            bound = min(_bounds(node, program), default=None)
-            drawn = (
-                torch.randint(0, bound, leaf.shape, generator=generator) if bound else torch.ones(leaf.shape)
-            )
-            leaves.append(drawn.to(leaf.dtype))
-    return leaves
-
-
-def _bounds(node: fx.Node, program: Program) -> Iterator[int]:
-    """Sizes of the tables and class dims that an integer input indexes, through views and slices."""
-    stack, seen = [node], {node}
-    while stack:
-        current = stack.pop()
-        for user in current.users:
-            name = getattr(user.target, "_opname", "") if user.op == "call_function" else ""
-            if name == "embedding" and user.args[1] is current:
-                yield int(user.args[0].meta["val"].shape[0])  # type: ignore[union-attr]
-            elif name in ("cross_entropy_loss", "nll_loss", "nll_loss_nd") and user.args[1] is current:
-                shape = user.args[0].meta["val"].shape  # type: ignore[union-attr]
-                yield int(shape[1] if len(shape) > 1 else shape[0])
-            elif name in _CARRIES and user not in seen:
-                seen.add(user)
-                stack.append(user)
-
-
-# fmt: off
-_CARRIES = {
-    "view", "reshape", "slice", "to", "contiguous", "constant_pad_nd", "pad", "flatten", "transpose",
-    "unsqueeze", "squeeze", "clone", "expand", "masked_fill", "where", "cat", "roll", "copy",
-    "slice_scatter", "select_scatter", "clamp",
-}
-# fmt: on

@@ -14,6 +14,8 @@ from torch import nn
 import mlgraph
 from mlgraph.capture.inputs.origin import describe_origin
 from mlgraph.errors import FileError, MlgraphError
+from mlgraph.graph.compare import relative_error
+from mlgraph.graph.example_call import example_call
 from mlgraph.interop import directory
 from mlgraph.interop.fitting.align import align
 from mlgraph.interop.hollow import hollow
@@ -27,7 +29,7 @@ from mlgraph.interop.huggingface import (
     to_huggingface,
 )
 from mlgraph.interop.open import open_source
-from mlgraph.interop.same_outputs import check_outputs, random_call, relative_error
+from mlgraph.interop.same_outputs import check_outputs
 from mlgraph.program import Program
 from tests import zoo
 
@@ -140,7 +142,7 @@ def test_a_factor_that_follows_the_width_is_folded_and_taken_out_again(tmp_path:
     again = from_huggingface(tmp_path / "t5")
     name = "decoder.final_layer_norm.weight"
     torch.testing.assert_close(again.tensors[name], small.tensors[name])
-    args, kwargs = random_call(program)
+    args, kwargs = example_call(program)
     with torch.no_grad():
         before = mlgraph.emit(mlgraph.decoalesce(small)).eval()(*args, **kwargs).logits
         after = mlgraph.emit(mlgraph.decoalesce(again)).eval()(*args, **kwargs).logits
@@ -188,7 +190,7 @@ def test_large_directories_are_read_tensor_by_tensor(tmp_path: Path, monkeypatch
 
 def from_pretrained_program(folder: Path, like: Program) -> Program:
     model = transformers.LlamaForCausalLM.from_pretrained(folder)
-    args, kwargs = random_call(like)
+    args, kwargs = example_call(like)
     return mlgraph.capture(model, args, kwargs).replace(origin=describe_origin(model))
 
 

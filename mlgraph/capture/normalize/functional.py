@@ -109,21 +109,20 @@ def _rewrite(
     graph.erase_node(node)
 
 
+# In-place overloads whose functional form has another name or overload.
+_FORMS: dict[Any, Any] = {
+    aten.copy_.default: aten.copy.default,
+    aten.fill_.Tensor: aten.fill.Tensor,
+    aten.fill_.Scalar: aten.full_like.default,
+    aten.zero_.default: aten.zeros_like.default,
+    aten.bernoulli_.float: aten.bernoulli.p,
+}
+
+
 def _functional_form(target: Any) -> Any:
-    """The overload without the trailing underscore that takes the same arguments, if there is one."""
-    packet = target._schema.name.split("::")[1]
-    special = {"fill_": None, "zero_": None}
-    if target is aten.copy_.default:
-        return aten.copy.default
-    if target is aten.fill_.Tensor:
-        return aten.fill.Tensor
-    if target is aten.fill_.Scalar:
-        return aten.full_like.default
-    if target is aten.zero_.default:
-        return aten.zeros_like.default
-    if target is aten.bernoulli_.float:
-        return aten.bernoulli.p
-    if not packet.endswith("_") or packet in special:
-        return None
-    overloads = getattr(aten, packet[:-1], None)
-    return getattr(overloads, target._overloadname, None) if overloads is not None else None
+    """The overload that makes what ``target`` writes from the same arguments, if there is one."""
+    if target in _FORMS:
+        return _FORMS[target]
+    name = target._schema.name.split("::")[1]
+    overloads = getattr(aten, name[:-1], None) if name.endswith("_") else None
+    return getattr(overloads, target._overloadname, None)

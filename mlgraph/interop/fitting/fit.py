@@ -23,6 +23,7 @@ from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from mlgraph.errors import CaptureError, MlgraphError
+from mlgraph.graph.example_call import example_call
 from mlgraph.interop.fitting import probe
 from mlgraph.interop.fitting.align import Alignment, align
 from mlgraph.interop.fitting.balance import FoldError, fold
@@ -235,14 +236,6 @@ def _dynamic_shapes(program: Program, model: nn.Module) -> dict[str, Any]:
     ]
     args, kwargs = pytree.tree_unflatten(leaves, program.signature.in_spec)
     return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
-
-
-def example_call(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments of a program's example sizes: tensors of ones, and its other values as they are."""
-    inputs = program.signature.inputs
-    leaves = [torch.ones(i.shape, dtype=i.dtype) if i.is_tensor else i.value for i in inputs]
-    args, kwargs = pytree.tree_unflatten(leaves, program.signature.in_spec)
-    return args, kwargs
 
 
 def _both_counts(a: Any, b: Any) -> bool:

@@ -14,8 +14,8 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.capture.model import capture
 from mlgraph.errors import MlgraphError
-from mlgraph.graph.ops import op_name
 from mlgraph.graph.interpret import Interpretation
+from mlgraph.graph.ops import op_name
 from mlgraph.program import Program
 from mlgraph.rewrite.depth.restack import restack
 from tests import zoo
