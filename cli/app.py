@@ -17,7 +17,7 @@ import typer
 
 import mlgraph
 from mlgraph.cli.verbs import VERBS, Verb
-from mlgraph.errors import MlgraphError
+from mlgraph.errors import MlgraphError, first_line
 
 _DEBUG = "--debug"
 
@@ -51,9 +51,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        detail = (str(error).strip().splitlines() or [""])[0].rstrip(".")
         return _fail(
-            f"An error inside mlgraph ({type(error).__name__}: {detail}); "
+            f"An error inside mlgraph ({type(error).__name__}: {first_line(error)}); "
             f"run again with {_DEBUG} for the traceback and report it."
         )
     finally:

@@ -26,8 +26,20 @@ class FileError(MlgraphError):
     """A file is missing, malformed, hostile or cannot be written."""
 
 
-def suggestion(wrong: str, right: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` or the list of names in ``right``, to end a sentence with."""
-    names = sorted(right)
+def suggestion(wrong: str, right: Iterable[str], instead: str = "use one of {}.") -> str:
+    """The end of a sentence about a wrong name: ``"did you mean 'x'?"`` for the name in ``right`` like it.
+
+    Where none is, ``instead``, which may list the names in place of ``{}``.
+    """
+    names = list(right)
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}" if close else f"; use one of {', '.join(names)}"
+    return f"did you mean {close[0]!r}?" if close else instead.format(", ".join(names))
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of an error of others, at most ``most`` characters and without the period it ends in.
+
+    The error's type stands for one that says nothing.
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)[:most].rstrip(".")

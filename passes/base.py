@@ -52,7 +52,8 @@ class Pass(ABC):
         known = [field.name for field in dataclasses.fields(cls)]
         for option in options:
             if option not in known:
-                raise OptionError(f"Pass {cls.name!r} has no option {option!r}{suggestion(option, known)}.")
+                hint = suggestion(option, sorted(known))
+                raise OptionError(f"Pass {cls.name!r} has no option {option!r}; {hint}")
         return cls(**options)
 
     def options(self) -> dict[str, Any]:

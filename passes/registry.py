@@ -30,7 +30,7 @@ def load_pass(name: str) -> type[Pass]:
     Raises MlgraphError, with the nearest right name, where there is none.
     """
     if name not in PASSES:
-        raise MlgraphError(f"There is no pass {name!r}{suggestion(name, PASSES)}.")
+        raise MlgraphError(f"There is no pass {name!r}; {suggestion(name, sorted(PASSES))}")
     module, _, attribute = PASSES[name].partition(":")
     found: type[Pass] = getattr(importlib.import_module(module), attribute)
     return found

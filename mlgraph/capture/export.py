@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from mlgraph.capture.tracing import SizeTooComplex, Tracing, outside
-from mlgraph.errors import CaptureError
+from mlgraph.errors import CaptureError, first_line
 from mlgraph.graph.propagate import is_fake
 from mlgraph.graph.sizes import size_of
 from mlgraph.program import Note
@@ -202,13 +202,13 @@ def _spot(error: BaseException) -> str:
 
 
 def _sentence(error: BaseException) -> str:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    reason = first_line(error)
     if "data-dependent" in reason or "GuardOnDataDependent" in type(error).__name__:
         reason = "the line branches on values that are known only when the model runs"
         advice = "write it without the branch (torch.where), or capture a submodule that does without it"
     else:
         advice = "change that line, or capture a submodule that does without it"
-    return f"{_spot(error)} cannot be captured: {reason.rstrip('.')}; {advice}"
+    return f"{_spot(error)} cannot be captured: {reason}; {advice}"
 
 
 def _training_culprit(model: nn.Module, error: BaseException) -> tuple[str, nn.Module] | None:

@@ -17,7 +17,7 @@ from mlgraph.capture.export import Call, Exported, export, has_values
 from mlgraph.capture.importer import import_graph
 from mlgraph.capture.inputs.example import example_inputs, needs_inputs
 from mlgraph.capture.normalize.pipeline import normalize
-from mlgraph.capture.submodules import called_with, submodule, suggestion
+from mlgraph.capture.submodules import called_with, stand_in, submodule
 from mlgraph.errors import CaptureError
 from mlgraph.graph.effects import written
 from mlgraph.graph.interpret import run
@@ -67,7 +67,7 @@ def _whole(model: nn.Module, call: Call, dynamic_shapes: Any, name: str) -> Prog
         try:
             exported = export(model, call, dynamic_shapes)
         except CaptureError as error:
-            raise CaptureError(f"{error}{suggestion(model, call, error.__cause__ or error)}") from error
+            raise CaptureError(f"{error}{stand_in(model, call, error.__cause__ or error)}") from error
         program = _program(model, exported, name)
         if not has_values(model):
             return program

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from mlgraph.capture.export import Call, captures, failing_module, has_values
-from mlgraph.errors import CaptureError
+from mlgraph.errors import CaptureError, suggestion
 
 _TRIES = 3
 # A submodule with less of a model's parameters than this is no stand-in for it.
@@ -23,8 +22,8 @@ def submodule(model: nn.Module, path: str) -> nn.Module:
     known: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
     if path in known and path:
         return known[path]
-    near = difflib.get_close_matches(path, known, n=1) or [next((p for p in known if p), "")]
-    hint = f"did you mean {near[0]}?" if near[0] else "it has no submodules"
+    paths = [known_path for known_path in known if known_path]
+    hint = suggestion(path, paths, f"did you mean {paths[0]!r}?" if paths else "it has none.")
     raise CaptureError(f"{type(model).__name__} has no submodule {path!r}; {hint}")
 
 
@@ -60,7 +59,7 @@ def called_with(model: nn.Module, path: str, call: Call) -> tuple[Call, int]:
     return found[0], len(found)
 
 
-def suggestion(model: nn.Module, call: Call, error: BaseException) -> str:
+def stand_in(model: nn.Module, call: Call, error: BaseException) -> str:
     """Which submodule can be captured where the model cannot, as the end of a sentence; empty if none.
 
     Tried are the largest submodules that do not hold the code in which ``error`` arose.

@@ -11,7 +11,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from mlgraph.errors import MlgraphError
+from mlgraph.errors import MlgraphError, first_line
 from mlgraph.graph.ops import has
 from mlgraph.graph.traits import Trait
 from mlgraph.program import Program, Signature
@@ -84,7 +84,7 @@ def _run(node: fx.Node, call: Call) -> Any:
     try:
         return call(node.target, args, kwargs)
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         shapes = ", ".join(f"{n.name} {describe(n.meta.get('val'))}" for n in node.all_input_nodes)
         source = node.meta.get("source")
         where = f" at {source}" if source else ""

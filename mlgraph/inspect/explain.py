@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from mlgraph.errors import AxisError
+from mlgraph.errors import AxisError, suggestion
 from mlgraph.graph.ops import op_label
 from mlgraph.program.dims import DimExpr, Join, Leaf, leaves
 
@@ -107,9 +106,10 @@ def _parse(program: Program, target: str) -> tuple[str, int | None]:
     if name not in program.tensors:
         names = [*program.tensors, *program.tensors.aliases]
         ends = [known for known in names if known.endswith("." + name)]
-        near = ends[:1] or difflib.get_close_matches(name, names, n=1, cutoff=0.3)
-        hint = f"; did you mean {near[0]}" if near else ""
-        raise AxisError(f"There is no parameter {name!r}{hint}.")
+        hint = (
+            f"did you mean {ends[0]!r}?" if ends else suggestion(name, names, "the command axes lists them.")
+        )
+        raise AxisError(f"There is no parameter {name!r}; {hint}")
     return name, dim
 
 

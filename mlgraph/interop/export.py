@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlgraph.errors import FileError, MlgraphError
+from mlgraph.errors import FileError, MlgraphError, first_line
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -67,8 +67,7 @@ def _exported(program: Program, out: Path) -> str:
     try:
         torch.export.save(torch.export.export(emit(program).eval(), args, kwargs), buffer)
     except Exception as error:  # torch.export fails with whatever it meets
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise MlgraphError(f"torch.export could not export {program.name}: {reason}.") from error
+        raise MlgraphError(f"torch.export could not export {program.name}: {first_line(error)}.") from error
     write_bytes(out, buffer.getvalue())
     return "torch.export archive"
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from mlgraph.capture.inputs.origin import describe_origin
-from mlgraph.errors import CaptureError, FileError, MlgraphError
+from mlgraph.errors import CaptureError, FileError, MlgraphError, first_line, suggestion
 from mlgraph.program import Note
 
 Built = tuple[Any, dict[str, Any]]
@@ -39,7 +37,7 @@ def huggingface_directory(path: Path, *, trust: bool = False) -> Built:
             raise
         except Exception as error:  # whatever transformers raises on a damaged directory
             raise FileError(
-                f"{path} could not be loaded by {loader.__name__}: {_first_line(error)}"
+                f"{path} could not be loaded by {loader.__name__}: {first_line(error)}."
             ) from error
     notes = [
         *_named("weights missing in the files, so left at random", report["missing_keys"]),
@@ -64,7 +62,7 @@ def huggingface_random(path: Path) -> Built:
             else:
                 model = loader.from_config(transformers.AutoConfig.from_pretrained(path.parent))
         except Exception as error:  # whatever a configuration class makes of wrong values
-            raise FileError(f"{path} does not make a model: {_first_line(error)}") from error
+            raise FileError(f"{path} does not make a model: {first_line(error)}.") from error
     return model, describe_origin(model, config_path=str(path.resolve()), random=True)
 
 
@@ -79,29 +77,13 @@ def timm_model(text: str) -> Built:
         raise CaptureError('timm is not installed; run pip install "mlgraph[timm]".') from None
     known = timm.list_models()
     if name.split(".")[0] not in known:
-        import difflib
-
-        near = difflib.get_close_matches(name, known, n=1)
-        raise CaptureError(f"timm has no model {name!r}" + (f"; did you mean {near[0]!r}." if near else "."))
+        hint = suggestion(name, known, "timm.list_models() lists them.")
+        raise CaptureError(f"timm has no model {name!r}; {hint}")
     try:
         model: nn.Module = timm.create_model(name, **kwargs)
     except Exception as error:  # whatever a model's constructor makes of wrong arguments
-        raise CaptureError(f"timm could not make {text!r}: {_first_line(error)}") from error
+        raise CaptureError(f"timm could not make {text!r}: {first_line(error)}.") from error
     return model, describe_origin(model, model=name, kwargs=kwargs, name=name)
-
-
-def trusted_module(path: Path) -> Built:
-    """The module in a pickled file, which runs the code that the file chooses."""
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:  # unpickling fails with any exception
-        raise FileError(f"{path} could not be unpickled: {_first_line(error)}") from error
-    if not isinstance(loaded, nn.Module):
-        raise FileError(
-            f"{path} holds a {type(loaded).__name__}, not a module; a state dict has no graph, so capture "
-            "the model in Python and save the program."
-        )
-    return loaded, describe_origin(loaded, path=str(path.resolve()), name=path.stem)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -186,8 +168,3 @@ def _pair(text: str, whole: str) -> tuple[str, Any]:
     except ValueError:
         plain = {"True": True, "False": False, "None": None}
         return key, plain.get(value, value)
-
-
-def _first_line(error: BaseException) -> str:
-    line = (str(error).strip().split(os.linesep)[0] or type(error).__name__)[:300]
-    return line if line.endswith(".") else f"{line}."

@@ -12,10 +12,10 @@ from torch import nn
 from mlgraph import storage
 from mlgraph.capture.inputs.example import Call, example_inputs, try_inputs
 from mlgraph.capture.model import capture as capture_module
-from mlgraph.errors import CaptureError, FileError
+from mlgraph.errors import CaptureError, FileError, first_line
 from mlgraph.files import file_errors
 from mlgraph.interop import load as build
-from mlgraph.interop.trusted import load_trusted
+from mlgraph.interop.trusted import load_trusted, trusted_module
 from mlgraph.program import Note, Program
 from mlgraph.storage.kinds import foreign_kind
 
@@ -118,7 +118,7 @@ def _open_file(path: Path, trust: bool, loss: bool, inputs: Call | None, module:
                 "of a model source, or of a pickled module with --trust and --input"
             )
         return load(path, trust=trust)
-    model, facts = build.trusted_module(path)
+    model, facts = trusted_module(path)
     return _capture(model, facts, loss, inputs, module)
 
 
@@ -139,7 +139,7 @@ def _capture(
         program = attempt(loss)
     except CaptureError as error:
         program = _again(lambda: attempt(False), error, loss and inputs is None)
-        said = f"captured without its loss, with which it could not be: {_clause(error)}"
+        said = f"captured without its loss, with which it could not be: {first_line(error)}"
         notes.append(Note("call", said))
     if module is not None:
         # a submodule is no model that the library could load
@@ -155,10 +155,6 @@ def _again(attempt: Callable[[], Program], error: CaptureError, loss: bool) -> P
         return attempt()
     except CaptureError:
         raise error from None
-
-
-def _clause(error: Exception) -> str:
-    return str(error).split("\n")[0].rstrip(".")
 
 
 def _unknown(text: str) -> str:

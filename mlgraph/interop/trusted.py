@@ -4,12 +4,15 @@ them.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from mlgraph.errors import FileError
+from mlgraph.capture.inputs.origin import describe_origin
+from mlgraph.errors import FileError, first_line
+from mlgraph.interop.load import Built
 from mlgraph.program import Program
 from mlgraph.storage.kinds import EXPORT, SCRIPT
 
@@ -25,26 +28,37 @@ def load_trusted(path: str, kind: str, trust: bool) -> Program:
         raise FileError(
             f"{path} is a TorchScript archive, which has no module to capture; save the module itself."
         )
-    loaded = _load_export(path) if kind == EXPORT else _load_pickle(path)
+    loaded = _load_export(path) if kind == EXPORT else _unpickled(path)
     return _capture(path, loaded)
+
+
+def trusted_module(path: Path) -> Built:
+    """The module in a pickled file, which runs the code that the file chooses."""
+    loaded = _unpickled(path)
+    if not isinstance(loaded, nn.Module):
+        raise _no_module(path, loaded)
+    return loaded, describe_origin(loaded, path=str(path.resolve()), name=path.stem)
+
+
+def _unpickled(path: str | Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:  # unpickling runs any code, which raises anything
+        raise FileError(f"{path} could not be unpickled: {first_line(error)}.") from error
+
+
+def _no_module(path: str | Path, loaded: Any) -> FileError:
+    kind = "dict of values" if isinstance(loaded, dict) else type(loaded).__name__
+    return FileError(
+        f"{path} holds a {kind} and no module; load it into its model, capture that and save the program."
+    )
 
 
 def _load_export(path: str) -> Any:
     try:
         return torch.export.load(path)
     except Exception as error:  # torch raises all kinds here
-        raise FileError(f"{path} could not be loaded by torch.export: {_first_line(error)}.") from error
-
-
-def _load_pickle(path: str) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:  # unpickling runs any code, which raises anything
-        raise FileError(f"{path} could not be unpickled: {_first_line(error)}.") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+        raise FileError(f"{path} could not be loaded by torch.export: {first_line(error)}.") from error
 
 
 def _capture(path: str, loaded: Any) -> Program:
@@ -58,11 +72,7 @@ def _capture(path: str, loaded: Any) -> Program:
     if isinstance(loaded, nn.Module):
         # Hugging Face models make their own inputs; for others capture says that it needs some.
         return capture(loaded)
-    if isinstance(loaded, dict):
-        raise FileError(
-            f"{path} holds a dict of values and no module; load it into its model and capture that."
-        )
-    raise FileError(f"{path} holds a {type(loaded).__name__} and no module.")
+    raise _no_module(path, loaded)
 
 
 class _Exported(nn.Module):

@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable
 from typing import BinaryIO
 
-from mlgraph.errors import FileError, MlgraphError
+from mlgraph.errors import FileError, MlgraphError, first_line
 from mlgraph.files import Progress, atomic_write, file_errors, require_space
 from mlgraph.program import Program
 from mlgraph.storage.container import (
@@ -126,7 +126,7 @@ def _load(name: str, file: BinaryIO, keep: bool) -> Program:
         raise FileError(f"{name} cannot be loaded: its graph does not run, {error}.") from error
     except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         # Sizes and structures that are well formed but that torch itself refuses.
-        raise FileError(f"{name} cannot be loaded: {str(error).splitlines()[0][:200]}.") from error
+        raise FileError(f"{name} cannot be loaded: {first_line(error)}.") from error
     shapes_only = {key: value for key, value in program.tensors.values_.items() if key not in stored}
     lazy = LazyTensors(
         [TensorFile(name, file, header, checksums)], keep=keep, order=program.tensors, shapes_only=shapes_only

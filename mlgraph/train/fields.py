@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any, TypeVar
 
+from mlgraph.errors import suggestion
 from mlgraph.train.errors import TrainError
 
 _T = TypeVar("_T")
@@ -34,8 +34,7 @@ def build(kind: type[_T], table: Mapping[str, Any], where: str = "") -> _T:
     known = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     for key in table:
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}."
+            hint = suggestion(key, known, "it takes {}.")
             raise TrainError(f"There is no field {_dotted(where, key)!r}: {hint}")
     for name, entry in known.items():
         if name not in table and entry.default is entry.default_factory is dataclasses.MISSING:

@@ -7,11 +7,11 @@ parameters or for the new ones alone.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlgraph.errors import suggestion
 from mlgraph.train.errors import TrainError
 from mlgraph.train.fields import option
 
@@ -65,6 +65,5 @@ class Schedule:
 
 def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        near = difflib.get_close_matches(value, choices, 1)
-        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(choices)}."
+        hint = suggestion(value, choices, "choose one of {}.")
         raise TrainError(f"The {what} {value!r} is unknown: {hint}")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mlgraph.errors import suggestion
 from mlgraph.train.errors import TrainError
 from mlgraph.train.fields import option
 from mlgraph.train.optimizer import Optimizer, OptimizerFactory
@@ -121,5 +121,4 @@ def _suggested(name: str, known: Mapping[str, Any]) -> str:
     for field, default in known.items():
         if dataclasses.is_dataclass(default) and name in {f.name for f in dataclasses.fields(default)}:
             return f"it is a field of {field}={type(default).__name__}({name}=…)."
-    near = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(known)}."
+    return suggestion(name, known, "it takes {}.")

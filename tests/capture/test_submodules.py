@@ -166,7 +166,7 @@ def test_a_changed_parameter_that_is_shared_is_refused() -> None:
     [
         (
             lambda m: mlgraph.capture(m, (IDS,), module="encodr"),
-            "no submodule 'encodr'; did you mean encoder?",
+            "no submodule 'encodr'; did you mean 'encoder'?",
         ),
         (lambda m: mlgraph.capture(m, (IDS,), module="encoder.layers"), "encoder.layers is not called when"),
         (

@@ -128,7 +128,7 @@ def test_a_pipeline_with_an_unknown_pass(cli, bert, in_empty_folder):
 
 def test_explaining_an_unknown_parameter(cli, bert, in_empty_folder):
     result = cli("explain", bert, "encoder.layer.0.attention.self.query.weight")
-    refused(result, in_empty_folder, "did you mean bert.encoder.layer.0.attention.self.query.weight")
+    refused(result, in_empty_folder, "did you mean 'bert.encoder.layer.0.attention.self.query.weight'?")
 
 
 def test_explaining_a_dim_that_is_not_there(cli, bert, in_empty_folder):

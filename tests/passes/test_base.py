@@ -103,8 +103,8 @@ def test_names_are_snake_case_of_the_class():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("widne{width=2}", "There is no pass 'widne'; did you mean 'widen'."),
-        ("widen{widht=2}", "Pass 'widen' has no option 'widht'; did you mean 'width'."),
+        ("widne{width=2}", "There is no pass 'widne'; did you mean 'widen'?"),
+        ("widen{widht=2}", "Pass 'widen' has no option 'widht'; did you mean 'width'?"),
         ("widen{width=two}", "Option 'width' of pass 'widen' must be a whole number, not 'two'."),
         ("widen{mode=fast}", "Option 'mode' of pass 'widen' must be one of copy, scaled, not 'fast'."),
         ("widen{exact=1}", "Option 'exact' of pass 'widen' must be true or false, not 1."),

@@ -71,7 +71,7 @@ def test_rewarming_follows_a_change_of_level() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kind": "cosin"}, "'cosin' is unknown: did you mean cosine?"),
+        ({"kind": "cosin"}, "'cosin' is unknown: did you mean 'cosine'?"),
         ({"over": "epoch"}, "choose one of phase, level, run"),
         ({"warmup": -1}, "not negative"),
         ({"decay": 2.0}, "between 0 and 1"),

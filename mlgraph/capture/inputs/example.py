@@ -14,7 +14,7 @@ from mlgraph.capture.inputs.losses import add_loss
 from mlgraph.capture.inputs.origin import is_huggingface, is_timm
 from mlgraph.capture.inputs.primes import Sizes
 from mlgraph.capture.inputs.tensors import Request, attempts, build
-from mlgraph.errors import CaptureError
+from mlgraph.errors import CaptureError, first_line
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -55,9 +55,9 @@ def try_inputs(model: nn.Module, call: Call) -> None:
     except Exception as error:  # any error of the model's own code says that the inputs do not fit
         named = [*(("", value) for value in args), *((f"{name}=", value) for name, value in kwargs.items())]
         given = ", ".join(f"{name}{list(value.shape)}" for name, value in named)
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise CaptureError(
-            f"{type(model).__name__} does not run on inputs of shape {given}: {reason}; give others."
+            f"{type(model).__name__} does not run on inputs of shape {given}: "
+            f"{first_line(error)}; give others."
         ) from error
 
 
@@ -93,7 +93,7 @@ def _huggingface_inputs(model: nn.Module, loss: bool) -> dict[str, Any]:
                 continue
             kwargs = _without_mask_if_causal(model, kwargs, output)
             return add_loss(model, kwargs, output, config, signature) if loss else kwargs
-    reason = str(failure).strip().split("\n")[0]
+    reason = first_line(failure) if failure is not None else "nothing fits its forward"
     raise CaptureError(
         f"No example inputs could be made for {type(model).__name__} ({reason}); give args or kwargs."
     )

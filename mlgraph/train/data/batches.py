@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from mlgraph.errors import suggestion
 from mlgraph.graph.propagate import PropagationError, at_sizes
 from mlgraph.program import Input, Program
 from mlgraph.train.data.lookups import check_lookups
@@ -61,9 +61,8 @@ class Binder:
         positional = [leaf.name for leaf in self._inputs[: self._positional]]
         for name in [*positional, *self.names]:
             if name not in batch:
-                near = difflib.get_close_matches(name, [str(key) for key in batch], 1)
-                hint = f"rename its {near[0]!r}" if near else f"it has {', '.join(map(str, batch))}"
-                raise TrainError(f"A batch has no {name!r}, which the model takes: {hint}.")
+                hint = suggestion(name, map(str, batch), "it has {}.")
+                raise TrainError(f"A batch has no {name!r}, which the model takes: {hint}")
         if not self._spare:
             for name in batch:
                 if name not in (*positional, *self._order):
