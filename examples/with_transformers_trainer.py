@@ -36,7 +36,7 @@ def main() -> None:
     )
     program = mlgraph.capture(model, kwargs=collate([data[0], data[1], data[2]]))
 
-    def make_trainer(module: torch.nn.Module, phase: Train) -> Trainer:
+    def make_trainer(module: torch.nn.Module, _phase: Train) -> Trainer:
         arguments = TrainingArguments(
             output_dir=tempfile.mkdtemp(),
             per_device_train_batch_size=8,

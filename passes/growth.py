@@ -48,7 +48,7 @@ def first_then_random(size: int, new: int, draw: random.Random) -> Grouping:
     return Grouping((*range(size), *(draw.randrange(size) for _ in range(new - size))))
 
 
-def first_then_circular(size: int, new: int, draw: random.Random) -> Grouping:
+def first_then_circular(size: int, new: int, _draw: random.Random) -> Grouping:
     """Every index in order, over and over: index i copies i modulo the old size."""
     return Grouping(tuple(i % size for i in range(new)))
 

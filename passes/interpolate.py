@@ -57,7 +57,7 @@ def interpolate(first: Program, second: Program, alpha: Alpha = 0.5) -> Program:
 
 def _weights(program: Program, alpha: Alpha) -> Callable[[str], float]:
     if not isinstance(alpha, Mapping):
-        return lambda name: float(alpha)
+        return lambda _: float(alpha)
     table = program.axes
     rows = [
         ({s.tensor for axis in table.select(key) for s in axis.slots}, value)

@@ -212,7 +212,7 @@ def _axes(
             )
         )
     named = name_axes(candidates)
-    minor = minors(run, occurrences, roles)
+    minor = minors(run)
     axes = []
     ids: dict[int, str] = {}
     for key, (leaf, places) in occurrences.items():

@@ -78,42 +78,31 @@ def unmade(
     return None
 
 
-def minors(
-    run: Inference,
-    occurrences: Occurrences,
-    roles: RoleTable,
-) -> dict[int, int]:
+def minors(run: Inference) -> dict[int, int]:
     """Axes that stand behind another coarsenable one in some dim: only the major one of a dim is
     coarsened."""
     out: dict[int, int] = {}
-
-    def free(leaf: Factor) -> bool:
-        return leaf.frozen is None and not leaf.blocked
-
-    def scan(dim: Dim) -> None:
-        lead: Factor | None = None
-        for factor in factors.resolve(dim):
-            if factor.concat is not None:
-                for part in factor.concat:
-                    scan(part)
-                within = [leaf for leaf in factors.leaves((factor,)) if free(leaf)]
-                if lead is not None:
-                    for leaf in within:
-                        out.setdefault(id(leaf), id(lead))
-                elif within:
-                    lead = within[0]
-            elif free(factor):
-                if lead is None:
-                    lead = factor
-                elif factor is not lead:
-                    out.setdefault(id(factor), id(lead))
-
     for dims in run.main.values():
         for dim in dims:
-            scan(dim)
+            _scan(dim, out)
     for parts in _summed_together(run):
-        scan(tuple(factor for part in parts for factor in part))
+        _scan(tuple(factor for part in parts for factor in part), out)
     return out
+
+
+def _scan(dim: Dim, minors: dict[int, int]) -> None:
+    """Add the axes of a dim that stand behind its first free one, and those within its concatenations."""
+    lead: Factor | None = None
+    for factor in factors.resolve(dim):
+        for part in factor.concat or ():
+            _scan(part, minors)
+        free = [leaf for leaf in factors.leaves((factor,)) if leaf.frozen is None and not leaf.blocked]
+        if lead is None:
+            lead = free[0] if free else None
+            continue
+        for leaf in free:
+            if leaf is not lead:
+                minors.setdefault(id(leaf), id(lead))
 
 
 def _summed_together(run: Inference) -> Iterator[list[Dim]]:

@@ -133,7 +133,7 @@ class _Importer:
         assert isinstance(graph, fx.Graph)
         for node in graph.nodes:
             if node.op == "call_function":
-                env[node] = self._call(owner, node, env)
+                env[node] = self._call(node, env)
             elif node.op == "get_attr":
                 env[node] = _resolve(owner, str(node.target))
             elif node.op == "call_module":
@@ -144,7 +144,7 @@ class _Importer:
                 return tuple(result) if isinstance(result, tuple | list) else (result,)
         return ()
 
-    def _call(self, owner: torch.nn.Module, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
+    def _call(self, node: fx.Node, env: dict[fx.Node, Any]) -> Any:
         target: Any = node.target
         name = getattr(target, "__name__", str(target))
         if traits_of(target) & Trait.CHECKS:

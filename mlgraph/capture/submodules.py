@@ -37,7 +37,7 @@ def called_with(model: nn.Module, path: str, call: Call) -> tuple[Call, int]:
     def copied(leaf: Any) -> Any:
         return leaf.detach().clone() if isinstance(leaf, torch.Tensor) else leaf
 
-    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = {name: value for name, value in kwargs.items() if value is not None}
         found.append(Call(*pytree.tree_map(copied, (args, given))))
 

@@ -239,7 +239,7 @@ class BodyWriter:
     def device(self) -> str:
         """The device that the module runs on when it is called."""
         if self._device is None:
-            self._device = self._reference(lambda value: True)
+            self._device = self._reference(lambda _: True)
         return "device"
 
     def _reference(self, test: Any) -> str:

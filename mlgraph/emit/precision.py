@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from mlgraph.emit.casts import Casts, follow_casts
+from mlgraph.graph.copying import copy_graph
 from mlgraph.graph.propagate import propagate
 from mlgraph.program import Program
 
@@ -25,16 +26,15 @@ def with_dtype(program: Program, dtype: torch.dtype) -> Program:
     casts = follow_casts(program)
     if casts.dtype is dtype:
         return program
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in program.graph.nodes:
-        copies[node] = new = graph.node_copy(node, copies.__getitem__)
-        new.meta = dict(node.meta)
+
+    def recast(node: fx.Node, new: fx.Node) -> None:
         if node in casts.restored:
             new.args = (new.args[0], dtype)
             new.kwargs = {}
         elif node in casts.fills:
             new.kwargs = {**new.kwargs, "dtype": dtype}
+
+    graph = copy_graph(program.graph, recast)
     precise = _precise(program, casts)
     values: dict[str, torch.Tensor] = {}
     for name, tensor in program.tensors.items():
@@ -91,13 +91,11 @@ def widen(program: Program) -> Program:
         for leaf in program.signature.inputs
     )
     signature = dataclasses.replace(program.signature, inputs=inputs)
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in program.graph.nodes:
-        new = graph.node_copy(node, copies.__getitem__)
-        new.meta = dict(node.meta)
+
+    def widened(_: fx.Node, new: fx.Node) -> None:
         new.args, new.kwargs = pytree.tree_map(_double, (new.args, dict(new.kwargs)), is_leaf=_is_node)
-        copies[node] = new
+
+    graph = copy_graph(program.graph, widened)
     tensors = program.tensors.replace(values)
     propagate(graph, signature, tensors)
     wide = program.replace(graph=graph, tensors=tensors, signature=signature)

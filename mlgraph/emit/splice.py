@@ -34,7 +34,7 @@ def splice(program: Program, emitted: nn.Module, model: nn.Module) -> nn.Module:
     old = modules.get(str(path))
     if old is None:
         raise MlgraphError(f"{type(model).__name__} has no submodule {path}, where {program.name} came from")
-    _share_again(program, emitted, old, model, str(path))
+    _share_again(emitted, old, model, str(path))
     for name, value in vars(old).items():
         if not name.startswith("_") and name not in vars(emitted) and not hasattr(type(emitted), name):
             setattr(emitted, name, value)
@@ -45,7 +45,7 @@ def splice(program: Program, emitted: nn.Module, model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _share_again(program: Program, emitted: nn.Module, old: nn.Module, model: nn.Module, path: str) -> None:
+def _share_again(emitted: nn.Module, old: nn.Module, model: nn.Module, path: str) -> None:
     inside = {id(module) for module in old.modules()}
     outside = {
         id(tensor): f"{name}.{key}" if name else key

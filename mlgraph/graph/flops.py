@@ -39,11 +39,6 @@ class Flops:
     tokens: int
 
     @property
-    def per_sample(self) -> float:
-        """Training operations per sample."""
-        return self.training / max(self.samples, 1)
-
-    @property
     def per_token(self) -> float:
         """Training operations per token."""
         return self.training / max(self.tokens, 1)

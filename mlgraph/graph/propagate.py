@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from mlgraph.errors import MlgraphError, first_line
+from mlgraph.graph.copying import copy_graph
 from mlgraph.graph.ops import has
 from mlgraph.graph.traits import Trait
 from mlgraph.program import Program, Signature
@@ -110,9 +111,7 @@ def is_fake(tensor: torch.Tensor) -> bool:
 
 def at_sizes(program: Program, shapes: Sequence[tuple[int, ...]]) -> fx.Graph:
     """A copy of the program's graph, propagated on inputs of other shapes, one for each input leaf."""
-    graph = fx.Graph()
-    output = graph.graph_copy(program.graph, {})
-    graph.output(output)
+    graph = copy_graph(program.graph)
     inputs = program.signature.inputs
     given = tuple(dataclasses.replace(leaf, shape=shape) for leaf, shape in zip(inputs, shapes, strict=True))
     propagate(graph, dataclasses.replace(program.signature, inputs=given), program.tensors)

@@ -136,7 +136,7 @@ class _Tracer:
                 step(cause) if cause is not None else None,
                 chain,
                 self.asked.get(key),
-                tuple(self._remarks(tensor, dim, axis, carrying)),
+                tuple(self._remarks(dim, axis, carrying)),
             )
 
     def _ties(self, tensor: str, axis: Axis, came_from: _Origins) -> Iterator[Tie]:
@@ -161,9 +161,7 @@ class _Tracer:
         path = [node for node in nearest if node.op != "get_attr"]
         return tuple(step(node) for node in (path if path and path[-1] is cause else [*path, cause]))
 
-    def _remarks(
-        self, tensor: str, dim: DimExpr, axis: Axis, carrying: Mapping[fx.Node, None]
-    ) -> Iterator[str]:
+    def _remarks(self, dim: DimExpr, axis: Axis, carrying: Mapping[fx.Node, None]) -> Iterator[str]:
         beside = max((_times(part, axis.id) for part in dim if isinstance(part, Join)), default=0)
         if beside > 1:
             told = step(node) if (node := self._joining(axis.id, carrying)) is not None else None

@@ -31,7 +31,6 @@ class WidthPlan:
     groupings: Groupings
     transfers: Mapping[str, TensorTransfer]
     gains: tuple[Gain, ...]
-    folded: tuple[str, ...]
     approximate: tuple[Note, ...]
 
 
@@ -51,7 +50,6 @@ def _plan(program: Program, groupings: Groupings, tied: str, down: bool) -> Widt
     fine = {axis: grouping.fine for axis, grouping in groupings.items()}
     summing: set[tuple[str, str]] = set()
     gains: list[Gain] = []
-    folded: list[str] = []
     approximate = _uneven_averages(table, groupings)
     nodes = {node.name: node for node in program.graph.nodes}
     joined = _joined_tables(table)
@@ -83,7 +81,6 @@ def _plan(program: Program, groupings: Groupings, tied: str, down: bool) -> Widt
         )
         if parameters is not None:
             summing |= {(name, found.axis) for name in parameters}
-            folded.extend(name for name in parameters if name not in folded)
         else:
             gains.append(_gain(table, found, groupings, down))
     transfers = {}
@@ -98,7 +95,7 @@ def _plan(program: Program, groupings: Groupings, tied: str, down: bool) -> Widt
             )
         wide = tuple(resize(dim, fine) for dim in dims)
         transfers[tensor] = TensorTransfer(wide, tuple(roles), groupings)
-    return WidthPlan(groupings, transfers, tuple(gains), tuple(folded), tuple(dict.fromkeys(approximate)))
+    return WidthPlan(groupings, transfers, tuple(gains), tuple(dict.fromkeys(approximate)))
 
 
 def _joined_tables(table: AxisTable) -> dict[tuple[str, str], bool]:
@@ -157,45 +154,45 @@ def _spread(dim: DimExpr, axis: str, own: Sequence[float], sizes: Mapping[str, i
     return out
 
 
-def _foldable(node: fx.Node, table: AxisTable, found: Sum) -> list[str] | None:
+def _foldable(node: Any, table: AxisTable, found: Sum) -> list[str] | None:
     """Parameters into which a factor on this activation can be folded, if the activation has no other use.
 
     These are the gain and bias of the norm that made it (or the gain and bias that were applied to it by
     ops).
     """
-    if len(node.users) != 1 or node.op != "call_function":
+    if not isinstance(node, fx.Node) or len(node.users) != 1 or node.op != "call_function":
         return None
-    name = op_name(node)
-
-    def own(argument: Any) -> str | None:
-        usable = isinstance(argument, fx.Node) and argument.op == "get_attr" and len(argument.users) == 1
-        if not usable or not any(
-            found.axis in _axes_of(dim) for dim in table.tensor_dims[str(argument.target)]
-        ):
-            return None
-        return str(argument.target)
-
-    if has(node, PASSES | MOVES) and isinstance(node.args[0], fx.Node):
+    if has(node, PASSES | MOVES):
         return _foldable(node.args[0], table, found)
-    if has(node, Trait.NORM) and (at := positions(node)) is not None:
-        places = [place for place in (at.weight, at.bias) if place is not None]
-        given = [a for place in places for a in node.args[place : place + 1] if isinstance(a, fx.Node)]
-        owned = [own(a) for a in given]
-        return [o for o in owned if o is not None] if owned and None not in owned else None
-    if has(node, Trait.SCALING) and len(node.args) == 2:
-        left, right = node.args
-        if isinstance(left, fx.Node) and isinstance(right, (int, float)):
-            return _foldable(left, table, found)
-        if has(node, Trait.PRODUCT):
-            gained = own(left) or own(right)
-            return [gained] if gained else None
-    if name == "add" and len(node.args) == 2 and not node.kwargs:
-        sides = []
-        for argument in node.args:
-            if own(argument):
-                sides.append([str(own(argument))])
-            else:
-                sides.append(_foldable(argument, table, found) if isinstance(argument, fx.Node) else None)  # type: ignore[arg-type]
-        if None not in sides:
-            return [tensor for side in sides for tensor in side]  # type: ignore[union-attr]
+    if has(node, Trait.NORM):
+        return _own_all(_norm_parameters(node), table, found)
+    if len(node.args) != 2:
+        return None
+    left, right = node.args
+    if has(node, Trait.SCALING) and isinstance(right, (int, float)):
+        return _foldable(left, table, found)
+    if has(node, Trait.SCALING) and has(node, Trait.PRODUCT):
+        return _own_all([left], table, found) or _own_all([right], table, found)
+    if op_name(node) == "add" and not node.kwargs:
+        sides = [_own_all([side], table, found) or _foldable(side, table, found) for side in (left, right)]
+        return None if None in sides else [tensor for side in sides if side is not None for tensor in side]
     return None
+
+
+def _norm_parameters(node: fx.Node) -> list[Any]:
+    at = positions(node)
+    places = [place for place in (at.weight, at.bias) if place is not None] if at is not None else []
+    return [a for place in places for a in node.args[place : place + 1] if isinstance(a, fx.Node)]
+
+
+def _own_all(arguments: Sequence[Any], table: AxisTable, found: Sum) -> list[str] | None:
+    """The parameters that arguments are, if each is one that lies on the axis and is read once."""
+    names = []
+    for argument in arguments:
+        if not isinstance(argument, fx.Node) or argument.op != "get_attr" or len(argument.users) != 1:
+            return None
+        name = str(argument.target)
+        if not any(found.axis in _axes_of(dim) for dim in table.tensor_dims[name]):
+            return None
+        names.append(name)
+    return names or None

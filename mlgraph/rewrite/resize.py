@@ -18,6 +18,7 @@ import torch
 from torch import fx
 
 from mlgraph.errors import AxisError, MlgraphError
+from mlgraph.graph.copying import copy_nodes
 from mlgraph.graph.ops import op_name
 from mlgraph.graph.propagate import propagate
 from mlgraph.program import Program, Tensors
@@ -58,13 +59,12 @@ def rewrite(
     """
     graph = fx.Graph()
     resizer = _Resizer(program, sizes, graph)
-    for node in program.graph.nodes:
-        resizer.copy(node)
-    added = _insert_gains(graph, resizer.copies, gains, tensors)
+    copies = copy_nodes(program.graph.nodes, graph, resizer.change, resizer.copies)
+    added = _insert_gains(graph, copies, gains, tensors)
     graph.lint()
     shapes = dict(tensors.values_) if isinstance(tensors.values_, dict) else tensors.values_
     propagate(graph, program.signature, shapes if not added else {**shapes, **added})
-    _check(program, sizes, resizer.copies)
+    _check(program, sizes, copies)
     if added:
         tensors = tensors.replace({**tensors.values_, **added})
     return program.replace(graph=graph, tensors=tensors)
@@ -92,7 +92,7 @@ def _check(program: Program, sizes: Mapping[str, int], copies: Mapping[fx.Node, 
 
 
 class _Resizer:
-    """Copies nodes into a new graph, their size arguments recomputed."""
+    """Recomputes the size arguments of copied nodes."""
 
     def __init__(self, program: Program, sizes: Mapping[str, int], graph: fx.Graph) -> None:
         self.dims = program.axes.node_dims
@@ -100,10 +100,7 @@ class _Resizer:
         self.graph = graph
         self.copies: dict[fx.Node, fx.Node] = {}
 
-    def copy(self, node: fx.Node) -> None:
-        new = self.graph.node_copy(node, self.copies.__getitem__)
-        new.meta = dict(node.meta)
-        self.copies[node] = new
+    def change(self, node: fx.Node, new: fx.Node) -> None:
         resize = _RESIZERS.get(op_name(node))
         if resize is not None and self._concerned(node):
             with self.graph.inserting_before(new):

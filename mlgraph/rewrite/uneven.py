@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
+from mlgraph.graph.copying import copy_graph
 from mlgraph.graph.ops import has, op_name, positions
 from mlgraph.graph.traits import MOVES, PASSES, Trait
 from mlgraph.program import Program
@@ -198,18 +199,16 @@ def _apply(program: Program, axis: str, whole: int, old: int, plan: _Plan) -> Pr
         for dim in emitting:
             _hold(tensor, dim, whole, old, plan.contents[name])
         values[name] = tensor
-    graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in program.graph.nodes:
-        new = graph.node_copy(node, copies.__getitem__)
-        new.meta = dict(node.meta)
-        copies[node] = new
+
+    def shrunk(node: fx.Node, new: fx.Node) -> None:
         if node.name in plan.epsilons:
             at = plan.epsilons[node.name]
             given: list[Any] = [*new.args, *_defaults(node)[len(new.args) : at + 1]]
             if given[at] is None:
                 given[at] = torch.finfo(node.meta["val"].dtype).eps
             new.args = (*given[:at], given[at] * shrink, *given[at + 1 :])
+
+    graph = copy_graph(program.graph, shrunk)
     return program.replace(graph=graph, tensors=program.tensors.replace(values))
 
 

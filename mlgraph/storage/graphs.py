@@ -87,7 +87,7 @@ def _decode_node(graph: fx.Graph, row: list[Any], nodes: list[fx.Node], strings:
     identifier(node_name)
     node = graph.create_node(
         op,
-        _decode_node_target(op, node_name, target),
+        _decode_node_target(op, target),
         tuple(decode(argument, nodes) for argument in array(args)),
         _decode_kwargs(kwargs, nodes),
         name=node_name,
@@ -99,7 +99,7 @@ def _decode_node(graph: fx.Graph, row: list[Any], nodes: list[fx.Node], strings:
     return node
 
 
-def _decode_node_target(op: str, node_name: str, target: Any) -> Any:
+def _decode_node_target(op: str, target: Any) -> Any:
     if op == "call_function":
         return decode_target(target)
     if op == "get_attr":

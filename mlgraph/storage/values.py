@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,36 +42,25 @@ class Malformed(ValueError):
 
 def encode(value: Any, index_of: Callable[[fx.Node], int] | None = None) -> Any:
     """A JSON form of ``value``; ``index_of`` numbers the nodes that it may refer to. Raises ``Malformed``."""
-    match value:
-        case None | bool():
-            return value
-        case str():
-            return encode_text(value)
-        case float():
-            return float(value) if math.isfinite(value) else {"float": repr(float(value))}
-        case complex():
-            return {"complex": [encode(value.real), encode(value.imag)]}
-        case fx.Node() if index_of is not None:
-            return {"node": index_of(value)}
-        case torch.dtype():
-            return {"dtype": encode_dtype(value)}
-        case torch.device():
-            return {"device": str(value)}
-        case torch.layout():
-            return {"layout": _name_in(_LAYOUTS, value)}
-        case torch.memory_format():
-            return {"memory_format": _name_in(_MEMORY_FORMATS, value)}
-        case slice():
-            return {"slice": [encode(part, index_of) for part in (value.start, value.stop, value.step)]}
-        case list():
-            return {"list": [encode(item, index_of) for item in value]}
-        case tuple():
-            return {"tuple": [encode(item, index_of) for item in value]}
-        case Mapping():
-            return {"dict": [[encode(k), encode(v, index_of)] for k, v in value.items()]}
+    if value is None or isinstance(value, bool):
+        return value
     if value is Ellipsis:
         return {"ellipsis": None}
+    if isinstance(value, fx.Node) and index_of is not None:
+        return {"node": index_of(value)}
+    for kind, plain in _SCALARS:
+        if isinstance(value, kind):
+            return plain(value)
+    for kind, tag, parts in _STRUCTURES:
+        if isinstance(value, kind):
+            return {tag: [encode(part, index_of) for part in parts(value)]}
+    if isinstance(value, Mapping):
+        return {"dict": [[encode(k), encode(v, index_of)] for k, v in value.items()]}
     return _encode_int(value)
+
+
+def _encode_float(value: float) -> Any:
+    return float(value) if math.isfinite(value) else {"float": repr(float(value))}
 
 
 def _encode_int(value: Any) -> int:
@@ -114,36 +103,24 @@ def decode(data: Any, nodes: Sequence[fx.Node] = ()) -> Any:
     if not isinstance(data, dict) or len(data) != 1:
         raise Malformed("a value is no scalar and has no tag")
     ((tag, body),) = data.items()
-    match tag:
-        case "node":
-            position = integer(body, 0, None)
-            if position >= len(nodes):
-                raise Malformed("a node uses one that does not come before it")
-            return nodes[position]
-        case "list":
-            return [decode(item, nodes) for item in array(body)]
-        case "tuple":
-            return tuple(decode(item, nodes) for item in array(body))
-        case "dict":
-            return _decode_dict(body, nodes)
-        case "slice":
-            return slice(*(decode(part, nodes) for part in array(body, 3)))
-        case "dtype":
-            return decode_dtype(body)
-        case "device":
-            return _decode_device(body)
-        case "layout":
-            return member(_LAYOUTS, body, "layout")
-        case "memory_format":
-            return member(_MEMORY_FORMATS, body, "memory format")
-        case "float":
-            return member(_FLOATS, body, "float")
-        case "complex":
-            real, imaginary = (decode(part) for part in array(body, 2))
-            return complex(number(real, finite=False), number(imaginary, finite=False))
-        case "ellipsis":
-            return ...
+    if tag == "node":
+        position = integer(body, 0, None)
+        if position >= len(nodes):
+            raise Malformed("a node uses one that does not come before it")
+        return nodes[position]
+    if tag == "dict":
+        return _decode_dict(body, nodes)
+    if tag in _PARTS:
+        make, length = _PARTS[tag]
+        return make(decode(part, nodes) for part in array(body, length))
+    if tag in _TAGS:
+        return _TAGS[tag](body)
     raise Malformed(f"a value has the unknown tag {shorten(tag)}")
+
+
+def _decode_complex(body: Any) -> complex:
+    real, imaginary = (decode(part) for part in array(body, 2))
+    return complex(number(real, finite=False), number(imaginary, finite=False))
 
 
 def _decode_dict(body: Any, nodes: Sequence[fx.Node]) -> dict[Any, Any]:
@@ -279,3 +256,35 @@ def shorten(data: Any) -> str:
     """``data`` in at most 60 printable characters, for a message."""
     shown = ascii(data) if isinstance(data, str | int | float | None) else type(data).__name__
     return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+# How values are written: those without parts, and those whose parts are values themselves.
+_SCALARS: tuple[tuple[type, Callable[[Any], Any]], ...] = (
+    (str, encode_text),
+    (float, _encode_float),
+    (complex, lambda value: {"complex": [encode(value.real), encode(value.imag)]}),
+    (torch.dtype, lambda value: {"dtype": encode_dtype(value)}),
+    (torch.device, lambda value: {"device": str(value)}),
+    (torch.layout, lambda value: {"layout": _name_in(_LAYOUTS, value)}),
+    (torch.memory_format, lambda value: {"memory_format": _name_in(_MEMORY_FORMATS, value)}),
+)
+_STRUCTURES: tuple[tuple[type, str, Callable[[Any], Iterable[Any]]], ...] = (
+    (slice, "slice", lambda value: (value.start, value.stop, value.step)),
+    (list, "list", list),
+    (tuple, "tuple", tuple),
+)
+# How tagged values are read.
+_TAGS: dict[str, Callable[[Any], Any]] = {
+    "dtype": decode_dtype,
+    "device": _decode_device,
+    "layout": lambda body: member(_LAYOUTS, body, "layout"),
+    "memory_format": lambda body: member(_MEMORY_FORMATS, body, "memory format"),
+    "float": lambda body: member(_FLOATS, body, "float"),
+    "complex": _decode_complex,
+    "ellipsis": lambda _: ...,
+}
+_PARTS: dict[str, tuple[Callable[[Iterable[Any]], Any], int | None]] = {
+    "list": (list, None),
+    "tuple": (tuple, None),
+    "slice": (lambda parts: slice(*parts), 3),
+}

@@ -136,11 +136,6 @@ def levels_of(phases: Sequence[Phase]) -> list[int]:
     return levels
 
 
-def total_steps(phases: Iterable[Phase]) -> int:
-    """Optimizer steps of the whole phase program, at all levels."""
-    return sum(phase.steps for phase in phases if isinstance(phase, Train))
-
-
 def check_phases(phases: Sequence[Phase], has_parent: bool = False) -> None:
     """Raise ``TrainError`` where a phase cannot follow those before it.
 

@@ -99,7 +99,7 @@ def verify(
     for name in wanted:
         if name not in CHECKS:
             raise MlgraphError(f"there is no check {name!r}: use {', '.join(CHECKS)}.")
-    tell = progress or (lambda text: None)
+    tell = progress or (lambda _: None)
     double = _in_double(program)
     leaves = example_leaves(program, seed)
     found: list[Check] = []

@@ -74,7 +74,7 @@ class Drawing:
             self.hover(box) + body,
         )
 
-    def hover(self, box: Box) -> str:
+    def hover(self, _box: Box) -> str:
         """What is put into a box's element beside its drawing."""
         return ""
 

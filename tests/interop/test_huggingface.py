@@ -199,7 +199,7 @@ def test_models_without_memory_are_captured_as_real_ones_are() -> None:
     empty = hollow("LlamaForCausalLM", model.config)
     kwargs = {"input_ids": torch.randint(2, 61, (3, 7))}
     found = align(mlgraph.capture(model, kwargs=kwargs), mlgraph.capture(empty, kwargs=kwargs))
-    assert found.exact
+    assert [*found.sizes, *found.factors, *found.breaks] == []
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, empty.get_buffer(name))
 

@@ -18,6 +18,7 @@ from mlgraph.axes.rules.registry import (
     set_rule_by_name,
 )
 from mlgraph.axes.rules.registry import Rule as _Rule
+from mlgraph.graph.ops import op_name
 
 _EINSUM = {
     "linear": "... i, o i, o -> ... o",
@@ -46,7 +47,7 @@ def _added(ctx: Context, node: fx.Node, product: Dims) -> Dims:
 @rule("addmm addbmm baddbmm addmv")
 def _add_product(ctx: Context, node: fx.Node) -> Result:
     spec = {"addmm": "m k, k n -> m n", "addmv": "m k, k -> m", "addbmm": "b m k, b k n -> m n"}
-    terms, out = parse(spec.get(node.target._opname, "b m k, b k n -> b m n"))  # type: ignore[union-attr]
+    terms, out = parse(spec.get(op_name(node), "b m k, b k n -> b m n"))
     return _added(ctx, node, contract(ctx, node, node.args[1:3], terms, out))
 
 

@@ -10,6 +10,7 @@ from mlgraph.axes.factors import Dim, fresh, hint, size_of
 from mlgraph.axes.factors import freeze as _freeze
 from mlgraph.axes.rules.pointwise import broadcast
 from mlgraph.axes.rules.registry import Context, Dims, Result, rule, structure
+from mlgraph.graph.ops import op_name
 from mlgraph.program.axis_table import Reason
 
 _INDEXED = "it is indexed by data"
@@ -99,8 +100,8 @@ def _index_select(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 @rule("gather take_along_dim")
 def _gather(ctx: Context, node: fx.Node) -> Result:
-    argument = node.args[1] if node.target._opname == "gather" else node.args[2]  # type: ignore[union-attr]
-    index = node.args[2] if node.target._opname == "gather" else node.args[1]  # type: ignore[union-attr]
+    argument = node.args[1] if op_name(node) == "gather" else node.args[2]
+    index = node.args[2] if op_name(node) == "gather" else node.args[1]
     dims, out = ctx.dims(node.args[0]), list(ctx.dims(index))
     position = int(argument) % len(dims)  # type: ignore[arg-type]
     ctx.freeze(dims[position], _INDEXED, node)

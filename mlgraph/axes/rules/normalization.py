@@ -6,6 +6,7 @@ from torch import fx
 
 from mlgraph.axes.factors import Misaligned, regroup, size_of
 from mlgraph.axes.rules.registry import Context, Dims, Result, rule
+from mlgraph.graph.ops import op_name
 
 
 @rule("layer_norm rms_norm native_layer_norm _fused_rms_norm")
@@ -30,7 +31,7 @@ def _layer_norm(ctx: Context, node: fx.Node) -> Result:
 @rule("group_norm native_group_norm")
 def _group_norm(ctx: Context, node: fx.Node) -> Result:
     dims = ctx.dims(node.args[0])
-    native = node.target._opname.startswith("native")  # type: ignore[union-attr]
+    native = op_name(node).startswith("native")
     groups = int(node.args[6 if native else 1])  # type: ignore[arg-type]
     parameters = node.args[1:3] if native else node.args[2:4]
     channels = dims[1]

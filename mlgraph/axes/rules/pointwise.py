@@ -9,6 +9,7 @@ from torch import fx
 from mlgraph.axes.factors import Dim, size_of
 from mlgraph.axes.rules.registry import Context, Dims, Result, Rule, rule, set_rule, structure
 from mlgraph.graph import ops
+from mlgraph.graph.ops import op_name
 
 
 def _tensors(ctx: Context, argument: Any) -> list[Any]:
@@ -170,7 +171,7 @@ def _arg(ctx: Context, node: fx.Node) -> Result:
 
 @rule("var std prod logsumexp norm linalg_vector_norm frobenius_norm var_mean std_mean")
 def _statistic(ctx: Context, node: fx.Node) -> Result:
-    position = 2 if node.target._opname in ("norm", "linalg_vector_norm") else 1  # type: ignore[union-attr]
+    position = 2 if op_name(node) in ("norm", "linalg_vector_norm") else 1
     gone, out = _reduce(ctx, node, position)
     for dim in gone:
         ctx.block(dim, "a reduction over it changes with its size", node)
@@ -191,7 +192,7 @@ def _softmax(ctx: Context, node: fx.Node) -> Result:
 def _ordered(ctx: Context, node: fx.Node) -> Result:
     """Ops whose result depends on the order of indices along a dim."""
     dims = ctx.dims(node.args[0])
-    name = node.target._opname  # type: ignore[union-attr]
+    name = op_name(node)
     position = 2 if name in ("roll", "renorm") else 1
     given: Any = (
         node.args[position] if len(node.args) > position else node.kwargs.get("dim", node.kwargs.get("dims"))
@@ -257,7 +258,7 @@ def _similarity(ctx: Context, node: fx.Node) -> Result:
     "nonzero_numpy where.default isin"
 )
 def _lookup(ctx: Context, node: fx.Node) -> Result:
-    name = node.target._opname  # type: ignore[union-attr]
+    name = op_name(node)
     for operand in _tensors(ctx, node.args):
         if name not in ("bucketize", "isin"):
             for dim in ctx.dims(operand):

@@ -8,6 +8,7 @@ from torch import fx
 
 from mlgraph.axes.factors import Dim, concatenate, size_of, split
 from mlgraph.axes.rules.registry import Context, Result, rule
+from mlgraph.graph.ops import op_name
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
@@ -17,7 +18,7 @@ def _recurrent(ctx: Context, node: fx.Node) -> Result:
     source, state, given = node.args[:3]
     weights: list[Any] = list(given)  # type: ignore[arg-type]
     biased, layers, _, _, bidirectional, batch_first = node.args[3:9]
-    name: str = node.target._opname  # type: ignore[union-attr]
+    name: str = op_name(node)
     states: list[Any] = list(state) if isinstance(state, (tuple, list)) else [state]
     directions = 2 if bidirectional else 1
     per_cell = 4 if biased else 2

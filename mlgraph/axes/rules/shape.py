@@ -9,6 +9,7 @@ from torch import fx
 
 from mlgraph.axes.factors import Dim, Misaligned, concatenate, fresh, hint, regroup, size_of, split
 from mlgraph.axes.rules.registry import Context, Dims, Result, rule, structure
+from mlgraph.graph.ops import op_name
 from mlgraph.program.axis_table import ReasonKind
 
 _MISALIGNED = "its indices do not align with a reshape"
@@ -99,7 +100,7 @@ def _transpose(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 @structure("t numpy_T mT adjoint")
 def _t(ctx: Context, node: fx.Node, dims: Dims) -> Result:
-    if node.target._opname == "numpy_T":  # type: ignore[union-attr]
+    if op_name(node) == "numpy_T":
         return dims[::-1]
     return [*dims[:-2], *dims[-2:][::-1]]
 
@@ -224,7 +225,7 @@ def _select(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 def slice_bounds(ctx: Context, node: fx.Node, size: int) -> tuple[int, int, int] | None:
     """Start, end and step of a slice or narrow of a dim of the given size; None where data decides."""
-    if node.target._opname == "narrow":  # type: ignore[union-attr]
+    if op_name(node) == "narrow":
         start, length = ctx.value(node.args[2]), ctx.value(node.args[3])
         if not isinstance(start, int) or not isinstance(length, int):
             return None
@@ -321,7 +322,7 @@ def _stack(ctx: Context, node: fx.Node) -> Result:
 @rule("meshgrid broadcast_tensors")
 def _grid(ctx: Context, node: fx.Node) -> Result:
     operands: Any = node.args[0]
-    if node.target._opname == "broadcast_tensors":  # type: ignore[union-attr]
+    if op_name(node) == "broadcast_tensors":
         from mlgraph.axes.rules.pointwise import broadcast
 
         dims = broadcast(ctx, node, list(operands))

@@ -9,6 +9,7 @@ from torch import fx
 from mlgraph.axes.factors import concatenate, fresh, regroup, size_of
 from mlgraph.axes.rules.registry import Context, Dims, Result, rule, structure
 from mlgraph.axes.rules.shape import freeze_all, shape_of
+from mlgraph.graph.ops import op_name
 
 _SLIDING = "windows slide over it"
 
@@ -48,11 +49,11 @@ def _unfold(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 @structure("im2col col2im")
 def _im2col(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     """Channels times window positions; the spatial dims merge."""
-    channel = len(dims) - 3 if node.target._opname == "im2col" else len(dims) - 2  # type: ignore[union-attr]
+    channel = len(dims) - 3 if op_name(node) == "im2col" else len(dims) - 2
     for dim in dims[channel + 1 :]:
         ctx.freeze(dim, _SLIDING, node)
     sizes = shape_of(ctx, node)
-    if node.target._opname == "im2col":  # type: ignore[union-attr]
+    if op_name(node) == "im2col":
         window = fresh(sizes[channel] // size_of(dims[channel]))
         blocks = fresh(sizes[-1])
         freeze_all(ctx, [window, blocks], _SLIDING, node)
@@ -70,7 +71,7 @@ def _pixel_shuffle(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     *lead, c, h, w = dims
     inner = [fresh(factor), fresh(factor)]
     freeze_all(ctx, inner, "pixels are rearranged by it", node)
-    if node.target._opname == "pixel_shuffle":  # type: ignore[union-attr]
+    if op_name(node) == "pixel_shuffle":
         channels, a, b = regroup([c], [size_of(c) // factor**2, factor, factor])
         freeze_all(ctx, [a, b], "pixels are rearranged by it", node)
         return [*lead, channels, (*h, *a), (*w, *b)]
@@ -93,7 +94,7 @@ _POOLED = {"1d": 1, "2d": 2, "3d": 3}
 def _pool(ctx: Context, node: fx.Node) -> Result:
     """Leading dims are kept; windows or resampling run over the trailing, spatial ones."""
     dims = ctx.dims(node.args[0])
-    name: str = node.target._opname  # type: ignore[union-attr]
+    name: str = op_name(node)
     spatial = next((n for suffix, n in _POOLED.items() if suffix in name), 2)
     lead = len(dims) - spatial
     still = _unmoved(node, spatial)
@@ -117,7 +118,7 @@ def _pool(ctx: Context, node: fx.Node) -> Result:
 
 def _unmoved(node: fx.Node, spatial: int) -> list[bool]:
     """Per spatial dim, whether the windows of a pooling are single indices of it, each taken once."""
-    name: str = node.target._opname  # type: ignore[union-attr]
+    name: str = op_name(node)
     if not name.startswith(("max_pool", "avg_pool")):
         return [False] * spatial
     given = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False))  # type: ignore[union-attr]

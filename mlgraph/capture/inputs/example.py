@@ -91,7 +91,7 @@ def _huggingface_inputs(model: nn.Module, loss: bool) -> dict[str, Any]:
             except Exception as error:  # any error of the model's own code says that the inputs do not fit
                 failure = failure or error
                 continue
-            kwargs = _without_mask_if_causal(model, kwargs, output)
+            kwargs = _without_mask_if_causal(model, kwargs)
             return add_loss(model, kwargs, output, config, signature) if loss else kwargs
     reason = first_line(failure) if failure is not None else "nothing fits its forward"
     raise CaptureError(
@@ -99,7 +99,7 @@ def _huggingface_inputs(model: nn.Module, loss: bool) -> dict[str, Any]:
     )
 
 
-def _without_mask_if_causal(model: nn.Module, kwargs: dict[str, Any], output: Any) -> dict[str, Any]:
+def _without_mask_if_causal(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Leave the padding mask to bidirectional models: a causal one trains on packed sequences.
 
     A model is causal when its first position does not see a change of the last token.

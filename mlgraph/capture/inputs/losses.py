@@ -46,7 +46,7 @@ def _predicted(output: Mapping[str, Any]) -> torch.Tensor | None:
 
 
 def _labels(
-    predicted: torch.Tensor | None, kwargs: Mapping[str, Any], config: Mapping[str, Any], dense: bool
+    predicted: torch.Tensor | None, kwargs: Mapping[str, Any], _config: Mapping[str, Any], dense: bool
 ) -> torch.Tensor | None:
     """Class indices for ``[batch, …, classes]``, or with ``dense`` a map at the input's resolution."""
     if predicted is None:
@@ -65,16 +65,14 @@ def _labels(
 
 
 def _index(
-    predicted: torch.Tensor | None, kwargs: Mapping[str, Any], config: Mapping[str, Any], dense: bool
+    _predicted: torch.Tensor | None, kwargs: Mapping[str, Any], _config: Mapping[str, Any], _dense: bool
 ) -> torch.Tensor | None:
     """One small index for each example: a token position or a choice of two."""
     ids = kwargs.get("input_ids")
     return None if ids is None else torch.randint(2, (ids.shape[0],)).to(ids.device)
 
 
-def _return_loss(
-    predicted: torch.Tensor | None, kwargs: Mapping[str, Any], config: Mapping[str, Any], dense: bool
-) -> bool:
+def _return_loss(*_: Any) -> bool:
     return True
 
 

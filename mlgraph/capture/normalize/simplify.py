@@ -125,7 +125,7 @@ def _remove_no_ops(graph: fx.Graph, dirty: set[fx.Node], trained: Collection[str
             graph.erase_node(node)
 
 
-def _always(node: fx.Node, source: fx.Node) -> bool:
+def _always(_node: fx.Node, _source: fx.Node) -> bool:
     return True
 
 
@@ -159,7 +159,7 @@ def _is_neutral(neutral: float) -> Callable[[fx.Node, fx.Node], bool]:
     return test
 
 
-def _pads_nothing(node: fx.Node, source: fx.Node) -> bool:
+def _pads_nothing(node: fx.Node, _source: fx.Node) -> bool:
     amounts = node.args[1]
     return isinstance(amounts, list | tuple) and all(amount == 0 for amount in amounts)
 

@@ -22,7 +22,7 @@ def block_view(program: Program) -> list[Any]:
     return _chains(program.blocks, held)
 
 
-def chain_view(blocks: BlockTable, width: int) -> list[Any]:
+def chain_view(blocks: BlockTable, _width: int) -> list[Any]:
     """A block table in notebooks and interpreters: the same without sizes, which it does not know."""
     return _chains(blocks, None)
 

@@ -50,10 +50,6 @@ class Alignment:
     def cost(self) -> int:
         return len(self.breaks) + len(self.sizes)
 
-    @property
-    def exact(self) -> bool:
-        return not (self.sizes or self.factors or self.breaks)
-
 
 def align(ours: Program, theirs: Program) -> Alignment:
     """Compare two programs with the same parameters. Both must have been captured on equal example sizes."""
@@ -130,36 +126,40 @@ class _Aligner:
             self.found.breaks.append(f"it computes {_op(b)} where the program computes {_op(a)}{_at(a)}")
 
     def calls(self, a: fx.Node, b: fx.Node) -> Iterator[tuple[Any, Any]]:
-        if has(a, Trait.SCALING):
-            mine, other = _constant_factor(a, self.ours), _constant_factor(b, self.theirs)
-            if mine is not None and other is not None:
-                self.factor(a, other[1] / mine[1])
-                yield mine[0], other[0]
-                return
-            if mine is not None or other is not None:
-                yield from self.unequal(a, b)
-                return
+        mine, other = _constant_factor(a, self.ours), _constant_factor(b, self.theirs)
+        if mine is not None and other is not None:
+            self.factor(a, other[1] / mine[1])
+            yield mine[0], other[0]
+        elif mine is not None or other is not None:
+            yield from self.unequal(a, b)
+        elif a.target != b.target:
+            yield self.equivalent(a, _arguments(a), _arguments(b))
+        else:
+            yield from self.arguments(a, b)
+
+    def equivalent(self, node: fx.Node, mine: list[Any], other: list[Any]) -> tuple[Any, Any]:
+        """The operands of two ops that differ in how sizes are written."""
+        if has(node, Trait.SPLITS) and mine[2] != other[2]:
+            self.found.breaks.append(
+                f"it splits dim {other[2]} where the program splits {mine[2]}{_at(node)}"
+            )
+        return mine[0], other[0]
+
+    def arguments(self, a: fx.Node, b: fx.Node) -> Iterator[tuple[Any, Any]]:
+        """Compare what the same op is given."""
         left, right = _arguments(a), _arguments(b)
-        if a.target != b.target:
-            if has(a, Trait.SPLITS) and left[2] != right[2]:
-                self.found.breaks.append(
-                    f"it splits dim {right[2]} where the program splits {left[2]}{_at(a)}"
-                )
-            yield left[0], right[0]
-            return
-        sized = has(a, Trait.SIZED)
         if _is_slice(a):
             left, right = _without_slice_end(left), _without_slice_end(right)
         if len(left) != len(right):
             self.found.breaks.append(f"it calls {_op(b)} with other arguments than the program{_at(a)}")
             return
+        sized = has(a, Trait.SIZED)
         for x, y in zip(left, right, strict=True):
+            numbers = _number(x), _number(y)
             if isinstance(x, list | tuple) or isinstance(y, list | tuple):
                 yield from self.lists(a, x, y, sized)
-            elif isinstance(x, fx.Node) and isinstance(y, fx.Node) and _is_tensor(x) and _is_tensor(y):
-                yield x, y
-            elif _number(x) is not None and _number(y) is not None:
-                self.numbers(a, _number(x), _number(y), sized)
+            elif None not in numbers:
+                self.numbers(a, *numbers, sized)
             elif isinstance(x, fx.Node) or isinstance(y, fx.Node):
                 yield x, y
             elif x != y and not isinstance(x, torch.device):

@@ -227,7 +227,7 @@ class Prober:
         yield self._equal_moves(settings, numbers, gap)
         yield self._ratio_moves(numbers, gap)
         yield self._paired(self._equal_moves(settings, numbers, gap), values, settings, numbers)
-        yield self._slope_moves(values, numbers, gap)
+        yield self._slope_moves(values, numbers)
         yield self._unset_moves(settings, gap)
         yield self._float_moves(settings, gap)
         yield self._paired(self._ratio_moves(numbers, gap), values, settings, numbers)
@@ -329,9 +329,7 @@ class Prober:
                 for some in itertools.combinations(alike, size):
                     yield {**move, **{other: alike[other] for other in some}}
 
-    def _slope_moves(
-        self, values: dict[Path, Any], numbers: Mapping[Path, int], gap: Gap
-    ) -> Iterator[dict[Path, Any]]:
+    def _slope_moves(self, values: dict[Path, Any], numbers: Mapping[Path, int]) -> Iterator[dict[Path, Any]]:
         here = self._shapes[_key(values)]
         for path, value in numbers.items():
             for other in (2 * value, value + 1):

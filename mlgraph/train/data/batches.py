@@ -162,7 +162,7 @@ def check_call(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any
         ) from error
 
 
-def own_loss(outputs: Any, batch: Any) -> torch.Tensor:
+def own_loss(outputs: Any, _batch: Any) -> torch.Tensor:
     """The loss that a model returns: ``outputs.loss``, ``outputs["loss"]``, a scalar, or a leading scalar."""
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
     if loss is None and isinstance(outputs, tuple | list) and outputs:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from mlgraph.graph.copying import copy_nodes
 from mlgraph.graph.effects import is_random, memory, mutates
 from mlgraph.graph.interpret import Interpretation
 from mlgraph.graph.ops import has, op_name
@@ -106,10 +107,7 @@ def _computed(
 ) -> list[torch.Tensor]:
     needed = {source for node in nodes for source in closures[node]}
     graph = fx.Graph()
-    copies: dict[fx.Node, fx.Node] = {}
-    for node in program.graph.nodes:
-        if node.op == "placeholder" or node in needed:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
+    copies = copy_nodes((n for n in program.graph.nodes if n.op == "placeholder" or n in needed), graph)
     graph.output([copies[index] for node in nodes if (index := _index_of(node)) is not None])
     # Models may write into their inputs.
     own = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]

@@ -50,10 +50,10 @@ def load_data(data: Data, program: Program, source: str, seed: int = 0) -> TaskD
     """
     if data.task == "image-classification":
         return _images(data, program, seed)
-    return _text(data, program, source, seed)
+    return _text(data, program, source)
 
 
-def _text(data: Data, program: Program, source: str, seed: int) -> TaskData:
+def _text(data: Data, program: Program, source: str) -> TaskData:
     train, evaluation = ([Path(name) for name in names] for names in (data.train, data.eval))
     tokenizer, key = _tokenizer(data, train, source)
     blocks = _blocks(data, tokenizer.model, train, key)

@@ -106,7 +106,7 @@ def state_map(
     within a tensor, and for blocks whole. ``depth_mode`` says how blocks were copied.
     """
     if mode == "reset":
-        return lambda state: {}
+        return lambda _: {}
     found = counterparts(program, depth_mode if direction == "up" else "copy")
     if direction == "down":
         return partial(_down, found)

@@ -54,7 +54,7 @@ def _holding(state: OptimizerState) -> SetAside:
     """Programs stay in memory; ``state`` belongs to the first that is set aside."""
     held = [state]
 
-    def set_aside(name: str, program: Program, keeps: bool) -> Callable[[], OptimizerState]:
+    def set_aside(_name: str, _program: Program, keeps: bool) -> Callable[[], OptimizerState]:
         own = held.pop() if held and keeps else {}
         return lambda: own
 

@@ -124,7 +124,7 @@ class Interruption:
         if self._active:
             signal.signal(signal.SIGTERM, self._before)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _note(self, _signal: int, _frame: FrameType | None) -> None:
         self.asked = True
 
     def agreed(self, accelerator: Any, step: int, every: int) -> bool:

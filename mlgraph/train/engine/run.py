@@ -205,7 +205,7 @@ class _Engine:
             if on_cpu:
                 self._check_finite(window[-1:])
             if ends or at.step % settings.log_every == 0:
-                self._log(worker, window, rate.old, progress)
+                self._log(window, rate.old, progress)
                 window = []
             if ends or (settings.eval_every and at.step % settings.eval_every == 0):
                 self._evaluate(worker)
@@ -245,7 +245,7 @@ class _Engine:
             self.at.flops += flops * self.accelerator.num_processes
             self.at.tokens += tokens * self.accelerator.num_processes
 
-    def _log(self, worker: Worker, window: Sequence[torch.Tensor], lr: float, progress: Progress) -> None:
+    def _log(self, window: Sequence[torch.Tensor], lr: float, progress: Progress) -> None:
         self._check_finite(window)
         mean = torch.stack(list(window)).mean()
         loss = float(self.accelerator.reduce(mean, "mean") if self.accelerator.num_processes > 1 else mean)

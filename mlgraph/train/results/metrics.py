@@ -6,7 +6,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -106,12 +105,3 @@ def read_metrics(path: str | os.PathLike[str]) -> list[Record]:
         except ValueError:
             break
     return records
-
-
-def last_with(records: Iterable[Record], key: str) -> Record | None:
-    """The last record that has ``key``."""
-    found = None
-    for record in records:
-        if key in record:
-            found = record
-    return found

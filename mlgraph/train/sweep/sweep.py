@@ -36,7 +36,7 @@ def sweep(
     open_program: OpenProgram,
     workers: int = 1,
     devices: Sequence[str] = (),
-    say: Say = lambda text: None,
+    say: Say = lambda _: None,
 ) -> Sweep:
     """Run whatever a study still needs, and wait for what others are running.
 
