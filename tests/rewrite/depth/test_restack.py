@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from mlgraph.capture.model import capture
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.interpret import Interpretation
-from mlgraph.graph.ops import op_name
+from mlgraph.graph.ops import op_label
 from mlgraph.program import Program
 from mlgraph.rewrite.depth.restack import restack
 from tests import zoo
@@ -270,9 +270,9 @@ def test_layers_called_again_keep_their_tensors() -> None:
 
 def test_batch_norm_counters_stay_with_their_block() -> None:
     program = captured("grouped-convolutions")
-    counters = [node for node in program.graph.nodes if op_name(node) == "add_"]
+    counters = [node for node in program.graph.nodes if op_label(node) == "add_"]
     result = restack(program, {program.blocks[0].name: (0, 1)}).program
-    kept = [node for node in result.graph.nodes if op_name(node) == "add_"]
+    kept = [node for node in result.graph.nodes if op_label(node) == "add_"]
     assert len(counters) == 2 * len(kept) > 0
 
 
