@@ -39,47 +39,50 @@ def name_axes(candidates: Sequence[Candidate]) -> dict[int, tuple[str, str]]:
     return out
 
 
+_OF_REASON = {
+    "kernel": "kernel",
+    "classes": "classes",
+    "output": "classes",
+    "selected": "experts",
+    "input": "input",
+}
+
+
 def _family(candidate: Candidate) -> str:
-    hints = candidate.hints
-    frozen = candidate.frozen.kind if candidate.frozen else None
-    blocks = {_block(tensor) for tensor, _, _ in candidate.slots}
-    roles = {role for _, _, role in candidate.slots}
-    if frozen == "kernel":
-        return "kernel"
-    if frozen == "lookup":
-        return "vocab" if "tokens" in hints else "positions"
-    if frozen in ("classes", "output"):
-        return "classes"
-    if frozen == "selected":
-        return "experts"
-    if frozen == "input":
-        return "input"
-    if candidate.constant:
-        return "positions"
+    return _frozen_family(candidate) or _attention_family(candidate.hints) or _layer_family(candidate)
+
+
+def _frozen_family(candidate: Candidate) -> str | None:
+    """The name of an axis that its freeze tells, or that constants alone have."""
+    kind = candidate.frozen.kind if candidate.frozen else None
+    if kind == "lookup":
+        return "vocab" if "tokens" in candidate.hints else "positions"
+    return _OF_REASON.get(kind or "", "positions" if candidate.constant else None)
+
+
+def _attention_family(hints: frozenset[str]) -> str | None:
     if "heads" in hints:
         return "rep" if "grouped" in hints else "kv_heads" if "shared" in hints else "heads"
-    if "head_dim" in hints:
-        return "head_dim"
-    if "v_dim" in hints:
-        return "v_dim"
-    if "rep" in hints:
-        return "rep"
+    return next((name for name in ("head_dim", "v_dim", "rep") if name in hints), None)
+
+
+def _layer_family(candidate: Candidate) -> str:
     if _is_inner(candidate):
         return "mlp"
-    if len(blocks) > 1 or "embedded" in hints:
+    blocks = {_block(tensor) for tensor, _, _ in candidate.slots}
+    if len(blocks) > 1 or "embedded" in candidate.hints:
         return "hidden"
-    contracted = roles & {"contracts", "both"}
-    if contracted and all(dim == 0 and candidate.ranks[t] == 3 for t, dim, _ in candidate.slots):
+    if not any(role in ("contracts", "both") for _, _, role in candidate.slots):
+        return "features"
+    places = [(candidate.ranks[tensor], dim) for tensor, dim, _ in candidate.slots]
+    if all(rank == 3 and dim == 0 for rank, dim in places):
         return "experts"
-    if contracted and any(
-        rank >= 3 and dim > 0 for (t, dim, _) in candidate.slots for rank in [candidate.ranks[t]]
-    ):
-        return "expert_mlp" if all(candidate.ranks[t] == 3 for t, _, _ in candidate.slots) else "channels"
-    if contracted and blocks == {""} and "normalised" in hints:
+    if any(rank >= 3 and dim > 0 for rank, dim in places):
+        return "expert_mlp" if all(rank == 3 for rank, _ in places) else "channels"
+    if blocks == {""} and "normalised" in candidate.hints:
         return "hidden"
-    if contracted and frozen != "unaligned":
-        return "mlp"
-    return "features"
+    unaligned = candidate.frozen is not None and candidate.frozen.kind == "unaligned"
+    return "features" if unaligned else "mlp"
 
 
 def _is_inner(candidate: Candidate) -> bool:

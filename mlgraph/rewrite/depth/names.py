@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -116,22 +116,18 @@ def relabel_tensors(program: Program, labels: Labels, used: frozenset[str]) -> d
     order = {name: at for at, name in enumerate(program.tensors)}
     made: dict[str, Source] = {}
 
-    def add(name: str, source: Source) -> None:
-        while name in made:
-            name += "_"
-        made[name] = source
-
     def add_blocks(index: int, blocks: Sequence[int], positions: Sequence[int]) -> None:
         chain, layout = labels.chains[index], labels.layouts[index]
         for block in blocks:
             for position in positions:
                 old = chain.blocks[layout[block]].tensors[position]
-                add(labels.block_tensor(index, block, position), Source(old, chain.name, block, position))
+                name = _free(labels.block_tensor(index, block, position), made)
+                made[name] = Source(old, chain.name, block, position)
 
     for name in program.tensors:
         if name not in place:
             for renamed, source in _outside(labels, program.tensors, name, name in used):
-                add(renamed, Source(source))
+                made[_free(renamed, made)] = Source(source)
             continue
         index, block, position = place[name]
         chain, layout = labels.chains[index], labels.layouts[index]
@@ -146,6 +142,12 @@ def relabel_tensors(program: Program, labels: Labels, used: frozenset[str]) -> d
                 positions = range(len(chain.blocks[-1].tensors))
                 add_blocks(index, grown, sorted(positions, key=lambda p: order[chain.blocks[-1].tensors[p]]))
     return made
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _block_by_block(chain: Chain, order: Mapping[str, int]) -> bool:
