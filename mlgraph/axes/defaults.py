@@ -52,12 +52,14 @@ def mark_shared_heads(run: Inference) -> None:
     """Heads that others repeat (grouped-query attention) stand beside their repetition in some dim."""
     for dims in run.main.values():
         for dim in dims:
-            for leaf in list(factors.leaves(dim)):
-                if {"rep", "heads"} <= leaf.hints:
-                    for other in factors.leaves(dim):
-                        if "heads" in other.hints and "rep" not in other.hints:
-                            other.hints.add("shared")
-                            leaf.hints.add("grouped")
+            heads = [leaf for leaf in factors.leaves(dim) if "heads" in leaf.hints]
+            repeated = [leaf for leaf in heads if "rep" in leaf.hints]
+            shared = [leaf for leaf in heads if "rep" not in leaf.hints]
+            if repeated and shared:
+                for leaf in shared:
+                    leaf.hints.add("shared")
+                for leaf in repeated:
+                    leaf.hints.add("grouped")
 
 
 def unmade(

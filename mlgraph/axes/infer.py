@@ -260,12 +260,15 @@ class Inference(Views):
                 continue
             if scales and apart and self.value(candidate).shape == shape and self.value(candidate).dim() > 1:
                 for other in others:
-                    dims = self.dims(other)
-                    for a, b in zip(reversed(dims), reversed(self.dims(candidate)), strict=False):
-                        if factors.size_of(a) > 1:
-                            self.unify(a, b, node)
+                    self._unify_broadcast(other, candidate, node)
                 return candidate
         return None
+
+    def _unify_broadcast(self, value: fx.Node, whole: fx.Node, node: fx.Node) -> None:
+        """Unify the dims of a value that is broadcast over another's with them."""
+        for a, b in zip(reversed(self.dims(value)), reversed(self.dims(whole)), strict=False):
+            if factors.size_of(a) > 1:
+                self.unify(a, b, node)
 
     def _without_rule(self, node: fx.Node) -> Any:
         name = str(node.target)

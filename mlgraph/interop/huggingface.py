@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,18 +119,23 @@ def _live(program: Program, fit: Fit) -> nn.Module:
     tensors = program.tensors
     made: dict[str, nn.Parameter | torch.Tensor] = {}
     with torch.no_grad():
-        for path, module in model.named_modules(remove_duplicate=False):
-            for store in (module._parameters, module._buffers):
-                for key, old in store.items():
-                    full = f"{path}.{key}" if path else key
-                    if old is None or full not in tensors.persistent:
-                        continue
-                    canonical = tensors.aliases.get(full, full)
-                    if canonical not in made:
-                        value = fit.value(program, canonical).clone()
-                        made[canonical] = nn.Parameter(value) if isinstance(old, nn.Parameter) else value
-                    store[key] = made[canonical]
+        for full, store, key in _held(model):
+            if full not in tensors.persistent:
+                continue
+            canonical = tensors.aliases.get(full, full)
+            if canonical not in made:
+                value = fit.value(program, canonical).clone()
+                made[canonical] = nn.Parameter(value) if isinstance(store[key], nn.Parameter) else value
+            store[key] = made[canonical]
     return model
+
+
+def _held(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Every name of every tensor of a module, with the dict that holds it and its key there."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        for store in (module._parameters, module._buffers):
+            for key in [key for key, tensor in store.items() if tensor is not None]:
+                yield (f"{path}.{key}" if path else key), store, key
 
 
 def save_huggingface(

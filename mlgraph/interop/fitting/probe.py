@@ -337,15 +337,16 @@ class Prober:
                 if self.gap(moved) is None:
                     continue
                 there = self._shapes[_key(moved)]
-                guesses: Counter[int] = Counter()
-                for name in here.keys() & there.keys() & self.target.keys():
-                    for a, b, want in zip(here[name], there[name], self.target[name], strict=False):
-                        if a != b and a != want:
-                            step = Fraction((want - a) * (other - value), b - a)
-                            if step.denominator == 1 and value + step > 0:
-                                guesses[value + int(step)] += 1
-                for guess, _ in guesses.most_common(3):
-                    yield {path: guess}
+                common = here.keys() & there.keys() & self.target.keys()
+                triples = (zip(here[name], there[name], self.target[name], strict=False) for name in common)
+                steps = (
+                    Fraction((want - a) * (other - value), b - a)
+                    for a, b, want in itertools.chain.from_iterable(triples)
+                    if a != b and a != want
+                )
+                whole = (value + int(step) for step in steps if step.denominator == 1)
+                guesses = Counter(guess for guess in whole if guess > 0)
+                yield from ({path: guess} for guess, _ in guesses.most_common(3))
                 break
 
     def _unset_moves(self, settings: Settings, gap: Gap) -> Iterator[dict[Path, Any]]:

@@ -188,14 +188,11 @@ def relabel(program: Program, labels: Labels, sources: Mapping[str, Source]) -> 
                 aliases[renamed] = target
                 if alias in old.persistent:
                     persistent.add(renamed)
-    for index, (chain, layout) in enumerate(zip(labels.chains, labels.layouts, strict=True)):
-        for canonical in chain.shared:
-            for block, of in enumerate(layout):
-                renamed = labels.block_path(index, block, canonical)
-                if chain.block_of(canonical) == of and renamed not in sources and renamed not in aliases:
-                    aliases[renamed] = first[canonical]
-                    if canonical in old.persistent:
-                        persistent.add(renamed)
+    for renamed, canonical in _shared_names(labels):
+        if renamed not in sources and renamed not in aliases:
+            aliases[renamed] = first[canonical]
+            if canonical in old.persistent:
+                persistent.add(renamed)
     values = {
         name: old[source.name] if first[source.name] == name else _copy(old[source.name])
         for name, source in sources.items()
@@ -204,6 +201,14 @@ def relabel(program: Program, labels: Labels, sources: Mapping[str, Source]) -> 
     frozen = frozenset(name for name, source in sources.items() if source.name in old.frozen)
     stateful = frozenset(name for name, source in sources.items() if source.name in old.stateful)
     return Tensors(values, parameters, frozenset(persistent), aliases, digests, frozen, stateful)
+
+
+def _shared_names(labels: Labels) -> Iterator[tuple[str, str]]:
+    """New names of tensors that all blocks of a chain share and one holds, with the old."""
+    for index, (chain, layout) in enumerate(zip(labels.chains, labels.layouts, strict=True)):
+        for canonical in chain.shared:
+            holding = [block for block, of in enumerate(layout) if chain.block_of(canonical) == of]
+            yield from ((labels.block_path(index, block, canonical), canonical) for block in holding)
 
 
 def _alias_names(labels: Labels, alias: str) -> Iterator[tuple[str, int | None]]:
