@@ -25,7 +25,7 @@ def runs(kind: type[Pass]) -> Callable[[_F], _F]:
         parameters: list[inspect.Parameter] = []
         for parameter in signature.parameters.values():
             if parameter.name == "operator":
-                parameters += [_parameter(kind, name, entry) for name, entry in known.items()]
+                parameters += [_parameter(name, entry) for name, entry in known.items()]
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
@@ -112,7 +112,7 @@ def _option(entry: Entry) -> Any:
     )
 
 
-def _parameter(kind: type[Pass], name: str, entry: Entry) -> inspect.Parameter:
+def _parameter(name: str, entry: Entry) -> inspect.Parameter:
     plain: Any = list[str] if _repeats(entry) else _plain(entry)
     default = None if entry.value is None or _repeats(entry) else entry.value
     annotation: Any = Annotated[plain | None if default is None else plain, _option(entry)]

@@ -273,7 +273,7 @@ def build(kind: type[_T], table: Mapping[str, Any], where: str = "") -> _T:
     known = {entry.name: entry for entry in _written(kind)}
     for key in table:
         if key not in known:
-            raise OptionError(f"There is no field {_dotted(where, key)!r}{suggestion(key, known)}.")
+            raise OptionError(f"There is no field {_dotted(where, key)!r}; {suggestion(key, known)}")
     for name, entry in known.items():
         if name not in table and entry.value is dataclasses.MISSING:
             wanted = entry.metadata.get("help", "give it")

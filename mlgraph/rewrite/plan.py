@@ -19,7 +19,6 @@ from mlgraph.rewrite.resize import Gain
 from mlgraph.rewrite.transfer import TensorTransfer
 
 
-
 @dataclass(frozen=True)
 class WidthPlan:
     """Groupings per axis id (fine index to coarse), how every tensor moves, and gains on activations.
