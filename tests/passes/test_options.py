@@ -92,7 +92,7 @@ def test_what_stands_inline_is_read_from_the_table_around_it():
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"stepz": 1}, "There is no field 'stepz'; did you mean 'steps'."),
+        ({"stepz": 1}, "There is no field 'stepz'; did you mean 'steps'?"),
         ({"size": 0}, "The field 'size' must be at least 1, not 0."),
         ({"size": "two"}, "The field 'size' is 'two': give a whole number."),
         ({"only": {"size": True}}, "The field 'only.size' is True: give a whole number."),
