@@ -214,4 +214,4 @@ def test_the_command_line_takes_a_submodule(tmp_path: Path, capsys: pytest.Captu
     state = mlgraph.load(out).state_dict()
     assert state["layer.0.intermediate.dense.weight"].shape == (12, 16)
     assert run(["inspect", source, "--module", "bert.encodr"]) == 1
-    assert "did you mean bert.encoder" in capsys.readouterr().err
+    assert "did you mean 'bert.encoder" in capsys.readouterr().err
