@@ -90,6 +90,8 @@ def main() -> None:
         print(f"\ncapture grows as layers^{exponent:.2f} from {first['layers']} to {last['layers']} layers")
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1))
+    for row in rows:
+        print(json.dumps({name: round(value, 3) for name, value in row.items()}))
 
 
 if __name__ == "__main__":

@@ -110,6 +110,8 @@ def main() -> None:
         Path(options.json).write_text(
             json.dumps({"size": options.size, "clone": copy, "rows": rows}, indent=1)
         )
+    for row in rows:
+        print(json.dumps({"size": options.size, "name": row["name"], "ratio": row["ratio"]}))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ at most 1.15).
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import resource
 import statistics
@@ -137,9 +138,9 @@ def main() -> None:
     parser.add_argument("--sequence", type=int, default=64)
     options = parser.parse_args()
     if options.memory:
-        print(memory(options.width, options.layers))
+        print(json.dumps(memory(options.width, options.layers)))
     else:
-        print(overhead(options.steps, options.width, options.layers, options.sequence))
+        print(json.dumps(overhead(options.steps, options.width, options.layers, options.sequence)))
 
 
 if __name__ == "__main__":
