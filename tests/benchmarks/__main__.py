@@ -1,8 +1,8 @@
 """Speed, as ratios side by side: ``python -m tests.benchmarks [NAME...]`` appends a line per result.
 
 Each benchmark runs as a process of its own and prints JSON lines; to each is added what it ran on, and it is
-appended to ``tests/benchmarks/log.jsonl``, which is tracked. With ``--page OUT.html`` the log is drawn as a page
-instead.
+appended to ``tests/benchmarks/log.jsonl``, which is tracked. With ``--page OUT.html`` the log is drawn as a
+page instead.
 """
 
 from __future__ import annotations
