@@ -65,8 +65,10 @@ def status(doing: str) -> Iterator[None]:
 
 def is_huggingface(program: Program) -> bool:
     """Whether the program came from a Hugging Face directory or config: results of it are directories."""
+    from mlgraph.program import HuggingFaceOrigin
+
     origin = program.origin
-    return origin.get("kind") == "huggingface" and ("path" in origin or "config_path" in origin)
+    return isinstance(origin, HuggingFaceOrigin) and bool(origin.path or origin.config_path)
 
 
 def default_output(source: str, label: str) -> Path:
@@ -98,6 +100,7 @@ def write_program(
     """
     from mlgraph.cli.checks import checked, floating_dtype, in_dtype
     from mlgraph.interop.fitting.fit import NotExpressible
+    from mlgraph.program import TimmOrigin
     from mlgraph.storage import save
 
     why: tuple[str, ...] = ()
@@ -117,7 +120,7 @@ def write_program(
                     progress=progress,
                 )
             return Written(out, "huggingface", saved.notes, saved.changes)
-        if program.origin.get("kind") == "timm" and out.suffix == ".safetensors":
+        if isinstance(program.origin, TimmOrigin) and out.suffix == ".safetensors":
             from mlgraph.interop.timm import save_timm
 
             with status(f"writing {out}"):

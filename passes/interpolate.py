@@ -48,10 +48,9 @@ def interpolate(first: Program, second: Program, alpha: Alpha = 0.5) -> Program:
     _refuse_difference(first, second)
     weigh = _weights(first, alpha)
     recipes = {name: _recipe(first, second, name, weigh(name)) for name in first.tensors}
-    history = (*second.origin.get("history", ()), f"interpolate{{alpha={alpha}}}")
     return first.replace(
         tensors=first.tensors.replace(realise(first, recipes, first.skeleton().tensors)),
-        origin={**first.origin, "history": history},
+        history=(*second.history, f"interpolate{{alpha={alpha}}}"),
     )
 
 

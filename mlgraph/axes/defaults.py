@@ -35,7 +35,7 @@ def freeze_outputs(run: Inference, roles: RoleTable) -> None:
                     contracted.add(id(leaf))
                 if len(dims) == 2 and factors.size_of(dims[0]) == factors.size_of(dims[1]):
                     square.add(id(leaf))
-    if run.program.origin.get("module"):
+    if run.program.submodule:
         around = Reason("op", "it is returned to the module around this one", "output")
         for dim in run.outputs:
             factors.freeze(dim, around)

@@ -88,8 +88,7 @@ def _part(model: nn.Module, path: str, call: Call, dynamic_shapes: Any, name: st
     program = _whole(part, _bind(part, given.args, given.kwargs), dynamic_shapes, name)
     said = f"{path} is called {times} times; the program is that of its first call"
     notes = () if times == 1 else (Note("call", said, path),)
-    origin = {**program.origin, "module": path}
-    return program.replace(notes=(*program.notes, *notes), origin=origin)
+    return program.replace(notes=(*program.notes, *notes), submodule=path)
 
 
 def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:

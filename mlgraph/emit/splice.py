@@ -24,17 +24,17 @@ def splice(program: Program, emitted: nn.Module, model: nn.Module) -> nn.Module:
         MlgraphError: the program was not captured with ``module=``, the model has no such submodule, or a
             pass changed a parameter that the two share.
     """
-    path = program.origin.get("module")
+    path = program.submodule
     if not path:
         raise MlgraphError(
             f"{program.name} is not the program of a submodule, so {type(model).__name__} has no place "
             "for it; capture it with module="
         )
     modules = dict(model.named_modules(remove_duplicate=False))
-    old = modules.get(str(path))
+    old = modules.get(path)
     if old is None:
         raise MlgraphError(f"{type(model).__name__} has no submodule {path}, where {program.name} came from")
-    _share_again(emitted, old, model, str(path))
+    _share_again(emitted, old, model, path)
     for name, value in vars(old).items():
         if not name.startswith("_") and name not in vars(emitted) and not hasattr(type(emitted), name):
             setattr(emitted, name, value)

@@ -100,9 +100,9 @@ def _last_step(before: Program, after: Program) -> list[Change] | None:
     """What the last pass changed, if it made ``after`` of a program with the history of ``before``."""
     if after.lineage is None:
         return None
-    parent, histories = after.lineage.parent, [p.origin.get("history", ()) for p in (before, after)]
+    parent = after.lineage.parent
     alike = parent.num_parameters() == before.num_parameters() and len(parent.axes) == len(before.axes)
-    if not alike or tuple(histories[1])[:-1] != tuple(histories[0]):
+    if not alike or after.history[:-1] != before.history:
         return None
     return changes(parent, after)
 

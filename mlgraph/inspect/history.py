@@ -32,11 +32,11 @@ def lineage(program: Program, origin: Program | None = None) -> tuple[Step, ...]
     program that was taken back up has forgotten what the passes changed; where ``origin`` is one that it came
     from, they are run on its shapes again.
     """
-    history = _history(program)
+    history = program.history
     told = _changes(program, len(history))
-    if origin is not None and not any(told) and history[: len(_history(origin))] == _history(origin):
-        again = _replayed(origin, history[len(_history(origin)) :])
-        told = [()] * len(_history(origin)) + again
+    if origin is not None and not any(told) and history[: len(origin.history)] == origin.history:
+        again = _replayed(origin, history[len(origin.history) :])
+        told = [()] * len(origin.history) + again
     number, seen = 1, {"L1"}
     steps = [Step("L1")]
     for operation, changed in zip(history, told, strict=True):
@@ -59,10 +59,6 @@ def _changes(program: Program, length: int) -> list[tuple[Change, ...]]:
         found.append(tuple(changes(parent, current)))
         current = parent
     return [()] * (length - len(found)) + found[::-1]
-
-
-def _history(program: Program) -> list[str]:
-    return [str(step) for step in program.origin.get("history", ())]
 
 
 def _replayed(origin: Program, operations: Sequence[str]) -> list[tuple[Change, ...]]:

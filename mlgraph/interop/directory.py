@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlgraph.capture.inputs.origin import describe_origin
+from mlgraph.capture.inputs.origin import origin_of
 from mlgraph.errors import FileError, MlgraphError
 from mlgraph.interop.hollow import configuration, hollow
+from mlgraph.interop.load import Built
 from mlgraph.interop.weights import DirectoryTensors
 from mlgraph.program import Program, Tensors
 
@@ -26,11 +27,11 @@ def is_large(path: Path) -> bool:
 
 
 def open_lazily(
-    path: Path, name: str, config: dict[str, Any], capture: Callable[[nn.Module, dict[str, Any]], Program]
+    path: Path, name: str, config: dict[str, Any], capture: Callable[[Built], Program]
 ) -> Program | None:
     """The program of class ``name`` with the weights of a directory, none of which is held in memory.
 
-    ``capture`` makes the program of a model and the facts of its origin. None where the names in the files
+    ``capture`` makes the program of a model. None where the names in the files
     are not those of the model, so that transformers has to convert them, or where the model cannot be run
     without its weights.
     """
@@ -46,9 +47,7 @@ def open_lazily(
         return None
     try:
         with _without_tracebacks():
-            program = capture(
-                model, describe_origin(model, path=str(path.resolve()), name=path.resolve().name)
-            )
+            program = capture(Built(model, origin_of(model, path), path.resolve().name))
     except MlgraphError:
         return None
     named = {

@@ -30,7 +30,9 @@ def _safetensors(program: Program, out: Path) -> str:
 
     What came from timm is written for ``create_model``, with the call that loads it beside.
     """
-    if program.origin.get("kind") == "timm":
+    from mlgraph.program import TimmOrigin
+
+    if isinstance(program.origin, TimmOrigin):
         from mlgraph.interop.timm import save_timm
 
         return f"timm model, loaded by {save_timm(program, out).call}"

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mlgraph.interop.fitting.fit import Fit, Fitter, NotExpressible
 from mlgraph.interop.hollow import configuration, hollow, on_meta
 from mlgraph.interop.same_outputs import check_outputs, main_dtype
 from mlgraph.interop.weights import DirectoryTensors, Rescale
-from mlgraph.program import Program
+from mlgraph.program import HuggingFaceOrigin, Program
 from mlgraph.storage.container import Shapes
 from mlgraph.storage.write import Rows
 
@@ -79,19 +79,14 @@ class Saved:
 def express(program: Program) -> Fit:
     """The config with which the program's own class computes what the program computes.
 
-    ``program.origin`` must say which class and config it came from (``kind``, ``class``, ``config``).
+    ``program.origin`` must say which class and config it came from.
 
     Raises:
         NotExpressible: no config does, or the program did not come from transformers.
     """
-    origin = program.origin
-    if origin.get("kind") != "huggingface" or "config" not in origin:
-        raise NotExpressible(
-            f"{program.name} did not come from a transformers model, so it has no config to express it; "
-            "save a program instead."
-        )
-    name = str(origin["class"])
-    base = json.loads(json.dumps(dict(origin["config"]), default=str))
+    origin = _origin(program)
+    name = origin.model_class
+    base = json.loads(json.dumps(dict(origin.config), default=str))
     base["dtype"] = str(main_dtype(program)).removeprefix("torch.")
 
     def shapes(settings: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -104,6 +99,15 @@ def express(program: Program) -> Fit:
     return Fitter(program, base, shapes, model, name).fit()
 
 
+def _origin(program: Program) -> HuggingFaceOrigin:
+    if not isinstance(program.origin, HuggingFaceOrigin):
+        raise NotExpressible(
+            f"{program.name} did not come from a transformers model, so it has no config to express it; "
+            "save a program instead."
+        )
+    return program.origin
+
+
 def to_huggingface(program: Program) -> nn.Module:
     """A live transformers model of the program's class, with the program's values (copied).
 
@@ -114,7 +118,7 @@ def to_huggingface(program: Program) -> nn.Module:
 
 
 def _live(program: Program, fit: Fit) -> nn.Module:
-    name = str(program.origin["class"])
+    name = _origin(program).model_class
     model = hollow(name, configuration(fit.settings, name))
     tensors = program.tensors
     made: dict[str, nn.Parameter | torch.Tensor] = {}
@@ -174,7 +178,7 @@ def save_huggingface(
     settings = {**fit.settings, "dtype": str(dtype or main_dtype(light)).removeprefix("torch.")}
     notes: list[str] = []
     with atomic_directory(directory) as folder:
-        _copy_companions(source_dir or program.origin.get("path"), folder, with_tokenizer=not tokenizer_dir)
+        _copy_companions(source_dir or _origin(program).path, folder, with_tokenizer=not tokenizer_dir)
         if tokenizer_dir:
             copy_tokenizer(tokenizer_dir, folder)
         _write_config(program, settings, folder)
@@ -202,7 +206,7 @@ def from_huggingface(
     ``keep``).
     """
     from mlgraph.capture.inputs.example import example_inputs
-    from mlgraph.capture.inputs.origin import describe_origin
+    from mlgraph.capture.inputs.origin import origin_of
     from mlgraph.interop.open import open_source
 
     if not isinstance(source, nn.Module):
@@ -212,7 +216,7 @@ def from_huggingface(
 
     if not args and not kwargs:
         args, kwargs = example_inputs(source)
-    return capture(source, args, kwargs).replace(origin=describe_origin(source))
+    return capture(source, args, kwargs).replace(origin=origin_of(source))
 
 
 def read_skeleton(directory: str | os.PathLike[str], *, keep: bool | None = None) -> Program | None:
@@ -238,14 +242,14 @@ def read_skeleton(directory: str | os.PathLike[str], *, keep: bool | None = None
                 f"{root} has other weights than its {SKELETON} tells of (at {name}); delete {SKELETON} to "
                 "open the directory without its lineage."
             )
-    folded = skeleton.origin.get("rescales", {})
-    undo = {name: Rescale(factor, shift).inverse for name, (factor, shift) in folded.items()}
+    origin = _origin(skeleton)
+    undo = {name: Rescale(factor, shift).inverse for name, (factor, shift) in origin.rescales.items()}
     values: Mapping[str, torch.Tensor] = DirectoryTensors(own, weights, rescales=undo)
     if keep or (keep is None and not is_large(root)):
         values = dict(values)
-    origin = {key: value for key, value in skeleton.origin.items() if key != "rescales"}
     return skeleton.replace(
-        tensors=skeleton.tensors.replace(values), origin={**origin, "path": str(root.resolve())}
+        tensors=skeleton.tensors.replace(values),
+        origin=replace(origin, path=str(root.resolve()), rescales={}),
     )
 
 
@@ -276,7 +280,7 @@ def _bytes(size: int | str) -> int:
 
 
 def _write_config(program: Program, settings: Mapping[str, Any], folder: Path) -> None:
-    name = str(program.origin["class"])
+    name = _origin(program).model_class
     config = configuration(settings, name)
     config.architectures = [name]
     write_text(folder / "config.json", config.to_json_string(use_diff=False))
@@ -299,11 +303,9 @@ def _write_weights(
 def _write_skeleton(light: Program, fit: Fit, settings: Mapping[str, Any], folder: Path) -> None:
     from mlgraph.storage import save
 
-    rescales = {name: [rescale.factor, rescale.shift] for name, rescale in fit.rescales.items()}
-    save(
-        light.replace(origin={**light.origin, "config": dict(settings), "rescales": rescales}),
-        folder / SKELETON,
-    )
+    rescales = {name: (rescale.factor, rescale.shift) for name, rescale in fit.rescales.items()}
+    origin = replace(_origin(light), config=dict(settings), rescales=rescales)
+    save(light.replace(origin=origin), folder / SKELETON)
 
 
 def _copy_companions(source: Any, folder: Path, with_tokenizer: bool) -> None:
@@ -337,7 +339,7 @@ def _copy(file: Path, folder: Path) -> None:
 
 def _check(program: Program, folder: Path, exact: bool) -> None:
     """Load what was written and compare outputs."""
-    model, report = _load(str(program.origin["class"]), folder)
+    model, report = _load(_origin(program).model_class, folder)
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
     wrong = [key for kind in kinds for key in report[kind]]
     if wrong:

@@ -1,25 +1,34 @@
-"""Live models from directories, configurations and names, with the facts that go into ``Program.origin``."""
+"""Live models from directories, configurations and names, with their origins."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from mlgraph.capture.inputs.origin import describe_origin
+from mlgraph.capture.inputs.origin import origin_of
 from mlgraph.errors import CaptureError, FileError, MlgraphError, first_line, suggestion
-from mlgraph.program import Note
+from mlgraph.program import HuggingFaceOrigin, Note, Origin, TimmOrigin
 
-Built = tuple[Any, dict[str, Any]]
+
+@dataclass(frozen=True)
+class Built:
+    """A live model, its origin, what is to be told about it, and its name where that is not its class's."""
+
+    model: Any
+    origin: Origin
+    name: str = ""
+    notes: tuple[Note, ...] = ()
 
 
 def huggingface_directory(path: Path, *, trust: bool = False) -> Built:
     """The transformers model saved in a directory, in the class that its config names.
 
-    Weights that the files lack, or that do not fit, are named in the ``notes`` among the facts.
+    Weights that the files lack, or that do not fit, are named in its notes.
     """
     config = read_config(path / "config.json")
     if config.get("auto_map") and not trust:
@@ -39,12 +48,12 @@ def huggingface_directory(path: Path, *, trust: bool = False) -> Built:
             raise FileError(
                 f"{path} could not be loaded by {loader.__name__}: {first_line(error)}."
             ) from error
-    notes = [
+    notes = (
         *_named("weights missing in the files, so left at random", report["missing_keys"]),
         *_named("weights in the files that the model does not have", report["unexpected_keys"]),
         *_named("weights of another shape, so left at random", report["mismatched_keys"]),
-    ]
-    return model, describe_origin(model, path=str(path.resolve()), name=path.resolve().name, notes=notes)
+    )
+    return Built(model, origin_of(model, path), path.resolve().name, notes)
 
 
 def huggingface_random(path: Path) -> Built:
@@ -63,7 +72,10 @@ def huggingface_random(path: Path) -> Built:
                 model = loader.from_config(transformers.AutoConfig.from_pretrained(path.parent))
         except Exception as error:  # whatever a configuration class makes of wrong values
             raise FileError(f"{path} does not make a model: {first_line(error)}.") from error
-    return model, describe_origin(model, config_path=str(path.resolve()), random=True)
+    return Built(
+        model,
+        HuggingFaceOrigin(type(model).__name__, model.config.to_dict(), config_path=str(path.resolve())),
+    )
 
 
 def timm_model(text: str) -> Built:
@@ -83,7 +95,7 @@ def timm_model(text: str) -> Built:
         model: nn.Module = timm.create_model(name, **kwargs)
     except Exception as error:  # whatever a model's constructor makes of wrong arguments
         raise CaptureError(f"timm could not make {text!r}: {first_line(error)}.") from error
-    return model, describe_origin(model, model=name, kwargs=kwargs, name=name)
+    return Built(model, TimmOrigin(name, kwargs), name)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -70,11 +70,9 @@ def open_source(
     text = os.fspath(source)
     scheme, colon, rest = text.partition(":")
     if colon and scheme == "timm":
-        model, facts = build.timm_model(rest)
-        return _capture(model, facts, loss, inputs, module)
+        return _capture(build.timm_model(rest), loss, inputs, module)
     if colon and scheme == "hf":
-        model, facts = build.huggingface_random(Path(rest))
-        return _capture(model, facts, loss, inputs, module)
+        return _capture(build.huggingface_random(Path(rest)), loss, inputs, module)
     path = Path(text)
     if not path.exists():
         raise FileError(_unknown(text))
@@ -82,8 +80,7 @@ def open_source(
         lazy = _open_large(path, loss, inputs) if module is None else None
         if lazy is not None:
             return lazy
-        model, facts = build.huggingface_directory(path, trust=trust)
-        return _capture(model, facts, loss, inputs, module)
+        return _capture(build.huggingface_directory(path, trust=trust), loss, inputs, module)
     return _open_file(path, trust, loss, inputs, module)
 
 
@@ -105,7 +102,7 @@ def _open_large(path: Path, loss: bool, inputs: Call | None) -> Program | None:
         path,
         str(config["architectures"][0]),
         config,
-        lambda model, facts: _capture(model, facts, loss, inputs),
+        lambda built: _capture(built, loss, inputs),
     )
 
 
@@ -118,15 +115,12 @@ def _open_file(path: Path, trust: bool, loss: bool, inputs: Call | None, module:
                 "of a model source, or of a pickled module with --trust and --input"
             )
         return load(path, trust=trust)
-    model, facts = trusted_module(path)
-    return _capture(model, facts, loss, inputs, module)
+    return _capture(trusted_module(path), loss, inputs, module)
 
 
-def _capture(
-    model: nn.Module, facts: Mapping[str, Any], loss: bool, inputs: Call | None, module: str | None = None
-) -> Program:
-    notes: list[Note] = list(facts.get("notes", ()))
-    name = str(facts.get("name") or type(model).__name__)
+def _capture(built: build.Built, loss: bool, inputs: Call | None, module: str | None = None) -> Program:
+    model, notes = built.model, list(built.notes)
+    name = built.name or type(model).__name__
 
     if inputs is not None:
         try_inputs(model, inputs)
@@ -144,8 +138,7 @@ def _capture(
     if module is not None:
         # a submodule is no model that the library could load
         return program.replace(notes=(*program.notes, *notes))
-    origin = {key: value for key, value in facts.items() if key not in ("notes", "name")}
-    return program.replace(origin=origin, notes=(*program.notes, *notes))
+    return program.replace(origin=built.origin, notes=(*program.notes, *notes))
 
 
 def _again(attempt: Callable[[], Program], error: CaptureError, loss: bool) -> Program:

@@ -21,7 +21,7 @@ from mlgraph.files import write_bytes, write_text
 from mlgraph.interop.fitting.config_tree import Settings
 from mlgraph.interop.fitting.fit import Fit, Fitter, NotExpressible
 from mlgraph.interop.same_outputs import check_outputs
-from mlgraph.program import Program
+from mlgraph.program import Program, TimmOrigin
 
 __all__ = ["SavedTimm", "express", "from_timm", "save_timm", "to_timm"]
 
@@ -53,30 +53,23 @@ def from_timm(
     ``args`` are example inputs, by default an image of the size that the model was made for.
     """
     from mlgraph.capture.inputs.example import example_inputs
-    from mlgraph.capture.inputs.origin import describe_origin
     from mlgraph.capture.model import capture
 
     inputs = args or example_inputs(model)[0]
-    origin = describe_origin(model, model=name, kwargs=dict(kwargs or {}))
-    return capture(model, inputs).replace(origin=origin)
+    return capture(model, inputs).replace(origin=TimmOrigin(name, dict(kwargs or {})))
 
 
 def express(program: Program) -> tuple[dict[str, Any], Fit]:
     """The keyword arguments of ``create_model`` with which the model computes what the program computes.
 
-    ``program.origin`` must say which model it came from (``kind``, ``model``, ``kwargs``).
+    ``program.origin`` must say which model it came from.
 
     Raises:
         NotExpressible: no arguments do, or the program did not come from timm.
     """
-    origin = program.origin
-    if origin.get("kind") != "timm" or not origin.get("model"):
-        raise NotExpressible(
-            f"{program.name} did not come from timm.create_model, so no call expresses it; "
-            "save a program instead."
-        )
-    name = str(origin["model"])
-    given = {key: value for key, value in dict(origin.get("kwargs", {})).items() if key not in _LOADING}
+    origin = _origin(program)
+    name = origin.model
+    given = {key: value for key, value in origin.kwargs.items() if key not in _LOADING}
     base = {**_plain(effective_arguments(name, given)), **given}
 
     def arguments(settings: Settings) -> dict[str, Any]:
@@ -104,10 +97,20 @@ def express(program: Program) -> tuple[dict[str, Any], Fit]:
     return arguments(fit.settings), fit
 
 
+def _origin(program: Program) -> TimmOrigin:
+    origin = program.origin
+    if not isinstance(origin, TimmOrigin) or not origin.model:
+        raise NotExpressible(
+            f"{program.name} did not come from timm.create_model, so no call expresses it; "
+            "save a program instead."
+        )
+    return origin
+
+
 def to_timm(program: Program) -> nn.Module:
     """A live timm model with the program's values (copied). Raises ``NotExpressible``."""
     arguments, fit = express(program)
-    model = _create(str(program.origin["model"]), arguments)
+    model = _create(_origin(program).model, arguments)
     model.load_state_dict(_state(program, fit))
     return model.eval()
 
@@ -127,11 +130,11 @@ def save_timm(program: Program, path: str | os.PathLike[str]) -> SavedTimm:
     target = Path(path)
     arguments, fit = express(program)
     state = _state(program, fit)
-    model = _create(str(program.origin["model"]), arguments)
+    model = _create(_origin(program).model, arguments)
     model.load_state_dict(state)
     check_outputs(program, model.eval())
     write_bytes(target, save(state, metadata={"format": "pt"}))
-    saved = SavedTimm(target, str(program.origin["model"]), arguments, tuple(map(str, fit.changes)))
+    saved = SavedTimm(target, _origin(program).model, arguments, tuple(map(str, fit.changes)))
     facts = {"model": saved.model, "kwargs": arguments, "call": saved.call}
     write_text(target.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
     return saved

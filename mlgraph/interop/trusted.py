@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlgraph.capture.inputs.origin import describe_origin
+from mlgraph.capture.inputs.origin import origin_of
 from mlgraph.errors import FileError, first_line
 from mlgraph.interop.load import Built
 from mlgraph.program import Program
@@ -37,7 +37,7 @@ def trusted_module(path: Path) -> Built:
     loaded = _unpickled(path)
     if not isinstance(loaded, nn.Module):
         raise _no_module(path, loaded)
-    return loaded, describe_origin(loaded, path=str(path.resolve()), name=path.stem)
+    return Built(loaded, origin_of(loaded, path), path.stem)
 
 
 def _unpickled(path: str | Path) -> Any:

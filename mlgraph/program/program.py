@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import fx
@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from mlgraph.program.display import Shown
 from mlgraph.program.late import late
 from mlgraph.program.notes import Note
+from mlgraph.program.origin import Origin
 from mlgraph.program.tensors import Tensors
 
 if TYPE_CHECKING:
@@ -65,7 +66,8 @@ class Lineage:
 
     ``parent`` is a skeleton (its tensors are on the meta device). ``groupings`` gives, per axis
     id of the parent, the coarse index of every fine index; ``layers``, per chain name, the coarse
-    block of every block. ``operation`` is the pass as a pipeline string.
+    block of every block. ``operation`` is the pass as a pipeline string. Where ``direction`` is ``"up"`` the
+    parent is the coarse one: groupings and layers then give the parent's index of every index here.
     """
 
     operation: str
@@ -73,6 +75,7 @@ class Lineage:
     groupings: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    direction: Literal["down", "up"] = "down"
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +92,10 @@ class Program(Shown):
     Nodes that follow the training mode are written as in training: ``aten.dropout(x, p, True)``,
     ``mlgraph.ops.drop_path(x, p, dims, True)``, attention with ``dropout_p`` > 0, and ``aten.batch_norm``
     whose training flag is True and that has running statistics.
+
+    ``origin`` tells which library the model belongs to, where that is known; ``history`` lists the passes
+    that made the program of the model's, as pipeline strings. A program of a part of a model has the part's
+    path in it as ``submodule``.
     """
 
     graph: fx.Graph
@@ -97,7 +104,9 @@ class Program(Shown):
     name: str = "model"
     lineage: Lineage | None = None
     notes: tuple[Note, ...] = ()
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
+    history: tuple[str, ...] = ()
+    submodule: str | None = None
 
     @cached_property
     def axes(self) -> AxisTable:
@@ -114,7 +123,7 @@ class Program(Shown):
     def __repr__(self) -> str:
         """One line; the graph itself is in :attr:`graph`."""
         calls = sum(node.op == "call_function" for node in self.graph.nodes)
-        past = " → ".join(str(step) for step in self.origin.get("history", ()))
+        past = " → ".join(self.history)
         described = f"{self.name}: {self.num_parameters():,} parameters, {calls} ops"
         return f"<Program {described}{f', by {past}' if past else ''}>"
 

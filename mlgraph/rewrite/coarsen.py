@@ -55,12 +55,11 @@ def apply_down(
         {chain: grouping.coarse_of for chain, grouping in layers.items()},
         dict(options),
     )
-    history = (*program.origin.get("history", ()), operation)
     return stacked.program.replace(
         tensors=tensors,
         lineage=lineage,
         notes=tuple(dict.fromkeys(notes)),
-        origin={**program.origin, "history": history},
+        history=(*program.history, operation),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 
@@ -42,7 +41,8 @@ def apply_up(
         program.skeleton(),
         {axis: grouping.coarse_of for axis, grouping in groupings.items()},
         {chain: grouping.coarse_of for chain, grouping in layers.items()},
-        {"tied": tied, "depth_mode": depth_mode, "direction": "up"},
+        {"tied": tied, "depth_mode": depth_mode},
+        "up",
     )
     sizes = {axis: grouping.fine for axis, grouping in groupings.items()}
     notes = [
@@ -55,12 +55,8 @@ def apply_up(
         tensors=stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors)),
         lineage=lineage,
         notes=tuple(dict.fromkeys(notes)),
-        origin=_with_history(program, operation),
+        history=(*program.history, operation),
     )
-
-
-def _with_history(program: Program, operation: str) -> dict[str, Any]:
-    return {**program.origin, "history": (*program.origin.get("history", ()), operation)}
 
 
 def _widened(program: Program, plan: WidthPlan) -> Program:
@@ -95,7 +91,7 @@ def refine_by_lineage(program: Program, depth_mode: str, operation: str) -> Prog
         MlgraphError: it was not coarsened, or its blocks cannot be scaled as ``depth_mode`` asks.
     """
     lineage = program.lineage
-    if lineage is None or lineage.options.get("direction") == "up":
+    if lineage is None or lineage.direction == "up":
         raise MlgraphError(
             f"{program.name} was not coarsened from another program, so there is none to go back to: say "
             "by how much to "
@@ -124,7 +120,8 @@ def refine_by_lineage(program: Program, depth_mode: str, operation: str) -> Prog
     }
     return parent.replace(
         tensors=parent.tensors.replace(realise(program, recipes, parent.tensors)),
-        origin=_with_history(program, operation),
+        origin=program.origin,
+        history=(*program.history, operation),
     )
 
 

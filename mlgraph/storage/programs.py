@@ -22,6 +22,13 @@ from mlgraph.storage.container import Shapes
 from mlgraph.storage.graphs import decode_graph, encode_graph
 from mlgraph.storage.limits import bounded, quiet
 from mlgraph.storage.notes import decode_note
+from mlgraph.storage.origins import (
+    decode_history,
+    decode_origin,
+    decode_submodule,
+    encode_origin,
+    encode_rescales,
+)
 from mlgraph.storage.pytrees import decode_spec, encode_spec
 from mlgraph.storage.strictjson import dump
 from mlgraph.storage.values import (
@@ -103,14 +110,21 @@ def _encode_one(program: Program, graph: int, stored: Shapes, parent: int) -> di
 def _encode_origin(program: Program) -> dict[str, Any]:
     """What the file's origin says: the program's, and what else format 2 keeps there.
 
-    That are the parameters of its signature, and the tensors that are frozen or written in evaluation.
+    That are the parameters of its signature, the tensors that are frozen or written in evaluation, the
+    submodule that it is of, and its history.
     """
     tensors = program.tensors
     said = {
         "parameters": program.signature.parameters,
         **{key: tuple(n for n in tensors if n in getattr(tensors, key)) for key in _TENSOR_KINDS},
     }
-    return {**{key: value for key, value in said.items() if value}, **program.origin}
+    behind = {"module": program.submodule, "history": program.history}
+    return {
+        **{key: value for key, value in said.items() if value},
+        **encode_origin(program.origin),
+        **{key: value for key, value in behind.items() if value},
+        **encode_rescales(program.origin),
+    }
 
 
 def _encode_input(leaf: Input) -> list[Any]:
@@ -137,7 +151,7 @@ def _encode_lineage(lineage: Lineage, parent: int) -> dict[str, Any]:
         "parent": parent,
         "groupings": [[key, [encode(n) for n in groups]] for key, groups in lineage.groupings.items()],
         "layers": [[key, [encode(n) for n in groups]] for key, groups in lineage.layers.items()],
-        "options": encode(dict(lineage.options)),
+        "options": encode({**lineage.options, **({"direction": "up"} if lineage.direction == "up" else {})}),
     }
 
 
@@ -188,7 +202,16 @@ def _decode_one(
             propagate(graph, signature, tensors, bounded)
         done[key] = graph
     _check_fit(done[key], signature, tensors)
-    program = Program(done[key], tensors, signature, name=text(label), notes=tuple(notes), origin=came_from)
+    program = Program(
+        done[key],
+        tensors,
+        signature,
+        name=text(label),
+        notes=tuple(notes),
+        origin=decode_origin(came_from),
+        history=decode_history(came_from),
+        submodule=decode_submodule(came_from),
+    )
     return program.replace(lineage=_decode_lineage(lineage, earlier)) if lineage is not None else program
 
 
@@ -281,12 +304,17 @@ def _decode_lineage(data: Any, earlier: list[Program]) -> Lineage:
     operation, parent, groupings, layers, options = fields(
         data, "operation", "parent", "groupings", "layers", "options"
     )
+    given = _dict(options)
+    direction = given.pop("direction", "down")
+    if direction not in ("down", "up"):
+        raise Malformed(f"its lineage leads neither down nor up but {shorten(repr(direction))}")
     return Lineage(
         text(operation),
         earlier[integer(parent, 0, len(earlier) - 1)],
         _decode_groups(groupings),
         _decode_groups(layers),
-        _dict(options),
+        given,
+        direction,
     )
 
 

@@ -12,7 +12,7 @@ import transformers
 from torch import nn
 
 import mlgraph
-from mlgraph.capture.inputs.origin import describe_origin
+from mlgraph.capture.inputs.origin import origin_of
 from mlgraph.errors import FileError, MlgraphError
 from mlgraph.graph.compare import relative_error
 from mlgraph.graph.example_call import example_call
@@ -89,7 +89,7 @@ def captured(model: nn.Module) -> Program:
     kwargs = {"input_ids": ids}
     if model.config.is_encoder_decoder:  # type: ignore[union-attr]
         kwargs["decoder_input_ids"] = torch.randint(2, 61, (3, 5))
-    return mlgraph.capture(model, kwargs=kwargs).replace(origin=describe_origin(model))
+    return mlgraph.capture(model, kwargs=kwargs).replace(origin=origin_of(model))
 
 
 def loaded(folder: Path, cls: Any) -> nn.Module:
@@ -191,7 +191,7 @@ def test_large_directories_are_read_tensor_by_tensor(tmp_path: Path, monkeypatch
 def from_pretrained_program(folder: Path, like: Program) -> Program:
     model = transformers.LlamaForCausalLM.from_pretrained(folder)
     args, kwargs = example_call(like)
-    return mlgraph.capture(model, args, kwargs).replace(origin=describe_origin(model))
+    return mlgraph.capture(model, args, kwargs).replace(origin=origin_of(model))
 
 
 def test_models_without_memory_are_captured_as_real_ones_are() -> None:
@@ -238,7 +238,7 @@ def test_shard_sizes_that_mean_nothing_are_refused(tmp_path: Path) -> None:
 def test_round_trip(name: str, tmp_path: Path) -> None:
     entry = zoo.get(name)
     model, args, kwargs = entry.build("full")
-    program = mlgraph.capture(model, args, kwargs).replace(origin=describe_origin(model))
+    program = mlgraph.capture(model, args, kwargs).replace(origin=origin_of(model))
     small = mlgraph.coalesce(program, depth=2 if entry.chain else 1, width=2)
     save_huggingface(small, tmp_path / "small")
     assert check_outputs(small, loaded(tmp_path / "small", type(model)), 1e-5) < 1e-5
@@ -249,7 +249,7 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
 def test_refusal(name: str, tmp_path: Path) -> None:
     entry = zoo.get(name)
     model, args, kwargs = entry.build("full")
-    program = mlgraph.capture(model, args, kwargs).replace(origin=describe_origin(model))
+    program = mlgraph.capture(model, args, kwargs).replace(origin=origin_of(model))
     with pytest.raises(NotExpressible, match=REFUSED[name]):
         save_huggingface(mlgraph.coalesce(program, depth=2, width=2), tmp_path / "small")
     assert not (tmp_path / "small").exists()

@@ -14,6 +14,7 @@ from mlgraph.capture.inputs.notation import parse_inputs
 from mlgraph.capture.inputs.primes import find, integers
 from mlgraph.errors import CaptureError, FileError, MlgraphError
 from mlgraph.interop.open import open_source
+from mlgraph.program import HuggingFaceOrigin, TimmOrigin
 from tests.zoo import entries, get
 
 FROM_LIBRARIES = [entry for entry in entries(tag="spine") if entry.suite in ("hf", "timm")]
@@ -92,10 +93,9 @@ def test_a_huggingface_directory(bert_directory):
     model = transformers.BertForMaskedLM.from_pretrained(bert_directory).eval()
     assert program.name == "bert"
     assert program.notes == ()
-    assert program.origin["kind"] == "huggingface"
-    assert program.origin["class"] == "BertForMaskedLM"
-    assert program.origin["path"] == str(bert_directory)
-    assert program.origin["config"]["hidden_size"] == model.config.hidden_size
+    assert program.origin == HuggingFaceOrigin(
+        "BertForMaskedLM", model.config.to_dict(), path=str(bert_directory)
+    )
     _, kwargs = example_inputs(model)
     mine = mlgraph.emit(program).eval()(**kwargs)
     theirs = model(**kwargs)
@@ -146,7 +146,9 @@ def test_weights_that_the_files_lack_are_named(bert_directory, tmp_path):
 
 def test_a_configuration_gives_random_weights(bert_directory):
     program = open_source(f"hf:{bert_directory / 'config.json'}")
-    assert program.origin["random"] is True
+    assert isinstance(program.origin, HuggingFaceOrigin)
+    assert program.origin.path is None
+    assert program.origin.config_path is not None
     assert program.num_parameters() == open_source(bert_directory).num_parameters()
 
 
@@ -156,9 +158,7 @@ def test_a_timm_name():
     )
     program = open_source(source)
     kwargs = {"img_size": 28, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 4, "num_classes": 13}
-    assert program.origin["kind"] == "timm"
-    assert program.origin["model"] == "deit_tiny_patch16_224"
-    assert program.origin["kwargs"] == kwargs
+    assert program.origin == TimmOrigin("deit_tiny_patch16_224", kwargs)
     model = timm.create_model("deit_tiny_patch16_224", **kwargs)
     assert program.num_parameters() == sum(p.numel() for p in model.parameters())
 
@@ -167,7 +167,7 @@ def test_a_saved_program(bert_directory, tmp_path):
     program = open_source(bert_directory)
     mlgraph.save(program, tmp_path / "bert.pt")
     again = open_source(tmp_path / "bert.pt")
-    assert again.origin["path"] == program.origin["path"]
+    assert again.origin == program.origin
     assert again.tensors.keys() == program.tensors.keys()
 
 

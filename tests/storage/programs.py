@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.graph import ops
 from mlgraph.graph.propagate import propagate
-from mlgraph.program import Input, Lineage, Note, Program, Signature, Tensors
+from mlgraph.program import HuggingFaceOrigin, Input, Lineage, Note, Program, Signature, Tensors
 
 aten = torch.ops.aten
 Pair = collections.namedtuple("Pair", "first second")
@@ -98,7 +98,8 @@ def mlp(width: int = 8, seed: int = 0, result: Any = None) -> Program:
         signature,
         name="toy",
         notes=(Note("other", "size of head is fixed"),),
-        origin={"kind": "module", "sizes": [1, 2], "nested": {"a": None, "b": (1.5, True)}},
+        origin=HuggingFaceOrigin("Toy", {"sizes": [1, 2], "nested": {"a": None, "b": (1.5, True)}}, "a/b"),
+        history=("lemon{width=2}",),
     )
 
 
@@ -112,6 +113,7 @@ def descended(generations: int = 2) -> Program:
             {"hidden": (0, 0, 1, 1, 2, 2, 3, 3)},
             {"layers": (0, 0)},
             {"pairing": "adjacent", "axes": {"mlp": (0, 0, 1)}},
+            "up" if generation % 2 else "down",
         )
         program = mlp(8 if generation else 4, seed=generation + 1).replace(lineage=lineage)
     return program

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mlgraph.errors import FileError
+from mlgraph.program import TimmOrigin
 from mlgraph.storage import load, open_safetensors, save
 from tests.storage.forge import Parts, put_together, take_apart, write_header
 from tests.storage.programs import descended, mlp
@@ -49,6 +50,10 @@ def _set(row: Any, *path: Any, to: Any) -> None:
 
 def _parameters(*names: str) -> dict[str, Any]:
     return {"dict": [["parameters", {"tuple": list(names)}]]}
+
+
+def _origin(**entries: Any) -> dict[str, Any]:
+    return {"dict": [[key, value] for key, value in ({"kind": "huggingface"} | entries).items()]}
 
 
 CHANGES: dict[str, tuple[Change, str]] = {
@@ -119,6 +124,19 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "unhashable key": (lambda p: _set(p.saved, "origin", to={"dict": [[{"list": []}, 1]]}), "scalar"),
     "key twice": (lambda p: _set(p.saved, "origin", to={"dict": [["a", 1], ["a", 2]]}), "twice"),
     "origin is a list": (lambda p: _set(p.saved, "origin", to={"list": []}), "no dict"),
+    "origin of no kind": (lambda p: _set(p.saved, "origin", to=_origin(kind="keras")), "not known"),
+    "class is a number": (lambda p: _set(p.saved, "origin", to=_origin(**{"class": 7})), "no text"),
+    "config is text": (lambda p: _set(p.saved, "origin", to=_origin(config="x")), "no dict of names"),
+    "path is a number": (lambda p: _set(p.saved, "origin", to=_origin(path=7)), "no text"),
+    "rescale is text": (
+        lambda p: _set(p.saved, "origin", to=_origin(rescales={"dict": [["up.weight", "2"]]})),
+        "two numbers",
+    ),
+    "history is text": (lambda p: _set(p.saved, "origin", to=_origin(history="x")), "no list of passes"),
+    "neither up nor down": (
+        lambda p: _set(p.saved, "lineage", "options", to={"dict": [["direction", "left"]]}),
+        "neither down nor up",
+    ),
     # signature and structures
     "parameter is code": (lambda p: _set(p.saved, "origin", to=_parameters("x=exit()")), "arguments"),
     "parameter is a keyword": (lambda p: _set(p.saved, "origin", to=_parameters("lambda")), "arguments"),
@@ -373,5 +391,5 @@ def test_an_operation_outside_the_table_is_named(tmp_path: Path) -> None:
 
 def test_a_value_without_a_form_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="a value of type object has no form"):
-        save(mlp().replace(origin={"model": object()}), tmp_path / "model.pt")
+        save(mlp().replace(origin=TimmOrigin("x", {"model": object()})), tmp_path / "model.pt")
     assert not any(tmp_path.iterdir())

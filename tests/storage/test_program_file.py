@@ -12,7 +12,7 @@ import torch
 
 import mlgraph
 from mlgraph.interop.open import load as opened
-from mlgraph.program import Program
+from mlgraph.program import HuggingFaceOrigin, ModuleOrigin, Origin, Program, TimmOrigin
 from mlgraph.storage import load, save
 from tests.storage.programs import Pair, Result, descended, mlp, run
 
@@ -41,12 +41,14 @@ def same(first: Program, second: Program) -> None:
         if tensor.device.type != "meta":
             assert torch.equal(tensor, other)
     assert (first.name, first.notes, first.origin) == (second.name, second.notes, second.origin)
+    assert (first.history, first.submodule) == (second.history, second.submodule)
     assert (first.lineage is None) == (second.lineage is None)
     if first.lineage is not None and second.lineage is not None:
         assert first.lineage.operation == second.lineage.operation
         assert first.lineage.groupings == second.lineage.groupings
         assert first.lineage.layers == second.lineage.layers
         assert first.lineage.options == second.lineage.options
+        assert first.lineage.direction == second.lineage.direction
         same(first.lineage.parent, second.lineage.parent)
 
 
@@ -75,6 +77,22 @@ def test_saving_what_was_loaded_gives_the_same_bytes(tmp_path: Path) -> None:
     save(descended(), tmp_path / "first.pt")
     save(load(tmp_path / "first.pt"), tmp_path / "second.pt")
     assert (tmp_path / "first.pt").read_bytes() == (tmp_path / "second.pt").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        None,
+        HuggingFaceOrigin("Toy", {"width": 8}, rescales={"up.weight": (2.0, 0.5)}),
+        HuggingFaceOrigin("Toy", {}, config_path="a/config.json"),
+        TimmOrigin("vit", {"depth": 2, "img_size": (8, 8)}),
+        ModuleOrigin("models.Toy"),
+        ModuleOrigin("models.Toy", "a/b.pth"),
+    ],
+)
+def test_origins_come_back(tmp_path: Path, origin: Origin | None) -> None:
+    save(mlp().replace(origin=origin, submodule="encoder.0"), tmp_path / "model.pt")
+    same(mlp().replace(origin=origin, submodule="encoder.0"), load(tmp_path / "model.pt"))
 
 
 def test_a_skeleton_keeps_its_shapes(tmp_path: Path) -> None:

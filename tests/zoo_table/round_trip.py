@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import mlgraph
-from mlgraph.capture.inputs.origin import describe_origin
-from mlgraph.program import Program
+from mlgraph.capture.inputs.origin import origin_of
+from mlgraph.program import Program, TimmOrigin
 from tests import oracles
 from tests.zoo import Entry
 
@@ -34,11 +34,11 @@ def check(entry: Entry, program: Program, model: nn.Module, folder: Path, call: 
     depth = 2 if entry.chain else 1
     if entry.suite == "timm":
         name, arguments = create_model_call(entry)
-        origin = describe_origin(model, model=name, kwargs=arguments)
+        origin = TimmOrigin(name, arguments)
         coarse = mlgraph.coalesce(program.replace(origin=origin), width=2, depth=depth)
         loaded = through_timm(coarse, folder / "coarse.safetensors")
     else:
-        coarse = mlgraph.coalesce(program.replace(origin=describe_origin(model)), width=2, depth=depth)
+        coarse = mlgraph.coalesce(program.replace(origin=origin_of(model)), width=2, depth=depth)
         loaded = through_huggingface(coarse, type(model), folder / "coarse")
     args, kwargs = call
     with torch.no_grad():

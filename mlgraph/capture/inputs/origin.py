@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from mlgraph.program import HuggingFaceOrigin, ModuleOrigin, Origin, TimmOrigin
 
 
 def is_huggingface(model: nn.Module) -> bool:
@@ -20,16 +24,13 @@ def is_timm(model: nn.Module) -> bool:
     return isinstance(getattr(model, "pretrained_cfg", None), Mapping) and "timm" in sys.modules
 
 
-def describe_origin(model: nn.Module, /, **facts: Any) -> dict[str, Any]:
-    """What ``Program.origin`` says of a live model: plain values that can be saved.
-
-    ``kind`` is ``"huggingface"`` (with ``class``, ``config``), ``"timm"`` (with ``model``) or
-    ``"module"`` (with ``class``); ``facts``, such as a path or keyword arguments, are added as they are.
-    """
+def origin_of(model: nn.Module, path: str | os.PathLike[str] | None = None) -> Origin:
+    """The origin of a live model; ``path`` is the file or directory that it was read from."""
+    place = None if path is None else str(Path(path).resolve())
     if is_huggingface(model):
-        known = {"kind": "huggingface", "class": type(model).__name__, "config": model.config.to_dict()}  # type: ignore[operator, union-attr]
-    elif is_timm(model):
-        known = {"kind": "timm", "model": getattr(model, "pretrained_cfg", {}).get("architecture", "")}
-    else:
-        known = {"kind": "module", "class": f"{type(model).__module__}.{type(model).__qualname__}"}
-    return {**known, **facts}
+        config: Any = model.config
+        return HuggingFaceOrigin(type(model).__name__, config.to_dict(), place)
+    if is_timm(model):
+        described: Any = model.pretrained_cfg
+        return TimmOrigin(described.get("architecture", ""))
+    return ModuleOrigin(f"{type(model).__module__}.{type(model).__qualname__}", place)

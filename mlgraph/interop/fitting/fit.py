@@ -267,7 +267,7 @@ def _layers(program: Program) -> Iterator[Layers]:
     lineage: Lineage | None = program.lineage
     picks: dict[str, tuple[int, ...]] = {}
     while lineage is not None:
-        grows = lineage.options.get("direction") == "up"
+        grows = lineage.direction == "up"
         chains = {chain.name: chain.period for chain in lineage.parent.blocks} if lineage.layers else {}
         for name, groups in lineage.layers.items():
             period = chains.get(name, 1)

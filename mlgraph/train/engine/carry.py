@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
+from typing import Literal
 
 import torch
 
@@ -45,8 +46,7 @@ def counterparts(program: Program, depth_mode: str = "copy") -> dict[str, Counte
     """Per tensor of the fine program its coarse counterpart; ``program`` was coarsened or grown."""
     lineage = program.lineage
     assert lineage is not None, "a program without lineage has no counterpart"
-    is_grown = lineage.options.get("direction") == "up"
-    return _of_grown(lineage, depth_mode) if is_grown else _of_coarsened(lineage, depth_mode)
+    return (_of_grown if lineage.direction == "up" else _of_coarsened)(lineage, depth_mode)
 
 
 def _groupings(found: Mapping[str, tuple[int, ...]]) -> dict[str, Grouping]:
@@ -97,7 +97,7 @@ def new_parameters(program: Program) -> frozenset[str]:
 
 
 def state_map(
-    program: Program, direction: str, mode: str, depth_mode: str = "copy"
+    program: Program, direction: Literal["down", "up"], mode: str, depth_mode: str = "copy"
 ) -> Callable[[OptimizerState], OptimizerState]:
     """How optimizer state moves ``down`` to a coarse program, or ``up`` to a fine one.
 
