@@ -34,7 +34,7 @@ def apply_up(
     recipes: dict[str, Callable[[], torch.Tensor]] = {}
     for name, source in stacked.sources.items():
         place = (source.chain, source.block, source.position)
-        affine = changes.get(place)  # type: ignore[arg-type]
+        affine = changes.affine.get(place)  # type: ignore[arg-type]
         recipes[name] = _up_recipe(program, wide, plan.transfers.get(source.name), source.name, affine)
     lineage = Lineage(
         operation,
@@ -48,6 +48,7 @@ def apply_up(
     notes = [
         *program.notes,
         *plan.approximate,
+        *changes.approximate,
         *kept_constants(program, sizes),
         *kept_unread(program, sizes),
     ]
@@ -110,9 +111,10 @@ def refine_by_lineage(program: Program, depth_mode: str, operation: str) -> Prog
         if name not in coarse_of:
             coarse_of[name] = _kept_counterpart(parent, layers, coarse_of, name)
     chains = {chain.name: chain for chain in parent.blocks} if depth_mode != "copy" else {}
+    found = residual_changes(parent, layers, depth_mode, "fine")
     changes = {
         chains[chain].blocks[block].tensors[position]: affine
-        for (chain, block, position), affine in residual_changes(parent, layers, depth_mode, "fine").items()
+        for (chain, block, position), affine in found.affine.items()
     }
     recipes = {
         name: _up_recipe(program, parent, plan.transfers.get(name), coarse_of[name], changes.get(name))
@@ -120,6 +122,7 @@ def refine_by_lineage(program: Program, depth_mode: str, operation: str) -> Prog
     }
     return parent.replace(
         tensors=parent.tensors.replace(realise(program, recipes, parent.tensors)),
+        notes=tuple(dict.fromkeys([*parent.notes, *found.approximate])),
         origin=program.origin,
         history=(*program.history, operation),
     )

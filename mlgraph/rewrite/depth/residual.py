@@ -2,35 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
+import torch
 from torch import fx
 
 from mlgraph.errors import MlgraphError
-from mlgraph.graph.ops import has, op_name, positions
-from mlgraph.graph.traits import CUTS, MOVES, PASSES, Trait
-from mlgraph.program import Program
+from mlgraph.program import Note, Program
 from mlgraph.program.block_table import Block, Chain
+from mlgraph.rewrite.depth.streams import Path, Step, follow, is_cast, last_stop, paths
+from mlgraph.rewrite.depth.vanishing import Vanishing
 from mlgraph.rewrite.grouping import Grouping
 
-# What a stream passes unchanged, and what a value stays linear through.
-_ON_STREAM = PASSES | Trait.REORDERS | Trait.RESHAPES
-_UNARY = PASSES | MOVES | CUTS | Trait.PADS | Trait.LOOKS_UP | Trait.LINEAR | Trait.QUOTIENT
+_EXACT = 1e-10
+_TOLERANCE = {torch.float64: _EXACT, torch.float32: 1e-5}
+_HALF = 1e-2
 
 
 @dataclass(frozen=True)
 class Stream:
     """The residual stream through a block.
 
-    ``ends`` are the tensors in which the outputs of its residual branches are linear (weight and bias of
-    their last maps), ``norms`` the gain and bias of every norm that the stream itself passes, the last
-    first (none in a pre-norm block).
+    ``path`` are the ops on it, ``ends`` the tensors in which the outputs of its residual branches are linear
+    (weight and bias of their last maps), ``norms`` the gain and bias of every norm that the stream itself
+    passes, the last first (none in a pre-norm block), ``gains`` the parameters that multiply the stream.
     """
 
+    path: Path
     ends: tuple[str, ...]
     norms: tuple[tuple[str, ...], ...]
+    gains: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -41,60 +44,168 @@ class Affine:
     shift: float = 0.0
 
 
-def stream(program: Program, chain: Chain, block: Block, strict: bool) -> Stream:
-    """Follow the residual stream of a block from its exit back to its entry.
+@dataclass(frozen=True)
+class Changes:
+    """What becomes of copied tensors, by (chain, fine block, tensor position), and what of it is inexact."""
 
-    ``strict`` asks for branches that scale with their ends; else it is enough that they vanish with them.
+    affine: Mapping[tuple[str, int, int], Affine]
+    approximate: tuple[Note, ...] = ()
+
+
+def stream(program: Program, chain: Chain, block: Block, depth_mode: str) -> tuple[Stream, Note | None]:
+    """The residual stream of a block, and in which respect its copies are only nearly what they should be.
+
+    Every way along which the entry may reach the exit is tried until one does what ``depth_mode`` asks.
 
     Raises:
-        MlgraphError: there is no such stream, or a branch ends in no map of its own.
+        MlgraphError: there is no such stream, a branch ends in no map of its own, or what is done to the
+            stream itself cannot be done twice.
     """
-    nodes = {node.name: node for node in program.graph.nodes}
-    inside = set(block.nodes)
-    ends: list[str] = []
-    norms: list[tuple[str, ...]] = []
-    node = nodes[block.exit]
-    while node.name != block.entry:
-        if op_name(node) == "add":
-            sides = [a for a in node.args[:2] if isinstance(a, fx.Node)]
-            streams = [a for a in sides if _reaches(a, block.entry)]
-            if len(sides) != 2 or len(streams) != 1:
-                break
-            branch = sides[0] if streams[0] is sides[1] else sides[1]
-            found = _linear_in(branch, inside, strict)
-            if found is None:
-                raise MlgraphError(
-                    f"a residual branch of {chain.name} ends at {branch.target} "
-                    f"({branch.meta.get('source', branch.name)}), which no parameter scales: use "
-                    "depth_mode='copy'."
-                )
-            ends.extend(t for t in found if t not in ends)
-            node = streams[0]
+    failures: list[str] = []
+    for path in paths(program, block):
+        found = _ends(program, block, path, strict=depth_mode == "scaled")
+        if isinstance(found, fx.Node):
+            where = f" ({found.meta['source']})" if found.meta.get("source") else ""
+            failures.append(
+                f"a residual branch of {chain.name} ends at {found.target}{where}, which no parameter "
+                "scales: use depth_mode='copy'."
+            )
             continue
-        if _is_plain_norm(node):
-            norms.append(tuple(str(a.target) for a in _parameters(node) if a.op == "get_attr"))
-        elif not has(node, _ON_STREAM):
-            break
-        source = node.args[0]
-        if not isinstance(source, fx.Node):
-            break
-        node = source
-    if node.name != block.entry or not ends:
-        raise MlgraphError(
-            f"the blocks of {chain.name} have no residual stream that can be followed (it ends at "
-            f"{node.target}), so "
-            "no copy of a block can be scaled or made an identity: use depth_mode='copy'."
+        norms = tuple(step.own for step in reversed(path) if step.is_norm)
+        gains = tuple(dict.fromkeys(t for step in path if step.name == "mul" for t in step.own))
+        candidate = Stream(path, tuple(found), norms, gains)
+        error = _error(program, block, candidate, depth_mode)
+        if error <= _EXACT:
+            return candidate, None
+        if error <= _TOLERANCE.get(_dtype(program, block), _HALF):
+            text = f"copies of blocks of {chain.name} normalise anew: exact but for epsilon"
+            return candidate, Note("approximate", text, chain.name) if norms else None
+        failures.append(_not_twice(chain, candidate, depth_mode))
+    raise MlgraphError(
+        failures[0]
+        if failures
+        else f"the blocks of {chain.name} have no residual stream that can be followed (it ends at "
+        f"{last_stop(program, block).target}), so no copy of a block can be scaled or made an identity: use "
+        "depth_mode='copy'."
+    )
+
+
+def _ends(program: Program, block: Block, path: Path, strict: bool) -> list[str] | fx.Node:
+    """The ends of all branches of a path, or the branch that has none."""
+    own = program.tensors.parameters.intersection(block.tensors)
+    vanishing = Vanishing(program, block.nodes, own, strict)
+    ends: dict[str, None] = {}
+    branches = [step.branch for step in path if step.branch is not None]
+    for branch in branches:
+        found = vanishing.ends(branch)
+        if found is None:
+            return branch
+        ends.update(dict.fromkeys(found))
+    return list(ends) if ends else (branches[0] if branches else path[-1].node)
+
+
+def _dtype(program: Program, block: Block) -> torch.dtype:
+    entry = next(node for node in program.graph.nodes if node.name == block.entry)
+    value = entry.meta["val"]
+    assert isinstance(value, torch.Tensor)
+    return value.dtype
+
+
+def _not_twice(chain: Chain, found: Stream, depth_mode: str) -> str:
+    done = [_described(step) for step in found.path if not _only_adds(step)]
+    what = ", ".join(dict.fromkeys(done)) or "its parameters"
+    if depth_mode == "scaled":
+        return (
+            f"the blocks of {chain.name} change their residual stream themselves ({what}), so the branches "
+            "of copies cannot be scaled to one step: use depth_mode='copy'."
         )
-    return Stream(tuple(ends), tuple(norms))
+    return (
+        f"no copy of a block of {chain.name} can be made an identity, since what it does to its residual "
+        f"stream ({what}) is not undone when its branches are zero: use depth_mode='copy'."
+    )
+
+
+def _only_adds(step: Step) -> bool:
+    return step.branch is not None and step.node.kwargs.get("alpha", 1) in (1, 1.0)
+
+
+def _described(step: Step) -> str:
+    if step.name in ("add", "sub") and "alpha" in step.node.kwargs:
+        return f"{step.name} with alpha={step.node.kwargs['alpha']}"
+    if step.is_norm:
+        eps = [a for a in (*step.node.args, *step.node.kwargs.values()) if isinstance(a, float)]
+        return f"{step.name} with eps={eps[-1]}" if eps else step.name
+    return f"{step.name} by {step.own[0]}" if step.own else step.name
+
+
+def _error(program: Program, block: Block, found: Stream, depth_mode: str) -> float:
+    """By how much copies differ from the one block that they stand for, on random values, relatively.
+
+    For ``identity`` two and three copies are run along the stream, with the branches of all but the first
+    zero; for ``scaled`` it is asked whether nothing is done to the stream but that branches are added. A
+    stream that only ever holds what a block before it gave (after a rectifier, a mask, a norm) is tried on
+    such values.
+    """
+    entry = next(node for node in program.graph.nodes if node.name == block.entry)
+    like = entry.meta["val"]
+    casts = any(is_cast(step) for step in found.path)
+    generator = torch.Generator().manual_seed(0)
+    known: dict[tuple[str, ...], torch.Tensor] = {}
+
+    def drawn(value: torch.Tensor, *key: str) -> torch.Tensor:
+        if key not in known:
+            real = torch.randn(tuple(map(int, value.shape)), generator=generator, dtype=torch.float64)
+            wide = not casts and value.dtype.is_floating_point
+            known[key] = real > 0 if value.dtype == torch.bool else real if wide else real.to(value.dtype)
+        return known[key]
+
+    def run(value: torch.Tensor, changed: Mapping[str, Affine], zero: bool, key: str) -> torch.Tensor:
+        """A block with changed tensors, on a stream of ``value``; ``zero``: without what its branches add."""
+
+        def operand(step: Step, node: fx.Node) -> torch.Tensor:
+            if node is step.branch:
+                branch = drawn(node.meta["val"], node.name, key)
+                return torch.zeros_like(branch) if zero else branch
+            given = drawn(node.meta["val"], node.name)
+            affine = changed.get(str(node.target))
+            return given if affine is None else given * affine.scale + affine.shift
+
+        return follow(found.path, value, operand)
+
+    start = run(drawn(like, "start"), {}, False, "before")
+    if depth_mode == "scaled":
+        if found.gains:
+            return math.inf
+        found = replace(found, path=tuple(step for step in found.path if not step.is_norm))
+        start = run(start, {}, False, "before")
+        return _relative(run(start, {}, True, "here"), start)
+    expected = run(start, {}, False, "here")
+    errors = []
+    for last in (1, 2):
+        value = start
+        for rank in range(last + 1):
+            value = run(value, _changed(found, rank, last), rank > 0, "here")
+        errors.append(_relative(value, expected))
+    return max(errors)
+
+
+def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    if found.shape != expected.shape:
+        return math.inf
+    if not expected.numel():
+        return 0.0
+    difference = (found.double() - expected.double()).abs().max() / expected.double().abs().max()
+    return float(difference)
 
 
 def copies(
-    program: Program, chain: Chain, members: Sequence[Block], depth_mode: str
-) -> list[Mapping[str, Affine]]:
-    """What becomes of the tensors of each copy of a block, in order, by tensor name.
+    program: Program, chain: Chain, members: Sequence[int], blocks: Sequence[Block], depth_mode: str
+) -> tuple[list[Mapping[str, Affine]], Note | None]:
+    """What becomes of the tensors of each copy of a block, in order, by tensor name; and what is inexact.
 
-    ``scaled`` divides the ends of residual branches by the number of copies. ``identity`` keeps the first
-    copy's and zeroes those of the rest; where the stream itself is normalised (post-norm), every norm on it
+    ``members`` are the places of the copies in the chain. ``scaled`` divides the ends of residual branches
+    by the number of copies. ``identity`` keeps the first copy's and zeroes those of the rest; what multiplies
+    the stream becomes 1 in the rest; where the stream itself is normalised (post-norm), every norm on it
     between the first copy's last and the last copy's last is made plain (gain 1, bias 0), and the last
     takes the gain and bias: normalising twice is normalising once, but for its epsilon.
 
@@ -102,40 +213,64 @@ def copies(
         MlgraphError: see :func:`stream`; or a tensor concerned is shared with other blocks.
     """
     if depth_mode == "copy" or len(members) == 1:
-        return [{} for _ in members]
+        return [{} for _ in members], None
     out: list[Mapping[str, Affine]] = []
     last = len(members) - 1
-    for rank, block in enumerate(members):
-        found = stream(program, chain, block, strict=depth_mode == "scaled")
-        changed: dict[str, Affine] = {}
+    inexact: Note | None = None
+    for rank, block in enumerate(blocks):
+        found, respect = stream(program, chain, block, depth_mode)
+        inexact = inexact or respect
         if depth_mode == "scaled":
-            changed.update(dict.fromkeys(found.ends, Affine(1 / len(members))))
+            changed = dict.fromkeys(found.ends, Affine(1 / len(members)))
         else:
-            if rank > 0:
-                changed.update(dict.fromkeys(found.ends, Affine(0.0)))
-            for position, norm in enumerate(found.norms):
-                if (rank < last) if position == 0 else (rank > 0):
-                    changed.update({t: Affine(0.0, 1.0 if i == 0 else 0.0) for i, t in enumerate(norm)})
-        for tensor in changed:
-            if tensor not in block.tensors:
+            if found.norms and list(members) != list(range(members[0], members[0] + len(members))):
                 raise MlgraphError(
-                    f"{tensor}, which ends a residual branch of {chain.name}, is shared with other blocks, "
-                    "so that no "
-                    "copy of a block can be scaled: use depth_mode='copy'."
+                    f"the blocks of {chain.name} normalise their residual stream, so that only copies that "
+                    "follow one another can be identities: use pairing='adjacent', or depth_mode='copy'."
                 )
+            changed = _changed(found, rank, last)
+        _check_own(chain, block, found, changed)
         out.append(changed)
-    return out
+    return out, inexact
+
+
+def _changed(found: Stream, rank: int, last: int) -> dict[str, Affine]:
+    """What becomes of the tensors of copy ``rank`` of 0 to ``last``, so that together they are one block."""
+    changed: dict[str, Affine] = {}
+    if rank > 0:
+        changed.update(dict.fromkeys(found.gains, Affine(0.0, 1.0)))
+        changed.update(dict.fromkeys(found.ends, Affine(0.0)))
+    for position, norm in enumerate(found.norms):
+        if (rank < last) if position == 0 else (rank > 0):
+            changed.update({t: Affine(0.0, 1.0 if i == 0 else 0.0) for i, t in enumerate(norm)})
+    return changed
+
+
+def _check_own(chain: Chain, block: Block, found: Stream, changed: Mapping[str, Affine]) -> None:
+    for tensor in changed:
+        if tensor not in block.tensors:
+            raise MlgraphError(
+                f"{tensor}, which ends a residual branch of {chain.name}, is shared with other blocks, "
+                "so that no copy of a block can be scaled: use depth_mode='copy'."
+            )
+    on_stream = {*found.gains, *(tensor for norm in found.norms for tensor in norm)}
+    for tensor in on_stream.intersection(found.ends):
+        raise MlgraphError(
+            f"{tensor} scales both a residual branch and the residual stream of {chain.name}, so that no "
+            "copy of a block can be scaled or made an identity: use depth_mode='copy'."
+        )
 
 
 def residual_changes(
     program: Program, layers: Mapping[str, Grouping], depth_mode: str, blocks_of: str
-) -> dict[tuple[str, int, int], Affine]:
-    """Per (chain, fine block, tensor position), what becomes of copied tensors.
+) -> Changes:
+    """What becomes of copied tensors in growing depth.
 
     ``blocks_of`` says whether ``program`` holds the ``"fine"`` blocks or the ``"coarse"`` ones that they
     copy.
     """
     out: dict[tuple[str, int, int], Affine] = {}
+    approximate: dict[Note, None] = {}
     chains = {chain.name: chain for chain in program.blocks} if depth_mode != "copy" else {}
     for name, grouping in layers.items():
         if name not in chains:
@@ -143,92 +278,10 @@ def residual_changes(
         for coarse, members in enumerate(grouping.members):
             indices = members if blocks_of == "fine" else (coarse,) * len(members)
             blocks = [chains[name].blocks[i] for i in indices]
-            for member, block, changed in zip(
-                members, blocks, copies(program, chains[name], blocks, depth_mode), strict=True
-            ):
+            changes, inexact = copies(program, chains[name], members, blocks, depth_mode)
+            if inexact:
+                approximate[inexact] = None
+            for member, block, changed in zip(members, blocks, changes, strict=True):
                 for tensor, affine in changed.items():
                     out[name, member, block.tensors.index(tensor)] = affine
-    return out
-
-
-def _is_plain_norm(node: fx.Node) -> bool:
-    """Whether the node is a norm whose statistics are its input's in both modes."""
-    return has(node, Trait.NORM) and op_name(node) != "batch_norm"
-
-
-def _parameters(node: fx.Node) -> list[fx.Node]:
-    """Weight and bias of an op that has them, gain and bias of a norm."""
-    at = positions(node)
-    given = [p for p in (at.weight, at.bias) if p is not None] if at is not None else []
-    return [a for p in given for a in node.args[p : p + 1] if isinstance(a, fx.Node)]
-
-
-def _reaches(node: fx.Node, entry: str) -> bool:
-    """Whether a value is the entry, plus residual branches, perhaps normalised."""
-    while node.name != entry:
-        source = node.args[0] if node.args else None
-        if op_name(node) == "add":
-            sides = [a for a in node.args[:2] if isinstance(a, fx.Node)]
-            streams = [a for a in sides if _reaches(a, entry)]
-            if len(streams) != 1:
-                return False
-            node = streams[0]
-        elif has(node, _ON_STREAM | Trait.NORM) and isinstance(source, fx.Node):
-            node = source
-        else:
-            return False
-    return True
-
-
-def _depends(value: object, tensors: set[str], inside: set[str]) -> bool:
-    stack, seen = [value], set()
-    while stack:
-        node = stack.pop()
-        if not isinstance(node, fx.Node) or node in seen:
-            continue
-        seen.add(node)
-        if node.op == "get_attr" and str(node.target) in tensors:
-            return True
-        if node.name in inside:
-            stack.extend(node.all_input_nodes)
-    return False
-
-
-def _linear_in(value: object, inside: set[str], strict: bool) -> list[str] | None:
-    """Tensors in which a value is linear; ``strict`` refuses values that a norm makes scale-free in them."""
-    if not isinstance(value, fx.Node):
-        return None
-    if value.op == "get_attr":
-        return [str(value.target)]
-    if value.op != "call_function" or value.name not in inside:
-        return None
-    if has(value, Trait.PRODUCT):
-        return _linear_factor(value, inside, strict)
-    found = [_linear_in(part, inside, strict) for part in _linear_parts(value)]
-    listed = [names for names in found if names is not None]
-    return [name for names in listed for name in names] if found and len(listed) == len(found) else None
-
-
-def _linear_parts(node: fx.Node) -> list[Any]:
-    """The operands that a node's value scales with, taken together; none where there are no such."""
-    if positions(node) is not None:
-        return list(_parameters(node))
-    if op_name(node) == "add":
-        return list(node.args[:2]) if len(node.args) > 1 and isinstance(node.args[1], fx.Node) else []
-    if has(node, Trait.JOINS):
-        return list(node.args[0])  # type: ignore[arg-type]
-    if op_name(node) == "scaled_dot_product_attention":
-        return list(node.args[2:3])
-    return list(node.args[:1]) if has(node, _UNARY) else []
-
-
-def _linear_factor(node: fx.Node, inside: set[str], strict: bool) -> list[str] | None:
-    """Tensors in which the last possible factor of a product is linear."""
-    given = node.args[1] if op_name(node) == "einsum" else node.args[:2]
-    factors = [a for a in given if isinstance(a, fx.Node)]  # type: ignore[union-attr]
-    for factor in reversed(factors):
-        found = _linear_in(factor, inside, strict)
-        others = [other for other in factors if other is not factor]
-        if found is not None and not (strict and any(_depends(o, set(found), inside) for o in others)):
-            return found
-    return None
+    return Changes(out, tuple(approximate))

@@ -60,7 +60,7 @@ def _of_coarsened(lineage: Lineage, depth_mode: str) -> dict[str, Counterpart]:
     stacked = stack_down(narrow, layers)
     grouped = group_members(narrow, layers, stacked)
     chains = {chain.name: chain for chain in parent.blocks} if depth_mode != "copy" else {}
-    changes = residual_changes(parent, layers, depth_mode, "fine")
+    changes = residual_changes(parent, layers, depth_mode, "fine").affine
     scales = {chains[c].blocks[b].tensors[at]: affine.scale for (c, b, at), affine in changes.items()}
     found = {}
     for coarse, source in stacked.sources.items():
@@ -76,7 +76,7 @@ def _of_grown(lineage: Lineage, depth_mode: str) -> dict[str, Counterpart]:
     parent, layers = lineage.parent, _groupings(lineage.layers)
     plan = plan_up(parent, _groupings(lineage.groupings), str(lineage.options.get("tied", "exact")))
     stacked = restack(parent, {chain: grouping.coarse_of for chain, grouping in layers.items()})
-    changes = residual_changes(parent, layers, depth_mode, "coarse")
+    changes = residual_changes(parent, layers, depth_mode, "coarse").affine
     found = {}
     for fine, source in stacked.sources.items():
         copies, rank, scale = 1, 0, 1.0
