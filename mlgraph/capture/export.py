@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any
 
+import sympy
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
+from mlgraph.capture.size_guards import Questions
 from mlgraph.capture.tracing import SizeTooComplex, Tracing, outside
 from mlgraph.errors import CaptureError, first_line
 from mlgraph.graph.propagate import is_fake
@@ -44,11 +47,27 @@ class Call:
 
 @dataclass(frozen=True)
 class Exported:
-    """What torch.export made, of which call, and what is to be told about it."""
+    """What torch.export made, of which call, and what is to be told about it.
+
+    ``sizes_given`` says that the user told which sizes are dynamic, and may have given bounds.
+    """
 
     program: ExportedProgram
     call: Call
     notes: tuple[Note, ...]
+    questions: Questions
+    sizes_given: bool
+
+    @property
+    def environment(self) -> Any:
+        """torch.export's environment of symbolic sizes; ``None`` where all sizes are fixed."""
+        return environment_of(self.program)
+
+
+def environment_of(program: ExportedProgram) -> Any:
+    """The environment in which an exported program's symbolic sizes live, or ``None``."""
+    values = (node.meta.get("val") for node in program.graph.nodes)
+    return next((v.fake_mode.shape_env for v in values if isinstance(v, FakeTensor)), None)
 
 
 def export(model: nn.Module, call: Call, dynamic_shapes: Any, training: bool = True) -> Exported:
@@ -63,9 +82,9 @@ def export(model: nn.Module, call: Call, dynamic_shapes: Any, training: bool = T
     notes: list[Note] = []
     while True:
         try:
-            program, used = _with_sizes(model, call, dynamic_shapes, tracing)
-            told = (*notes, *tracing.notes, *_fixed_sizes(program, used, dynamic_shapes))
-            return Exported(program, used, told)
+            made = _with_sizes(model, call, dynamic_shapes, tracing)
+            fixed = _fixed_sizes(made.program, made.call, dynamic_shapes)
+            return dataclasses.replace(made, notes=(*notes, *made.notes, *fixed))
         except Exception as error:
             if "not a known type" in str(error) and _register_outputs(model, call, training):
                 continue
@@ -86,10 +105,9 @@ def _tracing(model: nn.Module, call: Call) -> Tracing:
     return Tracing.of(lambda: model(*call.args, **call.kwargs))
 
 
-def _with_sizes(
-    model: nn.Module, call: Call, dynamic_shapes: Any, tracing: Tracing
-) -> tuple[ExportedProgram, Call]:
-    def attempt(shapes: Any, on: Call = call) -> ExportedProgram:
+def _with_sizes(model: nn.Module, call: Call, dynamic_shapes: Any, tracing: Tracing) -> Exported:
+    def attempt(shapes: Any, on: Call = call) -> Exported:
+        questions = Questions()
         # torch.export marks the tensors it was given, and a failure leaves the marks
         given = on.map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf)
         # what torch prints of a graph that fails says nothing to a user
@@ -97,20 +115,26 @@ def _with_sizes(
             contextlib.redirect_stderr(io.StringIO()),
             contextlib.redirect_stdout(io.StringIO()),
             tracing.active(limit=dynamic_shapes == "auto"),
+            questions.recorded(),
         ):
-            return torch.export.export(model, given.args, given.kwargs, dynamic_shapes=shapes, strict=False)
+            args, kwargs = given.args, given.kwargs
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+        return Exported(program, on, tracing.notes, questions, dynamic_shapes != "auto")
 
     if dynamic_shapes != "auto":
-        return attempt(dynamic_shapes), call
+        return attempt(dynamic_shapes)
     wide = _widened(call)
     for on in (wide, call) if wide is not None else (call,):
+        made = None
         try:
-            return attempt(_shapes(model, on, _all_dims), on), on
+            made = attempt(_shapes(model, on, _all_dims), on)
         except SizeTooComplex:
             with contextlib.suppress(Exception):
-                return attempt(_shapes(model, on, _all_but_spatial), on), on
+                made = attempt(_shapes(model, on, _all_but_spatial), on)
         except Exception:
             continue
+        if made is not None and (on is call or not _tells_one_apart(made)):
+            return made
     # If this fails, the sizes are not to blame.
     best = attempt(None)
     choice: dict[int, Any] = {}
@@ -125,7 +149,7 @@ def _with_sizes(
                 continue
             choice = trial
             break
-    return best, call
+    return best
 
 
 def _all_dims(tensor: torch.Tensor) -> Any:
@@ -161,6 +185,17 @@ def _widened(call: Call) -> Call | None:
     if not tensors or any(leaf.dim() == 0 or leaf.shape[0] != 1 for leaf in tensors):
         return None
     return call.map(lambda leaf: torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) else leaf)
+
+
+def _tells_one_apart(made: Exported) -> bool:
+    """Whether the model's code answers a question about sizes otherwise where the batch is 1."""
+    placeholders = (node.meta.get("val") for node in made.program.graph.nodes if node.op == "placeholder")
+    inputs = (value for value in placeholders if isinstance(value, torch.Tensor) and value.dim())
+    batch = {size: 1 for size in (size_of(value.shape[0]) for value in inputs) if not isinstance(size, int)}
+    return any(
+        made.environment.replace(question).xreplace(batch) == sympy.sympify(not answer)
+        for question, answer in made.questions.answers.items()
+    )
 
 
 def _fixed_sizes(program: ExportedProgram, call: Call, dynamic_shapes: Any) -> list[Note]:

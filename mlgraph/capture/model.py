@@ -10,20 +10,19 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from mlgraph.capture.export import Call, Exported, export, has_values
 from mlgraph.capture.importer import import_graph
 from mlgraph.capture.inputs.example import example_inputs, needs_inputs
 from mlgraph.capture.normalize.pipeline import normalize
+from mlgraph.capture.signature import signature_of, with_guards
 from mlgraph.capture.submodules import called_with, stand_in, submodule
 from mlgraph.errors import CaptureError
 from mlgraph.graph.effects import written
 from mlgraph.graph.interpret import run
 from mlgraph.graph.propagate import is_fake, propagate
-from mlgraph.graph.sizes import size_of
-from mlgraph.program import Input, Note, Program, Signature, Tensors
+from mlgraph.program import Note, Program, Tensors
 
 aten = torch.ops.aten
 
@@ -202,9 +201,10 @@ def _program(model: nn.Module, exported: Exported, name: str) -> Program:
     constants |= normalize(graph, fixed | constants, trained, constant_name)
     constants = {key: value.detach() for key, value in constants.items()}
     tensors = dataclasses.replace(tensors, values_={**tensors.values_, **constants})
-    signature = _signature(exported.call, exported.program, graph)
+    signature, sizes = signature_of(exported.call, exported.program, graph)
     propagate(graph, signature, tensors)
-    return Program(graph, tensors, signature, name, notes=exported.notes)
+    program = Program(graph, tensors, signature, name, notes=exported.notes)
+    return with_guards(program, exported, sizes, model)
 
 
 def _written_names(graph: fx.Graph) -> set[str]:
@@ -237,57 +237,3 @@ def _tensors(model: nn.Module) -> tuple[Tensors, dict[str, str]]:
     frozen = frozenset(name for name in parameters if not values[name].requires_grad)
     tensors = Tensors(values, frozenset(parameters), frozenset(persistent), aliases, frozen=frozen)
     return tensors, canonical
-
-
-def _signature(call: Call, exported: ExportedProgram, graph: fx.Graph) -> Signature:
-    leaves, in_spec = pytree.tree_flatten((call.args, call.kwargs))
-    out_spec = exported.call_spec.out_spec
-    assert out_spec is not None
-    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
-    # a name that Python has taken (input) is another in the new graph; the order is the same
-    given = [node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder"]
-    fakes = dict(zip((node.name for node in reversed(placeholders)), reversed(given), strict=False))
-    namer = _SizeNames()
-    inputs = []
-    for node, leaf in zip(placeholders, leaves, strict=True):
-        if isinstance(leaf, torch.Tensor):
-            fake = fakes[node.name]
-            symbols = tuple(namer.name(node.name, leaf, dim, fake.shape[dim]) for dim in range(leaf.dim()))
-            inputs.append(Input(node.name, tuple(leaf.shape), leaf.dtype, symbols))
-        else:
-            inputs.append(Input(node.name, value=leaf))
-    ranges = {}
-    for symbol, label in namer.labels.items():
-        for known, bounds in exported.range_constraints.items():
-            if str(known) == symbol:
-                upper = int(bounds.upper) if bounds.upper.is_Integer else None
-                ranges[label] = (int(bounds.lower), upper)
-    return Signature(tuple(inputs), in_spec, out_spec, ranges, call.parameters)
-
-
-class _SizeNames:
-    """Readable names of dynamic sizes; one symbol, one name."""
-
-    def __init__(self) -> None:
-        self.labels: dict[str, str] = {}
-
-    def name(self, leaf: str, tensor: torch.Tensor, dim: int, size: Any) -> str | None:
-        size = size_of(size)
-        if isinstance(size, int):
-            return None
-        symbol = str(size)
-        if symbol not in self.labels:
-            label = self._role(tensor, dim)
-            taken = set(self.labels.values())
-            if label in taken:
-                label = f"{leaf}_{label}"
-            self.labels[symbol] = label
-        return self.labels[symbol]
-
-    @staticmethod
-    def _role(tensor: torch.Tensor, dim: int) -> str:
-        if dim == 0:
-            return "batch"
-        if dim == 1 and tensor.dim() in (2, 3):
-            return "sequence"
-        return f"size{dim}"

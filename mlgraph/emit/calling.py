@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch.utils import _pytree as pytree
@@ -10,17 +11,22 @@ from torch.utils import _pytree as pytree
 from mlgraph.emit.codegen import BodyWriter
 from mlgraph.emit.pickling import pack_spec, unpack_spec
 from mlgraph.errors import MlgraphError
-from mlgraph.program import Input, Program
+from mlgraph.program import Input, Program, Signature
+from mlgraph.program.size_guards import holds, text
+from mlgraph.program.size_guards import names as names_in
 
 
-def entry_source(program: Program, names: list[str]) -> tuple[list[str], str, dict[str, Any]]:
-    """Statements that bring the caller's arguments into the placeholders' names."""
+def entry_source(
+    program: Program, names: list[str], reserve: Callable[[str], str]
+) -> tuple[list[str], str, dict[str, Any]]:
+    """Statements that bring the caller's arguments into the placeholders' names, and check them.
+
+    ``reserve`` gives a local name like another.
+    """
     signature = program.signature
     args_spec, kwargs_spec = signature.in_spec.children()
     flat = all(spec.is_leaf() for spec in kwargs_spec.children())
-    checks = [
-        line for leaf, name in zip(signature.inputs, names, strict=True) for line in _checks(leaf, name)
-    ]
+    checks = _Checks(signature, names, reserve).lines()
     constants: dict[str, Any] = {}
     if args_spec.num_leaves or args_spec.num_children:
         constants["bind"] = _Binder(signature.in_spec, tuple(signature.inputs))
@@ -63,28 +69,78 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def _checks(leaf: Input, name: str) -> list[str]:
-    """What is fixed in an input is checked on every call: its rank and its fixed sizes."""
-    if not leaf.is_tensor:
-        if not _is_plain(leaf.value):
-            return []
-        return [
-            f"if {name} != {leaf.value!r}:",
-            f"    self._refuse({leaf.name!r}, 'was {leaf.value!r} in the capture; capture it anew')",
+class _Checks:
+    """What is checked of the inputs on every call: ranks, fixed sizes, equal sizes, and guards."""
+
+    def __init__(self, signature: Signature, names: list[str], reserve: Callable[[str], str]) -> None:
+        self.signature, self.names, self.reserve = signature, names, reserve
+        self.sizes: dict[str, str] = {}
+        guarded = [size for guard in signature.guards for size in names_in(guard)]
+        dims = [symbol for leaf in signature.inputs for symbol in leaf.symbols if symbol is not None]
+        self.looked_at = {*guarded, *(symbol for symbol in dims if dims.count(symbol) > 1)}
+
+    def lines(self) -> list[str]:
+        inputs = zip(self.signature.inputs, self.names, strict=True)
+        found = [line for leaf, name in inputs for line in self._input(leaf, name)]
+        guards = [g for g in self.signature.guards if all(size in self.sizes for size in names_in(g))]
+        if guards:
+            tests = " and ".join(f"({text(guard, self.sizes, python=True)})" for guard in guards)
+            given = ", ".join(f"{size!r}: {local}" for size, local in self.sizes.items())
+            found += [f"if not ({tests}):", f"    self._refuse_sizes({{{given}}})"]
+        return found
+
+    def _input(self, leaf: Input, name: str) -> list[str]:
+        if not leaf.is_tensor:
+            if not _is_plain(leaf.value):
+                return []
+            return [
+                f"if {name} != {leaf.value!r}:",
+                f"    self._refuse({leaf.name!r}, 'was {leaf.value!r} in the capture; capture it anew')",
+            ]
+        fixed, equal, new = [f"{name}.dim() != {len(leaf.shape)}"], [], []
+        for dim, (size, symbol) in enumerate(zip(leaf.shape, leaf.symbols, strict=True)):
+            if symbol is None:
+                fixed.append(f"{name}.size({dim}) != {size}")
+            elif symbol in self.sizes:
+                equal.append(f"{name}.size({dim}) != {self.sizes[symbol]}")
+            elif symbol in self.looked_at:
+                self.sizes[symbol] = self.reserve(symbol)
+                new.append(f"{self.sizes[symbol]} = {name}.size({dim})")
+        sizes = ", ".join(s or str(n) for n, s in zip(leaf.shape, leaf.symbols, strict=True))
+        lines = [
+            f"if {name} is None:",
+            f"    self._refuse({leaf.name!r}, 'is missing; the model was captured with it')",
+            f"if {' or '.join(fixed)}:",
+            f"    self._refuse({leaf.name!r}, f'must have shape [{sizes}], not {{list({name}.shape)}}')",
+            *new,
         ]
-    tests = [f"{name}.dim() != {len(leaf.shape)}"]
-    tests += [
-        f"{name}.size({dim}) != {size}"
-        for dim, (size, symbol) in enumerate(zip(leaf.shape, leaf.symbols, strict=True))
-        if symbol is None
-    ]
-    sizes = ", ".join(symbol or str(size) for size, symbol in zip(leaf.shape, leaf.symbols, strict=True))
-    return [
-        f"if {name} is None:",
-        f"    self._refuse({leaf.name!r}, 'is missing; the model was captured with it')",
-        f"if {' or '.join(tests)}:",
-        f"    self._refuse({leaf.name!r}, f'must have shape [{sizes}], not {{list({name}.shape)}}')",
-    ]
+        if equal:
+            known = dict.fromkeys(symbol for symbol in leaf.symbols if symbol in self.sizes)
+            values = ", ".join(f"{symbol} {{{self.sizes[symbol or '']}}}" for symbol in known)
+            must = f"must have shape [{sizes}] with {values}, not {{list({name}.shape)}}"
+            lines += [f"if {' or '.join(equal)}:", f"    self._refuse({leaf.name!r}, f'{must}')"]
+        return lines
+
+
+def broken_guard(signature: Signature, sizes: Mapping[str, int]) -> tuple[str, str]:
+    """Which input has sizes that the program cannot take, and why; ``sizes`` break a guard."""
+    guard = next(guard for guard in signature.guards if not holds(guard, sizes))
+    places: dict[str, tuple[str, int]] = {}
+    for leaf in signature.inputs:
+        for dim, symbol in enumerate(leaf.symbols):
+            if symbol is not None:
+                places.setdefault(symbol, (leaf.name, dim))
+    concerned = list(names_in(guard))
+    first = places[concerned[0]][0]
+    told = []
+    for size in concerned:
+        name, dim = places[size]
+        of = "" if name == first else f" of {name}"
+        told.append(f"{size} (dim {dim}{of}) {sizes[size]}")
+    return (
+        first,
+        f"has {', '.join(told)}, and the model was captured for {text(guard)}; capture it at such a size",
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

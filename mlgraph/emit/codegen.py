@@ -23,7 +23,7 @@ from mlgraph.graph.interpret import follows_mode
 aten = torch.ops.aten
 
 _INT64_MAX = 2**63 - 1
-_RESERVED = {"self", "torch", "F", "device", "other", *keyword.kwlist, *dir(builtins)}
+_RESERVED = {"self", "torch", "F", "math", "device", "other", *keyword.kwlist, *dir(builtins)}
 _OPERATORS = {
     operator.add: "+",
     operator.sub: "-",

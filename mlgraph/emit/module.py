@@ -10,7 +10,7 @@ from typing import Any, overload
 import torch
 from torch import fx, nn
 
-from mlgraph.emit.calling import entry_source, result_source
+from mlgraph.emit.calling import broken_guard, entry_source, result_source
 from mlgraph.emit.casts import Casts, follow_casts
 from mlgraph.emit.codegen import BodyWriter
 from mlgraph.emit.outline import Body, outline
@@ -69,6 +69,10 @@ class EmittedModule(Outlined):
     def _refuse(self, argument: str, why: str) -> None:
         """Raise for an argument that the captured graph cannot take."""
         raise MlgraphError(f"argument {argument} {why}")
+
+    def _refuse_sizes(self, sizes: Mapping[str, int]) -> None:
+        """Raise for sizes that break a guard of the captured graph."""
+        self._refuse(*broken_guard(self._program.signature, sizes))
 
 
 @overload
@@ -202,7 +206,7 @@ def _function(arguments: str, lines: list[str]) -> str:
 def _root_source(program: Program, body: Body, casts: Casts, places: Places) -> tuple[str, Mapping[str, Any]]:
     writer = BodyWriter(body, casts, places, program.graph)
     names = writer.bind_inputs()
-    entry, arguments, constants = entry_source(program, names)
+    entry, arguments, constants = entry_source(program, names, writer.reserve)
     writer.write()
     output = next(node for node in program.graph.nodes if node.op == "output")
     leaves = iter(output.args[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import linecache
+import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, cast
@@ -107,7 +108,7 @@ def _make_class(base: type[Outlined], source: str, constants: tuple[tuple[str, A
     filename = f"<mlgraph {hashlib.sha1(source.encode()).hexdigest()[:12]}>"
     # so that tracebacks and debuggers show the lines
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    names: dict[str, Any] = {"torch": torch, "F": F, **dict(constants)}
+    names: dict[str, Any] = {"torch": torch, "F": F, "math": math, **dict(constants)}
     exec(compile(source, filename, "exec"), names)
     body = {"forward": names["forward"], "_source": source, "_constants": dict(constants)}
     return type(base.__name__, (base,), {**body, "__module__": __name__})

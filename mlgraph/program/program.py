@@ -16,6 +16,7 @@ from mlgraph.program.display import Shown
 from mlgraph.program.late import late
 from mlgraph.program.notes import Note
 from mlgraph.program.origin import Origin
+from mlgraph.program.size_guards import Formula
 from mlgraph.program.tensors import Tensors
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ class Signature:
     """How a program is called: input leaves, and the pytrees of its arguments and result.
 
     ``parameters`` names all that the original's forward takes, in its order, captured or not; empty where
-    that is not known.
+    that is not known. ``ranges`` are torch.export's bounds of the dynamic sizes; ``guards`` are the
+    conditions on them under which the graph is what the model does, checked on every call of an emitted
+    module.
     """
 
     inputs: tuple[Input, ...]
@@ -58,6 +61,7 @@ class Signature:
     out_spec: pytree.TreeSpec
     ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
     parameters: tuple[str, ...] = ()
+    guards: tuple[Formula, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,9 @@ from torch import fx
 
 from mlgraph.graph.propagate import is_fake, propagate
 from mlgraph.program import Input, Lineage, Note, Program, Signature, Tensors
+from mlgraph.program.size_guards import Formula
 from mlgraph.storage.container import Shapes
+from mlgraph.storage.formulas import decode_formula
 from mlgraph.storage.graphs import decode_graph, encode_graph
 from mlgraph.storage.limits import bounded, quiet
 from mlgraph.storage.notes import decode_note
@@ -104,6 +106,9 @@ def _encode_one(program: Program, graph: int, stored: Shapes, parent: int) -> di
         "notes": [encode_text(str(note)) for note in dict.fromkeys([*program.notes, *notes])],
     }
     assert list(row) == _FIELDS
+    # files from before guards were kept have none, and are written again as they were
+    if signature.guards:
+        row["guards"] = [encode_text(str(guard)) for guard in signature.guards]
     return row
 
 
@@ -176,17 +181,20 @@ def decode_program(document: Any, stored: Shapes) -> Program:
 def _decode_one(
     row: Any, graphs: list[Any], stored: Shapes, earlier: list[Program], done: dict[Any, fx.Graph]
 ) -> Program:
-    label, number, inputs, in_spec, out_spec, ranges, table, aliases, lineage, origin, said = fields(
-        row, *_FIELDS
+    guarded = isinstance(row, dict) and "guards" in row
+    label, number, inputs, in_spec, out_spec, ranges, table, aliases, lineage, origin, said, *guards = fields(
+        row, *_FIELDS, *(["guards"] if guarded else [])
     )
     notes = [decode_note(text(note)) for note in array(said)]
     came_from = _dict(origin)
+    leaves = tuple(_decode_input(leaf) for leaf in array(inputs))
     signature = Signature(
-        tuple(_decode_input(leaf) for leaf in array(inputs)),
+        leaves,
         decode_spec(in_spec, notes),
         decode_spec(out_spec, notes),
         _decode_ranges(ranges),
         _decode_parameters(came_from.pop("parameters", ())),
+        _decode_guards(guards[0], leaves) if guards else (),
     )
     tensors = _decode_tensors(table, aliases, stored)
     frozen, stateful = (_decode_kind(came_from.pop(key, ()), tensors) for key in _TENSOR_KINDS)
@@ -246,6 +254,12 @@ def _decode_ranges(data: Any) -> dict[str, tuple[int, int | None]]:
         top = None if high is None else integer(high, 0, _MAX_SIZE)
         ranges[key] = (integer(low, 0, _MAX_SIZE), top)
     return ranges
+
+
+def _decode_guards(data: Any, inputs: tuple[Input, ...]) -> tuple[Formula, ...]:
+    """Conditions on the dynamic sizes of inputs, which end up in generated code."""
+    known = {symbol for leaf in inputs for symbol in leaf.symbols if symbol is not None}
+    return tuple(decode_formula(item, known) for item in array(data))
 
 
 def _decode_parameters(value: Any) -> tuple[str, ...]:

@@ -42,7 +42,4 @@ def normalize(
     simplify(graph, trained)
     simplify_masks(graph, constants)
     remove_dead(graph)
-    folded = fold_constants(graph, fresh_name)
-    for node in graph.nodes:
-        node.meta.pop("symbolic", None)
-    return folded
+    return fold_constants(graph, fresh_name)
