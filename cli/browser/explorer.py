@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mlgraph.inspect.modules import Leaf, Module, module_tree
+from mlgraph.inspect.modules import Module, TensorLeaf, module_tree
 from mlgraph.inspect.text.axes import any_block
 from mlgraph.program.dims import leaves
 
@@ -110,13 +110,13 @@ class Explorer:
             module = child
         return ".".join([*shown, *parts])
 
-    def leaf(self, path: str) -> Leaf | None:
+    def leaf(self, path: str) -> TensorLeaf | None:
         """The tensor that the folded tree shows for ``path``."""
         return self._leaves.get(self.shown_at(path))
 
     @cached_property
-    def _leaves(self) -> dict[str, Leaf]:
-        def inside(module: Module) -> Iterator[Leaf]:
+    def _leaves(self) -> dict[str, TensorLeaf]:
+        def inside(module: Module) -> Iterator[TensorLeaf]:
             yield from module.leaves
             for child in module.children:
                 yield from inside(child)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from mlgraph.cli.browser.explorer import Explorer, Place
 from mlgraph.cli.browser.preview import CONTROLS, Preview, coarse_shape
-from mlgraph.inspect.modules import Leaf, Module
+from mlgraph.inspect.modules import Module, TensorLeaf
 from mlgraph.inspect.summary import Summary
 from mlgraph.inspect.text.axes import fate
 from mlgraph.inspect.text.console import shortened
@@ -30,7 +30,7 @@ class Line:
     leads: Place | None = None
 
 
-def label(item: Module | Leaf, name: str) -> Text:
+def label(item: Module | TensorLeaf, name: str) -> Text:
     """An item of the tree under a name: a module with its size, a tensor with its dims."""
     if isinstance(item, Module):
         times = f" ×{item.repeat}" if item.repeat > 1 else ""

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 
 from torch import fx
 
-Change = Callable[[fx.Node, fx.Node], None]
+Edit = Callable[[fx.Node, fx.Node], None]
 """Called with a node and its copy as soon as it is made; edits the copy, or adds nodes before it."""
 
 
 def copy_nodes(
     nodes: Iterable[fx.Node],
     graph: fx.Graph,
-    change: Change | None = None,
+    change: Edit | None = None,
     copies: dict[fx.Node, fx.Node] | None = None,
 ) -> dict[fx.Node, fx.Node]:
     """Append copies of nodes to ``graph``, metadata included; the copy of each of them.
@@ -29,7 +29,7 @@ def copy_nodes(
     return copies
 
 
-def copy_graph(graph: fx.Graph, change: Change | None = None) -> fx.Graph:
+def copy_graph(graph: fx.Graph, change: Edit | None = None) -> fx.Graph:
     """A copy of a whole graph, its output included."""
     copied = fx.Graph()
     copy_nodes(graph.nodes, copied, change)

@@ -21,7 +21,7 @@ from mlgraph.program import Program
 
 _aten = torch.ops.aten
 
-Leaf = tuple[tuple[int, ...], torch.dtype | None]
+InputLeaf = tuple[tuple[int, ...], torch.dtype | None]
 """The shape and dtype of an input leaf; no dtype where it is no tensor."""
 
 
@@ -44,7 +44,7 @@ class Flops:
         return self.training / max(self.tokens, 1)
 
 
-def flops_at(program: Program, leaves: Sequence[Leaf] | None = None) -> Flops:
+def flops_at(program: Program, leaves: Sequence[InputLeaf] | None = None) -> Flops:
     """Operations of ``program`` on inputs of the given shapes and dtypes, one per input leaf.
 
     By default those are the sizes with which it was captured.
@@ -69,7 +69,7 @@ def forward_by_module(program: Program) -> dict[str, int]:
     return totals
 
 
-def _extent(leaves: Sequence[Leaf]) -> tuple[int, int]:
+def _extent(leaves: Sequence[InputLeaf]) -> tuple[int, int]:
     for shape, dtype in leaves:
         if dtype is not None and shape:
             ids = not dtype.is_floating_point and len(shape) > 1

@@ -25,7 +25,7 @@ class PropagationError(MlgraphError):
     """A node of the graph does not run at the sizes of its inputs."""
 
 
-Call = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+Runner = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
 def apply(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -34,7 +34,7 @@ def apply(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def propagate(
-    graph: fx.Graph, signature: Signature, tensors: Mapping[str, torch.Tensor], call: Call = apply
+    graph: fx.Graph, signature: Signature, tensors: Mapping[str, torch.Tensor], call: Runner = apply
 ) -> None:
     """Set ``meta["val"]`` of every node, in place.
 
@@ -76,7 +76,7 @@ def _value(node: fx.Node) -> Any:
     return node.meta["val"]
 
 
-def _run(node: fx.Node, call: Call) -> Any:
+def _run(node: fx.Node, call: Runner) -> Any:
     args, kwargs = fx.map_arg((node.args, node.kwargs), _value)
     assert callable(node.target)
     if has(node, Trait.DROPS):

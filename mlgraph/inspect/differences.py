@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlgraph.graph.ops import op_label
 from mlgraph.inspect.changes import Change, changes
-from mlgraph.inspect.history import Step, lineage
+from mlgraph.inspect.history import PassStep, lineage
 from mlgraph.inspect.summary import Summary, families, summarize
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Differences:
 
     before: Summary
     after: Summary
-    lineage: tuple[tuple[Step, ...], tuple[Step, ...]]
+    lineage: tuple[tuple[PassStep, ...], tuple[PassStep, ...]]
     axes: tuple[Sizes, ...]
     tensors: tuple[TensorChange, ...]
     equal: int

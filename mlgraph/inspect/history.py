@@ -16,7 +16,7 @@ _LEVEL = frozenset(["interpolate"])
 
 
 @dataclass(frozen=True)
-class Step:
+class PassStep:
     """A program on the way: its level (``L2``, primed where one of that level came before), the pass that
     made it, empty for the first, and what the pass changed as far as the file still says."""
 
@@ -25,7 +25,7 @@ class Step:
     changes: tuple[Change, ...] = ()
 
 
-def lineage(program: Program, origin: Program | None = None) -> tuple[Step, ...]:
+def lineage(program: Program, origin: Program | None = None) -> tuple[PassStep, ...]:
     """The way from the user's model, level 1, to ``program``.
 
     Coalescing leads one level down, interpolation keeps the level, and every other pass leads one up. A
@@ -38,7 +38,7 @@ def lineage(program: Program, origin: Program | None = None) -> tuple[Step, ...]
         again = _replayed(origin, history[len(origin.history) :])
         told = [()] * len(origin.history) + again
     number, seen = 1, {"L1"}
-    steps = [Step("L1")]
+    steps = [PassStep("L1")]
     for operation, changed in zip(history, told, strict=True):
         name = operation.partition("{")[0]
         number += 1 if name in _DOWN else 0 if name in _LEVEL else -1
@@ -46,7 +46,7 @@ def lineage(program: Program, origin: Program | None = None) -> tuple[Step, ...]
         while level in seen:
             level += "'"
         seen.add(level)
-        steps.append(Step(level, operation, changed))
+        steps.append(PassStep(level, operation, changed))
     return tuple(steps)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mlgraph.inspect.modules import Leaf, Module
+from mlgraph.inspect.modules import Module, TensorLeaf
 from mlgraph.inspect.text.console import shortened
 
 _FEWEST = 4
@@ -61,7 +61,7 @@ def _compare(module: Module, other: Module) -> Like | None:
     return Like(other.name, sizes, tuple(told))
 
 
-def _tensors(module: Module) -> Iterator[tuple[str, Leaf]]:
+def _tensors(module: Module) -> Iterator[tuple[str, TensorLeaf]]:
     """Tensors by their paths below ``module``, folded numbers left out."""
     for leaf in module.leaves:
         yield leaf.name, leaf
@@ -74,7 +74,7 @@ def _step(module: Module) -> str:
     return "*" if module.repeat > 1 else module.name
 
 
-def _topmost(having: dict[str, Leaf], lacking: dict[str, Leaf]) -> Iterator[str]:
+def _topmost(having: dict[str, TensorLeaf], lacking: dict[str, TensorLeaf]) -> Iterator[str]:
     """What ``lacking`` lacks, as short as can be: a module where it lacks all of it."""
     told: set[str] = set()
     for path in having:

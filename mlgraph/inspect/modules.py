@@ -13,7 +13,7 @@ _LONGEST_PERIOD = 4
 
 
 @dataclass(frozen=True)
-class Leaf:
+class TensorLeaf:
     """A parameter or buffer of a module; ``tied`` is the name under which it was met before, if any.
 
     ``axes`` are the names and sizes of the axes in its ``dims``.
@@ -47,7 +47,7 @@ class Module:
 
     name: str
     path: str
-    leaves: tuple[Leaf, ...] = ()
+    leaves: tuple[TensorLeaf, ...] = ()
     children: tuple[Module, ...] = ()
     repeat: int = 1
     operations: int = 0
@@ -78,12 +78,12 @@ def full_tree(program: Program, operations: Mapping[str, int] | None = None) -> 
     """The tree of a program's modules with no repeats folded; reads no tensor."""
     tensors = program.skeleton().tensors
     names = {axis.id: axis.name for axis in program.axes}
-    leaves: dict[str, list[Leaf]] = {}
+    leaves: dict[str, list[TensorLeaf]] = {}
     for path in [*tensors, *tensors.aliases]:
         owner, _, name = path.rpartition(".")
         tensor, canonical = tensors[path], tensors.aliases.get(path, path)
         dims, axes = _dims(program, canonical, tuple(tensor.shape), names)
-        leaf = Leaf(
+        leaf = TensorLeaf(
             name,
             path,
             dims,
@@ -111,7 +111,7 @@ def _dims(
     return tuple(render(dim, lambda axis: names.get(axis, "?")) for dim in dims), tuple(found)
 
 
-def _build(name: str, leaves: Mapping[str, list[Leaf]], operations: Mapping[str, int]) -> Module:
+def _build(name: str, leaves: Mapping[str, list[TensorLeaf]], operations: Mapping[str, int]) -> Module:
     """The modules that own tensors in the order of the state dict, then those that only compute."""
     inside: dict[str, dict[str, None]] = {"": {}}
     for path in (*leaves, *operations):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlgraph.inspect.modules import Leaf, Module, full_tree, longest_run, numbers
+from mlgraph.inspect.modules import Module, TensorLeaf, full_tree, longest_run, numbers
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -25,8 +25,8 @@ class TensorPair:
 
     name: str
     mark: str
-    before: Leaf | None
-    after: Leaf | None
+    before: TensorLeaf | None
+    after: TensorLeaf | None
     gap: float | None = None
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from mlgraph import storage
-from mlgraph.capture.inputs.example import Call, example_inputs, try_inputs
+from mlgraph.capture.inputs.example import Arguments, example_inputs, try_inputs
 from mlgraph.capture.model import capture as capture_module
 from mlgraph.errors import CaptureError, FileError, first_line
 from mlgraph.files import file_errors
@@ -55,7 +55,7 @@ def open_source(
     *,
     trust: bool = False,
     loss: bool = True,
-    inputs: Call | None = None,
+    inputs: Arguments | None = None,
     module: str | None = None,
 ) -> Program:
     """The program that ``source`` names.
@@ -89,7 +89,7 @@ def _kind(path: str | os.PathLike[str]) -> str | None:
         return foreign_kind(file)
 
 
-def _open_large(path: Path, loss: bool, inputs: Call | None) -> Program | None:
+def _open_large(path: Path, loss: bool, inputs: Arguments | None) -> Program | None:
     """The program of a directory too large for memory, where it can be captured without its weights."""
     from mlgraph.interop import directory
 
@@ -106,7 +106,7 @@ def _open_large(path: Path, loss: bool, inputs: Call | None) -> Program | None:
     )
 
 
-def _open_file(path: Path, trust: bool, loss: bool, inputs: Call | None, module: str | None) -> Program:
+def _open_file(path: Path, trust: bool, loss: bool, inputs: Arguments | None, module: str | None) -> Program:
     """A saved program or, trusted, what runs code: a module on ``inputs``, or what else storage reads."""
     if _kind(path) is None or not trust or inputs is None:
         if module is not None:
@@ -118,7 +118,7 @@ def _open_file(path: Path, trust: bool, loss: bool, inputs: Call | None, module:
     return _capture(trusted_module(path), loss, inputs, module)
 
 
-def _capture(built: build.Built, loss: bool, inputs: Call | None, module: str | None = None) -> Program:
+def _capture(built: build.Built, loss: bool, inputs: Arguments | None, module: str | None = None) -> Program:
     model, notes = built.model, list(built.notes)
     name = built.name or type(model).__name__
 

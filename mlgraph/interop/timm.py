@@ -18,7 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mlgraph.files import write_bytes, write_text
-from mlgraph.interop.fitting.config_tree import Settings
+from mlgraph.interop.fitting.config_tree import ConfigTree
 from mlgraph.interop.fitting.fit import Fit, Fitter, NotExpressible
 from mlgraph.interop.same_outputs import check_outputs
 from mlgraph.program import Program, TimmOrigin
@@ -72,16 +72,16 @@ def express(program: Program) -> tuple[dict[str, Any], Fit]:
     given = {key: value for key, value in origin.kwargs.items() if key not in _LOADING}
     base = {**_plain(effective_arguments(name, given)), **given}
 
-    def arguments(settings: Settings) -> dict[str, Any]:
+    def arguments(settings: ConfigTree) -> dict[str, Any]:
         changed = {key: value for key, value in settings.items() if key not in base or value != base[key]}
         return {key: _tuples(value) for key, value in {**given, **changed}.items()}
 
-    def shapes(settings: Settings) -> dict[str, tuple[int, ...]]:
+    def shapes(settings: ConfigTree) -> dict[str, tuple[int, ...]]:
         with _shapes_only():
             model = _create(name, arguments(settings))
         return {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
-    def model(settings: Settings) -> nn.Module:
+    def model(settings: ConfigTree) -> nn.Module:
         return _create(name, arguments(settings))
 
     try:

@@ -13,15 +13,15 @@ from mlgraph.rewrite.choices import Pairing, Placement
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.similarity import similar, similar_blocks
 
-Request = int | Sequence[int] | Sequence[Sequence[int]]
+AxisRequest = int | Sequence[int] | Sequence[Sequence[int]]
 
 
 def choose(
     program: Program,
     factor: int,
-    requests: Mapping[str, Request],
+    requests: Mapping[str, AxisRequest],
     freeze: Iterable[str],
-    grouping: Callable[[Axis, Request], Grouping],
+    grouping: Callable[[Axis, AxisRequest], Grouping],
 ) -> dict[str, Grouping]:
     """The grouping of every axis that is to change, by axis id.
 
@@ -33,7 +33,7 @@ def choose(
     """
     table = program.axes
     exempt = {axis.id for name in freeze for axis in table.select(name)}
-    wanted: dict[str, tuple[Axis, Request]] = {}
+    wanted: dict[str, tuple[Axis, AxisRequest]] = {}
     if factor != 1:
         wanted |= {axis.id: (axis, factor) for axis in table if axis.coarsenable_by_default}
     for name, request in requests.items():
@@ -49,10 +49,10 @@ def choose(
     return chosen
 
 
-def coarse_grouping(program: Program, pairing: Pairing) -> Callable[[Axis, Request], Grouping]:
+def coarse_grouping(program: Program, pairing: Pairing) -> Callable[[Axis, AxisRequest], Grouping]:
     """How an axis is grouped going down: by ``pairing``, or as requested explicitly."""
 
-    def group(axis: Axis, request: Request) -> Grouping:
+    def group(axis: Axis, request: AxisRequest) -> Grouping:
         if not isinstance(request, int):
             return Grouping.of(request, axis.size, axis.id)
         if request < 1 or axis.size % request:
@@ -67,11 +67,11 @@ def coarse_grouping(program: Program, pairing: Pairing) -> Callable[[Axis, Reque
     return group
 
 
-def fine_grouping(pairing: Placement) -> Callable[[Axis, Request], Grouping]:
+def fine_grouping(pairing: Placement) -> Callable[[Axis, AxisRequest], Grouping]:
     """How an axis grows: every index gets ``factor`` copies, or as requested explicitly (coarse index per
     new index)."""
 
-    def group(axis: Axis, request: Request) -> Grouping:
+    def group(axis: Axis, request: AxisRequest) -> Grouping:
         if isinstance(request, int):
             if request < 1:
                 raise AxisError(

@@ -45,7 +45,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Report:
+class Verification:
     """What :func:`verify` found; true if everything passed."""
 
     program: str
@@ -84,7 +84,7 @@ def verify(
     checks: Iterable[str] = CHECKS,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
-) -> Report:
+) -> Verification:
     """Check a program, in float64 and on random inputs of its example sizes.
 
     ``soundness``: permuting an axis in all its slots changes nothing (1e-9), one line per family of axes,
@@ -113,7 +113,7 @@ def verify(
     if "storage" in wanted:
         tell("saving and loading")
         found.append(_storage(program))
-    return Report(program.name, tuple(found), tuple(skipped))
+    return Verification(program.name, tuple(found), tuple(skipped))
 
 
 def _in_double(program: Program) -> Program:

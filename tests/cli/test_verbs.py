@@ -225,9 +225,9 @@ def test_verify(cli, models):
 
 
 def test_verify_fails_with_exit_code_1(cli, bert, monkeypatch):
-    from mlgraph.verify.checks import Check, Report
+    from mlgraph.verify.checks import Check, Verification
 
-    failed = Report("bert", (Check("soundness", "heads", 0.5, 1e-9, "view_3"),))
+    failed = Verification("bert", (Check("soundness", "heads", 0.5, 1e-9, "view_3"),))
     monkeypatch.setitem(vars(mlgraph), "verify", lambda *args, **kwargs: failed)
     result = cli("verify", bert)
     assert result.code == 1

@@ -11,7 +11,7 @@ from torch import nn
 import mlgraph
 from mlgraph.inspect.differences import differences, gap
 from mlgraph.inspect.history import lineage
-from mlgraph.inspect.modules import Leaf, Module, module_tree
+from mlgraph.inspect.modules import Module, TensorLeaf, module_tree
 from mlgraph.inspect.paired_modules import ADDED, CHANGED, REMOVED, SAME, paired_tree
 from mlgraph.inspect.text.layout import Row, lay_out, wrapped
 from mlgraph.inspect.text.modules import TreeView, tree_lines
@@ -54,7 +54,7 @@ def shown(program: mlgraph.Program, width: int = 80, **view: object) -> list[str
 
 def linear(name: str, out: int, inner: int, dims: tuple[str, str] = ("mlp", "hidden")) -> Module:
     axes = tuple(zip(dims, (out, inner), strict=True))
-    leaf = Leaf("weight", f"{name}.weight", dims, (out, inner), 4 * out * inner, True, None, axes)
+    leaf = TensorLeaf("weight", f"{name}.weight", dims, (out, inner), 4 * out * inner, True, None, axes)
     return Module(name, name, (leaf,))
 
 

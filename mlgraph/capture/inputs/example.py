@@ -16,10 +16,10 @@ from mlgraph.capture.inputs.primes import Sizes
 from mlgraph.capture.inputs.tensors import Request, attempts, build
 from mlgraph.errors import CaptureError, first_line
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-def example_inputs(model: nn.Module, loss: bool = True) -> Call:
+def example_inputs(model: nn.Module, loss: bool = True) -> Arguments:
     """Positional and keyword arguments on which ``model`` runs.
 
     The model is a transformers or a timm model, on any device. Batch and sequence sizes are small
@@ -46,7 +46,7 @@ def needs_inputs(model: nn.Module) -> bool:
     return any(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
 
 
-def try_inputs(model: nn.Module, call: Call) -> None:
+def try_inputs(model: nn.Module, call: Arguments) -> None:
     """Run ``model`` on inputs that a user gave; raises CaptureError with its shapes where it does not run."""
     args, kwargs = call
     try:

@@ -10,8 +10,8 @@ from typing import Any
 from rich.text import Text
 
 from mlgraph.inspect.differences import Differences, Sizes
-from mlgraph.inspect.history import Step
-from mlgraph.inspect.modules import Leaf
+from mlgraph.inspect.history import PassStep
+from mlgraph.inspect.modules import TensorLeaf
 from mlgraph.inspect.paired_modules import ADDED, CHANGED, REMOVED, SAME, ModulePair, TensorPair
 from mlgraph.inspect.text.comparison import chain_changes, figures_table
 from mlgraph.inspect.text.console import heading
@@ -48,11 +48,11 @@ def side_by_side(found: Differences, tree: ModulePair, every: bool, width: int =
     return lines
 
 
-def _lineage(side: str, steps: Sequence[Step]) -> Text:
+def _lineage(side: str, steps: Sequence[PassStep]) -> Text:
     return Text(f"{side}  {' → '.join(step.level for step in steps)}", style="bold")
 
 
-def _deeds(both: tuple[Sequence[Step], Sequence[Step]], width: int) -> Iterator[Text]:
+def _deeds(both: tuple[Sequence[PassStep], Sequence[PassStep]], width: int) -> Iterator[Text]:
     """What each pass did, those that both programs went through once."""
     told: set[tuple[str, str]] = set()
     for steps in both:
@@ -171,7 +171,7 @@ def _ratio(tensor: TensorPair) -> str:
     return f"×{ratio(tensor.after.numel, tensor.before.numel)}"
 
 
-def _shape(leaf: Leaf | None) -> str:
+def _shape(leaf: TensorLeaf | None) -> str:
     return "" if leaf is None else f"[{', '.join(map(str, leaf.shape))}]"
 
 

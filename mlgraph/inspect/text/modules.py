@@ -10,7 +10,7 @@ from typing import Any
 from rich.text import Text
 
 from mlgraph.inspect.likeness import like_sibling
-from mlgraph.inspect.modules import Leaf, Module
+from mlgraph.inspect.modules import Module, TensorLeaf
 from mlgraph.inspect.text.console import shortened
 from mlgraph.inspect.text.layout import Row, lay_out, wrapped
 from mlgraph.inspect.text.numbers import count, size
@@ -142,12 +142,12 @@ def _leaf_module(module: Module, title: str, level: int, every_tensor: bool) -> 
     )
 
 
-def _tensor(leaf: Leaf, name: str, level: int, operations: int = 0) -> _Line:
+def _tensor(leaf: TensorLeaf, name: str, level: int, operations: int = 0) -> _Line:
     held = (0, 0) if leaf.tied else (leaf.numel if leaf.is_parameter else 0, leaf.bytes)
     return _Line(MARK * (level - 1), name, *held, operations, dims_of(leaf))
 
 
-def _direct(module: Module, buffers: bool) -> list[Leaf]:
+def _direct(module: Module, buffers: bool) -> list[TensorLeaf]:
     return [leaf for leaf in module.leaves if leaf.is_parameter or buffers]
 
 
@@ -160,7 +160,7 @@ def joined(module: Module) -> tuple[Module, str]:
     return module, name
 
 
-def dims_of(leaf: Leaf) -> tuple[str, ...]:
+def dims_of(leaf: TensorLeaf) -> tuple[str, ...]:
     """The dims of a tensor as parts between which a line may break."""
     parts = [f"{dim}," for dim in leaf.dims]
     if parts:

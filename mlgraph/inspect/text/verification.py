@@ -10,10 +10,10 @@ from mlgraph.inspect.text.console import bullets, table
 from mlgraph.inspect.text.numbers import plural
 
 if TYPE_CHECKING:
-    from mlgraph.verify.checks import Check, Report
+    from mlgraph.verify.checks import Check, Verification
 
 
-def verification(report: Report) -> list[Any]:
+def verification(report: Verification) -> list[Any]:
     """One line for each check, and below them what was skipped."""
     rows = [
         (check.check, check.axis or "-", f"{check.error:.1e}", f"{check.tolerance:.0e}", _result(check))
@@ -29,7 +29,7 @@ def _result(check: Check) -> Text:
     return Text("FAILED", style="bold red").append(f" at {check.where}" if check.where else "")
 
 
-def verdict(report: Report) -> str:
+def verdict(report: Verification) -> str:
     """What failed, in a sentence."""
     worst = max(report.failures, key=lambda check: check.error)
     place = f", at {worst.where}" if worst.where else ""

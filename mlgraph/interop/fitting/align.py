@@ -23,7 +23,7 @@ aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
-class Factor:
+class FactorGap:
     """A scalar factor in which the two differ at ``node``: there theirs is ``ratio`` times ours."""
 
     node: str
@@ -43,7 +43,7 @@ class Alignment:
     """
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
-    factors: list[Factor] = field(default_factory=list)
+    factors: list[FactorGap] = field(default_factory=list)
     breaks: list[str] = field(default_factory=list)
 
     @property
@@ -192,7 +192,7 @@ class _Aligner:
 
     def factor(self, node: fx.Node, ratio: float) -> None:
         if not math.isclose(ratio, 1, rel_tol=1e-7):
-            self.found.factors.append(Factor(node.name, ratio, str(node.meta.get("source", ""))))
+            self.found.factors.append(FactorGap(node.name, ratio, str(node.meta.get("source", ""))))
 
     def tensors(self, a: fx.Node, b: fx.Node) -> None:
         mine, other = str(a.target), str(b.target)

@@ -19,7 +19,7 @@ from torch import fx
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.ops import has, op_name, positions
 from mlgraph.graph.traits import CUTS, MOVES, PASSES, Trait
-from mlgraph.interop.fitting.align import Factor
+from mlgraph.interop.fitting.align import FactorGap
 from mlgraph.interop.weights import Rescale
 from mlgraph.program import Program
 
@@ -28,7 +28,7 @@ class FoldError(MlgraphError):
     """A factor can't be moved into the parameters."""
 
 
-def fold(program: Program, factors: Iterable[Factor]) -> dict[str, Rescale]:
+def fold(program: Program, factors: Iterable[FactorGap]) -> dict[str, Rescale]:
     """How to rescale parameters so that factors at some nodes may change and the function not.
 
     A factor's ``ratio`` is what its node's value is newly multiplied by. Exact but for rounding.
@@ -68,7 +68,7 @@ _KEEPS = PASSES | MOVES | CUTS | Trait.PADS | Trait.LOOKS_UP | Trait.LINEAR | Tr
 
 
 class _Balance:
-    def __init__(self, program: Program, factors: list[Factor]) -> None:
+    def __init__(self, program: Program, factors: list[FactorGap]) -> None:
         self.program = program
         self.known = {factor.node: math.log(factor.ratio) for factor in factors}
         self.factors = factors

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 Path = tuple[str | int, ...]
-Settings = dict[str, Any]
+ConfigTree = dict[str, Any]
 
 
 def spell(path: Path) -> str:
@@ -55,7 +55,7 @@ def lookup(settings: Any, path: Path) -> Any:
     return settings
 
 
-def assign(settings: Settings, values: Mapping[Path, Any]) -> Settings:
+def assign(settings: ConfigTree, values: Mapping[Path, Any]) -> ConfigTree:
     """A copy of the settings with some changed; the shallower of nested paths first."""
     changed = copy.deepcopy(settings)
     for path in sorted(values, key=len):

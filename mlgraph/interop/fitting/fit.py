@@ -27,8 +27,8 @@ from mlgraph.graph.example_call import example_call
 from mlgraph.interop.fitting import probe
 from mlgraph.interop.fitting.align import Alignment, align
 from mlgraph.interop.fitting.balance import FoldError, fold
-from mlgraph.interop.fitting.config_tree import Layers, Path, Settings, assign, leaves, lookup, sequences
-from mlgraph.interop.fitting.probe import Change, Match, ProbeError, Prober
+from mlgraph.interop.fitting.config_tree import ConfigTree, Layers, Path, assign, leaves, lookup, sequences
+from mlgraph.interop.fitting.probe import FieldChange, Match, ProbeError, Prober
 from mlgraph.interop.weights import Rescale
 from mlgraph.program import Lineage, Program
 from mlgraph.program import dims as expressions
@@ -47,8 +47,8 @@ class NotExpressible(MlgraphError):
 class Fit:
     """Settings that express a program, what they change in the base's, and how to rescale its parameters."""
 
-    settings: Settings
-    changes: tuple[Change, ...]
+    settings: ConfigTree
+    changes: tuple[FieldChange, ...]
     rescales: Mapping[str, Rescale]
 
     def value(self, program: Program, name: str) -> torch.Tensor:
@@ -77,9 +77,9 @@ class Fitter:
     """
 
     program: Program
-    base: Settings
+    base: ConfigTree
     shapes: probe.Build
-    model: Callable[[Settings], nn.Module]
+    model: Callable[[ConfigTree], nn.Module]
     named: str
     captures: int = 0
     _aligned: dict[str, Alignment | None] = field(default_factory=dict)
@@ -206,7 +206,7 @@ class Fitter:
             if gap is not None and gap.score == (0, 0):
                 yield move
 
-    def _align(self, settings: Settings) -> Alignment | None:
+    def _align(self, settings: ConfigTree) -> Alignment | None:
         key = json.dumps(settings, sort_keys=True, default=repr)
         if key not in self._aligned:
             self.captures += 1
@@ -242,9 +242,9 @@ def _both_counts(a: Any, b: Any) -> bool:
     return isinstance(a, int) and isinstance(b, int) and a > 0 and b > 0
 
 
-def _with(match: Match, move: Mapping[Path, Any], base: Settings) -> Match:
+def _with(match: Match, move: Mapping[Path, Any], base: ConfigTree) -> Match:
     values = {change.path: change.new for change in match.changes} | dict(move)
-    changes = tuple(Change(path, lookup(base, path), new) for path, new in values.items())
+    changes = tuple(FieldChange(path, lookup(base, path), new) for path, new in values.items())
     return Match(assign(base, values), changes)
 
 

@@ -19,9 +19,9 @@ from typing import Any
 
 from mlgraph.errors import MlgraphError
 from mlgraph.interop.fitting.config_tree import (
+    ConfigTree,
     Layers,
     Path,
-    Settings,
     assign,
     in_ratio,
     is_int,
@@ -33,7 +33,7 @@ from mlgraph.interop.fitting.config_tree import (
 )
 
 Shapes = Mapping[str, tuple[int, ...]]
-Build = Callable[[Settings], Shapes]
+Build = Callable[[ConfigTree], Shapes]
 Score = tuple[int, int]
 
 
@@ -42,7 +42,7 @@ class ProbeError(MlgraphError):
 
 
 @dataclass(frozen=True)
-class Change:
+class FieldChange:
     """One setting and its values before and after; ``path`` leads to it through dicts and lists."""
 
     path: Path
@@ -57,8 +57,8 @@ class Change:
 class Match:
     """Settings whose class has the wanted names and shapes, and how they differ from the base's."""
 
-    settings: Settings
-    changes: tuple[Change, ...]
+    settings: ConfigTree
+    changes: tuple[FieldChange, ...]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Prober:
     """
 
     build: Build
-    base: Settings
+    base: ConfigTree
     target: Shapes
     known: frozenset[int] = frozenset()
     layers: tuple[Layers, ...] = ()
@@ -200,7 +200,7 @@ class Prober:
         return self._gaps[key]
 
     def _match(self, values: Mapping[Path, Any]) -> Match:
-        changes = tuple(Change(path, lookup(self.base, path), new) for path, new in values.items())
+        changes = tuple(FieldChange(path, lookup(self.base, path), new) for path, new in values.items())
         return Match(assign(self.base, values), changes)
 
     def _unlikely(self, values: Mapping[Path, Any]) -> int:
@@ -233,7 +233,7 @@ class Prober:
         yield self._paired(self._ratio_moves(numbers, gap), values, settings, numbers)
 
     def _depth_moves(
-        self, settings: Settings, numbers: Mapping[Path, int], gap: Gap
+        self, settings: ConfigTree, numbers: Mapping[Path, int], gap: Gap
     ) -> Iterator[dict[Path, Any]]:
         for have, want in dict.fromkeys(gap.counts.values()):
             if not have or not want:
@@ -267,7 +267,7 @@ class Prober:
                     if scaled.denominator == 1 and value != have:
                         yield {path: int(scaled)} | lists
 
-    def _empty_counts(self, settings: Settings, gap: Gap) -> Iterator[dict[Path, Any]]:
+    def _empty_counts(self, settings: ConfigTree, gap: Gap) -> Iterator[dict[Path, Any]]:
         for have, want in dict.fromkeys(gap.counts.values()):
             for path, value in leaves(settings):
                 if value is None:
@@ -277,7 +277,7 @@ class Prober:
                     yield {path: None}
 
     def _equal_moves(
-        self, settings: Settings, numbers: Mapping[Path, int], gap: Gap
+        self, settings: ConfigTree, numbers: Mapping[Path, int], gap: Gap
     ) -> Iterator[dict[Path, Any]]:
         for (have, want), _ in gap.dims.most_common():
             equal = [path for path, value in numbers.items() if value == have]
@@ -306,7 +306,7 @@ class Prober:
         self,
         moves: Iterator[dict[Path, Any]],
         values: dict[Path, Any],
-        settings: Settings,
+        settings: ConfigTree,
         numbers: Mapping[Path, int],
     ) -> Iterator[dict[Path, Any]]:
         # a class that can't be built with one setting changed may need a second changed by the same ratio
@@ -349,13 +349,13 @@ class Prober:
                 yield from ({path: guess} for guess, _ in guesses.most_common(3))
                 break
 
-    def _unset_moves(self, settings: Settings, gap: Gap) -> Iterator[dict[Path, Any]]:
+    def _unset_moves(self, settings: ConfigTree, gap: Gap) -> Iterator[dict[Path, Any]]:
         for path, value in leaves(settings):
             if value is None:
                 for (_, want), _ in gap.dims.most_common(4):
                     yield {path: want}
 
-    def _float_moves(self, settings: Settings, gap: Gap) -> Iterator[dict[Path, Any]]:
+    def _float_moves(self, settings: ConfigTree, gap: Gap) -> Iterator[dict[Path, Any]]:
         for path, value in leaves(settings):
             if isinstance(value, float) and value:
                 for (have, want), _ in gap.dims.most_common(4):

@@ -46,7 +46,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Change:
+class LevelChange:
     """The outcome of level-changing phases: the new level, and what to do with the optimizer state."""
 
     level: Level
@@ -65,15 +65,15 @@ def change_level(
     first: int,
     mode: str,
     set_aside: SetAside,
-) -> Change:
+) -> LevelChange:
     """Carry out level-changing phases, numbered from ``first``; optimizer state is left for later.
 
     ``mode`` is the run's choice for the optimizer state where a phase makes none. ``set_aside(name,
     program, keeps)`` is told of each program set aside, and whether its optimizer state will be wanted; it
-    returns how to get that back. State follows when ``Change.state`` is called, after the weights: so the
-    memory of both is not needed at once.
+    returns how to get that back. State follows when ``LevelChange.state`` is called, after the weights: so
+    the memory of both is not needed at once.
     """
-    change = Change(level)
+    change = LevelChange(level)
     for number, phase in enumerate(phases, first):
         mode_here = getattr(phase, "state", None) or mode
         match phase:
@@ -93,7 +93,7 @@ def change_level(
     return change
 
 
-def _coarsen(change: Change, phase: Coarsen, number: int, mode: str, set_aside: SetAside) -> Change:
+def _coarsen(change: LevelChange, phase: Coarsen, number: int, mode: str, set_aside: SetAside) -> LevelChange:
     from mlgraph.passes.coalesce import coalesce
 
     fine, level = change.level.program, change.level
@@ -103,10 +103,10 @@ def _coarsen(change: Change, phase: Coarsen, number: int, mode: str, set_aside: 
     name = f"aside-{number:04d}"
     aside = Aside(name, fine, level.architecture, set_aside(name, fine, mode != "reset"))
     below = Level(coarse, f"{number:04d}", (*level.aside, aside))
-    return Change(below, (*change.maps, state_map(coarse, "down", mode)))
+    return LevelChange(below, (*change.maps, state_map(coarse, "down", mode)))
 
 
-def _refine(change: Change, phase: Refine, number: int, mode: str) -> Change:
+def _refine(change: LevelChange, phase: Refine, number: int, mode: str) -> LevelChange:
     from mlgraph.passes.decoalesce import decoalesce
 
     coarse, level = change.level.program, change.level
@@ -115,10 +115,10 @@ def _refine(change: Change, phase: Refine, number: int, mode: str) -> Change:
     # new one.
     transfers = fine if phase.grows else coarse
     above = Level(fine, f"{number:04d}", () if phase.grows else level.aside, new_parameters(transfers))
-    return Change(above, (*change.maps, state_map(transfers, "up", mode, phase.depth_mode)))
+    return LevelChange(above, (*change.maps, state_map(transfers, "up", mode, phase.depth_mode)))
 
 
-def _interpolate(change: Change, phase: Interpolate, mode: str) -> Change:
+def _interpolate(change: LevelChange, phase: Interpolate, mode: str) -> LevelChange:
     from mlgraph.passes.interpolate import interpolate
 
     if not change.level.aside:
@@ -132,7 +132,7 @@ def _interpolate(change: Change, phase: Interpolate, mode: str) -> Change:
     return dataclasses.replace(mixed, maps=(*mixed.maps, mix))
 
 
-def _into_aside(change: Change, program: Program) -> Change:
+def _into_aside(change: LevelChange, program: Program) -> LevelChange:
     """Put the weights of ``program`` into the tensors set aside last: the user's own are trained in place."""
     *rest, aside = change.level.aside
     with torch.no_grad():
