@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
-from mlgraph.graph.ops import has
+from mlgraph.graph.ops import argument, has
 from mlgraph.graph.traits import Trait
 from mlgraph.program import Program
 
@@ -98,7 +98,7 @@ class _Simulation:
         source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
         if source is not None and has(node, Trait.CASTS):
             self.cast(node, source)
-        elif source is not None and has(node, Trait.SOFTMAX) and _asked_dtype(node) is torch.float32:
+        elif source is not None and has(node, Trait.SOFTMAX) and argument(node, "dtype") is torch.float32:
             self.raised[node] = self.raised.get(source) or _Raised(node, source)
         elif has(node, Trait.RANGE):
             self.raised[node] = _Raised(node, None)
@@ -131,13 +131,6 @@ def _is_strict(node: fx.Node) -> bool:
     target = node.target
     custom = isinstance(target, torch._ops.OpOverload) and target.namespace != "aten"
     return custom or has(node, Trait.ONE_DTYPE)
-
-
-def _asked_dtype(node: fx.Node) -> object:
-    """The dtype that an op is asked to compute in, where it is."""
-    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
-    position = names.index("dtype") if "dtype" in names else len(node.args)
-    return node.args[position] if len(node.args) > position else node.kwargs.get("dtype")
 
 
 def _dtype(node: fx.Node) -> torch.dtype | None:

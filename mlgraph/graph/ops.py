@@ -63,6 +63,28 @@ def positions(node: fx.Node) -> Positions | None:
     return _facts(node.target).positions if node.op == "call_function" else None
 
 
+def arguments(node: fx.Node) -> list[Any]:
+    """All arguments of a call by position, with defaults filled in where the op has a schema."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return [*node.args, *node.kwargs.values()]
+    values: list[Any] = []
+    for index, argument in enumerate(schema.arguments):
+        if index < len(node.args):
+            values.append(node.args[index])
+        else:
+            default = argument.default_value if argument.has_default_value() else None
+            values.append(node.kwargs.get(argument.name, default))
+    return values
+
+
+def argument(node: fx.Node, name: str) -> Any:
+    """What a call is given for the argument of that name, or its default; None where the op takes none."""
+    schema = getattr(node.target, "_schema", None)
+    names = [known.name for known in schema.arguments] if schema is not None else []
+    return arguments(node)[names.index(name)] if name in names else None
+
+
 def is_tensor_valued(node: fx.Node) -> bool:
     """Whether the node yields a tensor or a sequence that holds one."""
     value = node.meta.get("val")

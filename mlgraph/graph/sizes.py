@@ -43,16 +43,3 @@ def same_sizes(first: fx.Node, second: fx.Node) -> bool:
     """Whether two tensors have equal sizes on every input."""
     a, b = sizes_of(first), sizes_of(second)
     return a is not None and a == b
-
-
-def arguments(node: fx.Node) -> list[Any]:
-    """All arguments of an ATen call by position, with defaults filled in."""
-    target: Any = node.target
-    values: list[Any] = []
-    for index, argument in enumerate(target._schema.arguments):
-        if index < len(node.args):
-            values.append(node.args[index])
-        else:
-            default = argument.default_value if argument.has_default_value() else None
-            values.append(node.kwargs.get(argument.name, default))
-    return values

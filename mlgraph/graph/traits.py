@@ -47,6 +47,8 @@ class Trait(Flag):
     """Puts a list of tensors one after the other."""
     REPLACES = auto()
     """Puts others in the place of some elements."""
+    BOUNDS = auto()
+    """Raises elements to a least value, given second."""
     # Arithmetic.
     SUM = auto()
     """Adds or subtracts two operands, element by element."""
@@ -80,6 +82,8 @@ class Trait(Flag):
     SOFTMAX = auto()
     NORM = auto()
     """Normalises the value, then applies a gain and a bias where they are given."""
+    COUNTS = auto()
+    """Normalises by statistics that it keeps, where it is given them."""
     TABLE = auto()
     """Looks rows of a table up."""
     LOSS = auto()
@@ -214,7 +218,8 @@ OPS: dict[str, Facts | Trait] = {
     "concat": T.JOINS,
     "stack": T.JOINS,
 
-    "clamp": T.REPLACES,
+    "clamp": T.REPLACES | T.BOUNDS,
+    "clamp_min": T.REPLACES | T.BOUNDS,
     "copy": T.REPLACES,
     "index_put": T.REPLACES | T.ONE_DTYPE,
     "masked_fill": T.REPLACES,
@@ -323,9 +328,9 @@ OPS: dict[str, Facts | Trait] = {
     "log_softmax": T.SOFTMAX,
     "softmax": T.SOFTMAX,
 
-    "batch_norm": Facts(T.NORM, Positions(0, 1, 2)),
+    "batch_norm": Facts(T.NORM | T.COUNTS, Positions(0, 1, 2)),
     "group_norm": Facts(T.NORM, Positions(0, 2, 3, epsilon=4)),
-    "instance_norm": Facts(T.NORM, Positions(0, 1, 2)),
+    "instance_norm": Facts(T.NORM | T.COUNTS, Positions(0, 1, 2)),
     "layer_norm": Facts(T.NORM, Positions(0, 2, 3, epsilon=4)),
     "native_layer_norm": Facts(T.NORM, Positions(0, 2, 3, epsilon=4)),
     "rms_norm": Facts(T.NORM, Positions(0, 2, epsilon=3)),

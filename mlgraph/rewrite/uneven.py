@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from mlgraph.graph.copying import copy_graph
-from mlgraph.graph.ops import has, op_name, positions
+from mlgraph.graph.ops import arguments, has, op_name, positions
 from mlgraph.graph.traits import MOVES, PASSES, Trait
 from mlgraph.program import Program
 from mlgraph.program.dims import Leaf
@@ -203,7 +203,7 @@ def _apply(program: Program, axis: str, whole: int, old: int, plan: _Plan) -> Pr
     def shrunk(node: fx.Node, new: fx.Node) -> None:
         if node.name in plan.epsilons:
             at = plan.epsilons[node.name]
-            given: list[Any] = [*new.args, *_defaults(node)[len(new.args) : at + 1]]
+            given: list[Any] = arguments(new)
             if given[at] is None:
                 given[at] = torch.finfo(node.meta["val"].dtype).eps
             new.args = (*given[:at], given[at] * shrink, *given[at + 1 :])
@@ -228,11 +228,6 @@ def _axes_of(program: Program, node: fx.Node) -> Sequence[str]:
         else program.axes.node_dims.get(node.name)
     )
     return [d[0].axis for d in dims or () if len(d) == 1 and isinstance(d[0], Leaf)]
-
-
-def _defaults(node: fx.Node) -> list[Any]:
-    target: Any = node.target
-    return [argument.default_value for argument in target._schema.arguments]
 
 
 def _tensor(node: fx.Node, position: int | None) -> str | None:

@@ -23,7 +23,8 @@ from mlgraph.capture.masks.functions import (
     sign,
 )
 from mlgraph.capture.masks.reader import Reader, Rule, broadcast, is_integer, is_least
-from mlgraph.graph.sizes import arguments, dtype_of
+from mlgraph.graph.ops import arguments
+from mlgraph.graph.sizes import dtype_of
 
 aten = torch.ops.aten
 

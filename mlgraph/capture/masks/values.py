@@ -21,7 +21,8 @@ from mlgraph.capture.masks.functions import (
     negation,
 )
 from mlgraph.capture.masks.reader import Reader, Rule, broadcast, is_integer, is_least, rank_of
-from mlgraph.graph.sizes import arguments, dtype_of, sizes_of
+from mlgraph.graph.ops import arguments
+from mlgraph.graph.sizes import dtype_of, sizes_of
 
 aten = torch.ops.aten
 

@@ -19,7 +19,8 @@ from mlgraph.capture.masks.functions import (
     move_dims,
 )
 from mlgraph.capture.masks.reader import Reader, Rule, forget_single, rank_of
-from mlgraph.graph.sizes import arguments, dtype_of, sizes_of
+from mlgraph.graph.ops import arguments
+from mlgraph.graph.sizes import dtype_of, sizes_of
 
 aten = torch.ops.aten
 

@@ -10,8 +10,8 @@ from torch import fx
 
 from mlgraph.capture.normalize.scalars import put_number
 from mlgraph.graph.effects import is_random, memory, mutates, written
-from mlgraph.graph.ops import has, op_name
-from mlgraph.graph.sizes import argument_size, arguments, dtype_of, same_sizes, sizes_of
+from mlgraph.graph.ops import arguments, has, op_name
+from mlgraph.graph.sizes import argument_size, dtype_of, same_sizes, sizes_of
 from mlgraph.graph.traits import Trait
 
 aten = torch.ops.aten

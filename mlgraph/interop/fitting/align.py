@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from mlgraph.graph.ops import has, op_name
+from mlgraph.graph.ops import arguments, has, op_name
 from mlgraph.graph.traits import Trait
 from mlgraph.program import Program
 
@@ -133,7 +133,7 @@ class _Aligner:
         elif mine is not None or other is not None:
             yield from self.unequal(a, b)
         elif a.target != b.target:
-            yield self.equivalent(a, _arguments(a), _arguments(b))
+            yield self.equivalent(a, arguments(a), arguments(b))
         else:
             yield from self.arguments(a, b)
 
@@ -147,7 +147,7 @@ class _Aligner:
 
     def arguments(self, a: fx.Node, b: fx.Node) -> Iterator[tuple[Any, Any]]:
         """Compare what the same op is given."""
-        left, right = _arguments(a), _arguments(b)
+        left, right = arguments(a), arguments(b)
         if _is_slice(a):
             left, right = _without_slice_end(left), _without_slice_end(right)
         if len(left) != len(right):
@@ -287,17 +287,6 @@ def _results(program: Program) -> tuple[Any, ...]:
     output = next(iter(reversed(program.graph.nodes)))
     results = output.args[0]
     return tuple(results) if isinstance(results, list | tuple) else (results,)
-
-
-def _arguments(node: fx.Node) -> list[Any]:
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return [*node.args, *node.kwargs.values()]
-    filled = []
-    for at, argument in enumerate(schema.arguments):
-        default = argument.default_value if argument.has_default_value() else None
-        filled.append(node.args[at] if at < len(node.args) else node.kwargs.get(argument.name, default))
-    return filled
 
 
 def _number(value: Any) -> Any:

@@ -10,6 +10,8 @@ import torch
 from torch import fx
 
 from mlgraph.errors import MlgraphError
+from mlgraph.graph.ops import has
+from mlgraph.graph.traits import Trait
 from mlgraph.program import Note, Program
 from mlgraph.program.block_table import Block, Chain
 from mlgraph.rewrite.depth.streams import Path, Step, follow, is_cast, last_stop, paths
@@ -130,7 +132,7 @@ def _only_adds(step: Step) -> bool:
 
 
 def _described(step: Step) -> str:
-    if step.name in ("add", "sub") and "alpha" in step.node.kwargs:
+    if has(step.node, Trait.SUM) and "alpha" in step.node.kwargs:
         return f"{step.name} with alpha={step.node.kwargs['alpha']}"
     if step.is_norm:
         eps = [a for a in (*step.node.args, *step.node.kwargs.values()) if isinstance(a, float)]

@@ -19,8 +19,6 @@ from mlgraph.program import Program
 from mlgraph.program.block_table import Block
 
 _TRIED = 32
-# Norms that keep statistics are no function of the stream alone.
-_COUNTING = ("batch_norm", "instance_norm")
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,8 @@ def _positions(node: fx.Node, parameters: Collection[str], moving: Collection[fx
             p for p, a in pairs if isinstance(a, fx.Node) and a.op == "get_attr" and a.target in parameters
         )
     if has(node, Trait.NORM):
-        return () if op_name(node) in _COUNTING else (0,)
+        # norms that keep statistics are no function of the stream alone
+        return () if has(node, Trait.COUNTS) else (0,)
     if not _is_tensor(node) or (is_random(node) and not has(node, Trait.DROPS)):
         return ()
     # whatever an op does to one tensor alone is tried

@@ -7,13 +7,12 @@ from typing import Any
 
 from torch import fx
 
-from mlgraph.graph.ops import has, op_name, positions
+from mlgraph.graph.ops import argument, has, op_name, positions
 from mlgraph.graph.traits import CUTS, MOVES, PASSES, Trait
 from mlgraph.program import Program
 
 # Linear in their first argument, and no other argument can make something of nothing.
 _UNARY = PASSES | MOVES | CUTS | Trait.PADS | Trait.LOOKS_UP | Trait.LINEAR | Trait.QUOTIENT
-_FILLS = {"constant_pad_nd": (2, "value"), "pad": (3, "value"), "masked_fill": (2, "value")}
 
 
 class Vanishing:
@@ -47,7 +46,7 @@ class Vanishing:
             return self._joined([self.ends(part) for part in node.args[0]])  # type: ignore[union-attr, misc, arg-type]
         if name == "scaled_dot_product_attention":
             return self._all(node, (2,))
-        if (has(node, _UNARY) or name == "masked_fill") and _fills_with_zero(node, name):
+        if (has(node, _UNARY) or name == "masked_fill") and _fills_with_zero(node):
             found = self._all(node, (0,))
             if has(node, Trait.QUOTIENT) and found and self._may_divide_by(node.args[1], found):
                 return None
@@ -86,7 +85,8 @@ class Vanishing:
         node = divisor
         while has(node, MOVES) or op_name(node) == "sqrt":
             node = node.args[0]  # type: ignore[assignment]
-        floor = node.args[1] if op_name(node) in ("clamp_min", "clamp", "add") and len(node.args) > 1 else 0
+        bounded = has(node, Trait.BOUNDS) or op_name(node) == "add"
+        floor = node.args[1] if bounded and len(node.args) > 1 else 0
         return not (isinstance(floor, (int, float)) and floor > 0)
 
     def _depends(self, value: fx.Node, tensors: Collection[str]) -> bool:
@@ -104,9 +104,8 @@ class Vanishing:
                 stack.extend(node.all_input_nodes)
 
 
-def _fills_with_zero(node: fx.Node, name: str) -> bool:
-    if name not in _FILLS:
+def _fills_with_zero(node: fx.Node) -> bool:
+    if not has(node, Trait.PADS | Trait.REPLACES):
         return True
-    position, keyword = _FILLS[name]
-    fill = node.args[position] if position < len(node.args) else node.kwargs.get(keyword)
+    fill = argument(node, "value")
     return fill is None or (isinstance(fill, (int, float)) and fill == 0)

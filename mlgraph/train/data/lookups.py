@@ -11,7 +11,7 @@ from torch import fx
 from mlgraph.graph.copying import copy_nodes
 from mlgraph.graph.effects import is_random, memory, mutates
 from mlgraph.graph.interpret import Interpretation
-from mlgraph.graph.ops import has, op_name
+from mlgraph.graph.ops import argument, has, op_name
 from mlgraph.graph.traits import Trait
 from mlgraph.program import Program
 from mlgraph.train.errors import TrainError
@@ -34,7 +34,7 @@ def check_lookups(program: Program, leaves: Sequence[Any], what: str) -> None:
         size = _size_of(node)
         inside = (indices >= 0) & (indices < size)
         if has(node, Trait.CLASSIFIES):
-            inside |= indices == _ignored(node)
+            inside |= indices == argument(node, "ignore_index")
         if bool(inside.all()):
             continue
         bad = int(indices[~inside].flatten()[0])
@@ -73,12 +73,6 @@ def _size_of(node: fx.Node) -> int:
     assert isinstance(scored, fx.Node)
     shape = scored.meta["val"].shape
     return int(shape[0] if op_name(node) == "embedding" or len(shape) == 1 else shape[1])
-
-
-def _ignored(node: fx.Node) -> int:
-    ignored = node.args[4] if len(node.args) > 4 else node.kwargs.get("ignore_index", -100)
-    assert isinstance(ignored, int)
-    return ignored
 
 
 def _needed(graph: fx.Graph, node: fx.Node | None) -> dict[fx.Node, None]:
