@@ -30,8 +30,8 @@ def command(
     from mlgraph.inspect.text.console import show, show_json
 
     if fields:
+        from mlgraph.passes.options import reference
         from mlgraph.train.config import Config
-        from mlgraph.train.fields import reference
 
         listed = list(reference(Config))
         show_json(render.fields_json(listed)) if json else show(*render.fields(listed))

@@ -49,7 +49,8 @@ class Aki(DeepGrowth):
                     if transfer is None or not transfer.changes or name in norms or name == upper:
                         continue
                     new = _new_outputs(transfer.dims, transfer.roles, groupings)
-                    values[name] = torch.where(new, wide.tensors[upper], wide.tensors[name])
+                    own = wide.tensors[name]
+                    values[name] = torch.where(new.to(own.device), wide.tensors[upper], own)
         grown = wide.replace(tensors=wide.tensors.replace(values))
         return grown if self.depth == 1 else Stack(self.depth)(grown)
 

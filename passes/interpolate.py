@@ -46,7 +46,7 @@ def interpolate(first: Program, second: Program, alpha: Alpha = 0.5) -> Program:
     from mlgraph.rewrite.coarsen import realise
 
     _refuse_difference(first, second)
-    weigh = _weights(first, alpha)
+    weigh = weights(first, alpha)
     recipes = {name: _recipe(first, second, name, weigh(name)) for name in first.tensors}
     return first.replace(
         tensors=first.tensors.replace(realise(first, recipes, first.skeleton().tensors)),
@@ -54,7 +54,8 @@ def interpolate(first: Program, second: Program, alpha: Alpha = 0.5) -> Program:
     )
 
 
-def _weights(program: Program, alpha: Alpha) -> Callable[[str], float]:
+def weights(program: Program, alpha: Alpha) -> Callable[[str], float]:
+    """How much of the second program every tensor takes, by its name; see :class:`Interpolate`."""
     if not isinstance(alpha, Mapping):
         return lambda _: float(alpha)
     table = program.axes

@@ -273,7 +273,9 @@ def build(kind: type[_T], table: Mapping[str, Any], where: str = "") -> _T:
     known = {entry.name: entry for entry in _written(kind)}
     for key in table:
         if key not in known:
-            raise OptionError(f"There is no field {_dotted(where, key)!r}; {suggestion(key, known)}")
+            raise OptionError(
+                f"There is no field {_dotted(where, key)!r}: {suggestion(key, known, 'it takes {}.')}"
+            )
     for name, entry in known.items():
         if name not in table and entry.value is dataclasses.MISSING:
             wanted = entry.metadata.get("help", "give it")
@@ -305,14 +307,14 @@ def _value(entry: Entry, value: Any, where: str) -> Any:
     return fitted
 
 
-def changed(value: Any) -> dict[str, Any]:
-    """The table of a dataclass instance, without what is at its default; :func:`build` reads it again."""
+def table_of(value: Any, whole: bool = False) -> dict[str, Any]:
+    """The table of a dataclass instance, which :func:`build` reads again: ``whole``, or without defaults."""
     table = {}
     for entry in _written(type(value)):
         holder = value if entry.inside is None else getattr(value, entry.inside)
         own = getattr(holder, entry.name)
-        if own != entry.value:
-            table[entry.name] = changed(own) if dataclasses.is_dataclass(own) else own
+        if whole or own != entry.value:
+            table[entry.name] = table_of(own, whole) if dataclasses.is_dataclass(own) else own
     return table
 
 

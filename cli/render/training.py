@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from mlgraph.inspect.text.console import table
 
 if TYPE_CHECKING:
+    from mlgraph.passes.options import FieldHelp
     from mlgraph.train.engine.run import Result
-    from mlgraph.train.fields import FieldHelp
     from mlgraph.train.results.report import Comparison, Report
     from mlgraph.train.sweep.table import StudyTable
 

@@ -114,5 +114,5 @@ def at_sizes(program: Program, shapes: Sequence[tuple[int, ...]]) -> fx.Graph:
     graph = copy_graph(program.graph)
     inputs = program.signature.inputs
     given = tuple(dataclasses.replace(leaf, shape=shape) for leaf, shape in zip(inputs, shapes, strict=True))
-    propagate(graph, dataclasses.replace(program.signature, inputs=given), program.tensors)
+    propagate(graph, dataclasses.replace(program.signature, inputs=given), program.tensors.meta())
     return graph

@@ -18,18 +18,20 @@ if TYPE_CHECKING:
     from mlgraph.train.errors import DivergedError, RunDirectoryError, TrainError
     from mlgraph.train.flops import count_flops
     from mlgraph.train.optimizer import Optimizer
-    from mlgraph.train.phases import Coarsen, Interpolate, Phase, Refine, Train
-    from mlgraph.train.recipes import fmg, plain, progressive_stacking, vcycle, wcycle
+    from mlgraph.train.phases import Apply, Coarsen, Interpolate, Phase, Refine, Train
+    from mlgraph.train.recipes import Recipe, cascade, fmg, plain, progressive_stacking, vcycle, wcycle
     from mlgraph.train.schedule import Schedule
     from mlgraph.train.settings import Settings
 
 _EXPORTS = {
+    "Apply": "mlgraph.train.phases",
     "Coarsen": "mlgraph.train.phases",
     "DivergedError": "mlgraph.train.errors",
     "Flops": "mlgraph.graph.flops",
     "Interpolate": "mlgraph.train.phases",
     "Optimizer": "mlgraph.train.optimizer",
     "Phase": "mlgraph.train.phases",
+    "Recipe": "mlgraph.train.recipes",
     "Refine": "mlgraph.train.phases",
     "Result": "mlgraph.train.engine.run",
     "RunDirectoryError": "mlgraph.train.errors",
@@ -37,6 +39,7 @@ _EXPORTS = {
     "Settings": "mlgraph.train.settings",
     "Train": "mlgraph.train.phases",
     "TrainError": "mlgraph.train.errors",
+    "cascade": "mlgraph.train.recipes",
     "count_flops": "mlgraph.train.flops",
     "fmg": "mlgraph.train.recipes",
     "plain": "mlgraph.train.recipes",
@@ -48,12 +51,14 @@ _EXPORTS = {
 }
 
 __all__ = [
+    "Apply",
     "Coarsen",
     "DivergedError",
     "Flops",
     "Interpolate",
     "Optimizer",
     "Phase",
+    "Recipe",
     "Refine",
     "Result",
     "RunDirectoryError",
@@ -61,6 +66,7 @@ __all__ = [
     "Settings",
     "Train",
     "TrainError",
+    "cascade",
     "count_flops",
     "fmg",
     "plain",

@@ -1,31 +1,28 @@
 """A training run from a TOML file."""
 
-# ruff: noqa: RUF009 -- option() and required() make fields
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from mlgraph.passes.options import option, required, table_of
 from mlgraph.train.errors import TrainError
-from mlgraph.train.fields import build, option, required
 from mlgraph.train.phases import Phase, from_json
-from mlgraph.train.recipes import fmg, plain, progressive_stacking, vcycle, wcycle
+from mlgraph.train.recipes import Recipe
 from mlgraph.train.settings import Settings
+from mlgraph.train.tables import build
 
-TASKS = ("causal-lm", "masked-lm", "image-classification")
-Numbers = int | tuple[int, ...]
-Reals = float | tuple[float, ...]
+Task = Literal["causal-lm", "masked-lm", "image-classification"]
 
 
 @dataclass(frozen=True)
 class Data:
     """What a run trains on."""
 
-    task: str = required("causal-lm, masked-lm or image-classification")
+    task: Task = required("what is learned")
     train: tuple[str, ...] = required(
         "files and folders: text, jsonl, parquet, save_to_disk, images by class, idx"
     )
@@ -43,8 +40,6 @@ class Data:
     flip: bool = option(False, "mirror training images at random")
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise TrainError(f"data.task is {self.task!r}: choose one of {', '.join(TASKS)}.")
         if not self.train:
             raise TrainError("data.train is empty: name at least one file or folder.")
         for name, least in (
@@ -61,43 +56,6 @@ class Data:
         for name in ("eval_share", "mask_rate"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise TrainError(f"data.{name} is {getattr(self, name)}: give a share between 0 and 1.")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A phase program from one of the builders."""
-
-    kind: str = option("vcycle", "plain, vcycle, wcycle, fmg or stacking; not used where phases are listed")
-    steps: int = option(1000, "optimizer steps of the model itself")
-    init_steps: Numbers = option(0, "of these, steps before coarsening (E_a); or a list, one per level")
-    coarse_steps: Numbers | None = option(
-        None, "steps per visit of coarser levels, half by default; or a list"
-    )
-    stage_steps: tuple[int, ...] = option((), "stacking: steps per stage, the shallowest first")
-    depth: int = option(2, "blocks per group")
-    width: int = option(2, "neurons per group")
-    levels: int | None = option(None, "levels of a cycle; by default 2, and 3 for a W-cycle")
-    alpha: Reals = option(0.5, "weight of the refined program in interpolation; or a list, one per level")
-    lr: Reals | None = option(None, "peak learning rate; or a list, one per level")
-    pairing: str = option("adjacent", "adjacent, halves or similarity")
-    tied: str = option("exact", "exact or paper")
-    depth_mode: str = option("copy", "copy, scaled or identity")
-    axes: dict[str, Any] | None = option(None, "factors of single axes, by name")
-
-    def phases(self) -> list[Phase]:
-        """The phase program."""
-        if self.kind == "plain":
-            return plain(self.steps, lr=self.lr if isinstance(self.lr, float) else None)
-        if self.kind == "stacking":
-            return progressive_stacking(self.stage_steps, self.depth, self.lr, self.depth_mode)
-        builders = {"vcycle": vcycle, "wcycle": wcycle, "fmg": fmg}
-        if self.kind not in builders:
-            raise TrainError(f"recipe.kind is {self.kind!r}: choose plain, stacking, {', '.join(builders)}.")
-        left_out = ("kind", "stage_steps", "levels")
-        options = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in left_out}
-        if self.levels is not None:
-            options["levels"] = self.levels
-        return builders[self.kind](**options)
 
 
 _RECIPE, _SETTINGS = Recipe(), Settings()
@@ -123,7 +81,7 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain values, for the run's description."""
-        return dataclasses.asdict(self)
+        return table_of(self, whole=True)
 
 
 def load_config(path: Path, changes: Sequence[str] = ()) -> Config:

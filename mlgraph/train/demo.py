@@ -158,6 +158,6 @@ def _spelled(phases: Sequence[Phase]) -> str:
     def one(phase: Phase) -> str:
         if isinstance(phase, Train):
             return f"{phase.steps} steps"
-        return f"interpolate {phase.alpha:g}" if isinstance(phase, Interpolate) else kind_of(phase)
+        return f"interpolate {phase.operator.alpha}" if isinstance(phase, Interpolate) else kind_of(phase)
 
     return ", ".join(map(one, phases))

@@ -5,26 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
+from mlgraph.passes.options import option
 from mlgraph.train.engine.rates import Rate
 from mlgraph.train.errors import TrainError
-from mlgraph.train.fields import option
 
 # Per parameter name, the optimizer's tensors by key: exp_avg, exp_avg_sq, step, momentum_buffer, …
 OptimizerState: TypeAlias = dict[str, dict[str, torch.Tensor]]
 FIRST_MOMENTS = ("exp_avg", "momentum_buffer")
 SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
-KINDS = ("adamw", "sgd")
+Kind = Literal["adamw", "sgd"]
 
 
 @dataclass(frozen=True)
 class Optimizer:
     """The optimizer of a run: AdamW or SGD; each number is documented by its field's ``help``."""
 
-    kind: str = option("adamw", "adamw or sgd")
+    kind: Kind = option("adamw", "the method")
     lr: float = option(1e-3, "peak learning rate where a phase names none")
     weight_decay: float = option(0.01, "decay of parameters with two or more dims")
     betas: tuple[float, float] = option((0.9, 0.95), "AdamW's decay rates of the moments")
@@ -33,8 +33,9 @@ class Optimizer:
     nesterov: bool = option(False, "SGD with Nesterov's momentum")
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise TrainError(f"The optimizer {self.kind!r} is unknown: choose one of {', '.join(KINDS)}.")
+        if self.kind not in get_args(Kind):
+            listed = ", ".join(get_args(Kind))
+            raise TrainError(f"The optimizer {self.kind!r} is unknown: choose one of {listed}.")
         object.__setattr__(self, "betas", tuple(self.betas))
         for name in ("lr", "weight_decay", "eps", "momentum"):
             value = getattr(self, name)

@@ -1,23 +1,32 @@
 """A training run as data: a list of phases, and builders for the usual lists.
 
-A phase program is a list of ``Train``, ``Coarsen``, ``Refine`` and ``Interpolate``. The cycles are
-multigrid's; ``vcycle`` is the training scheme of Zou, Zhang & Deng, "A Multi-Level Framework for
-Accelerating Training Transformer Models" (ICLR 2024, arXiv 2404.07999), for any number of levels.
+A phase program is a list of ``Train``, ``Coarsen``, ``Refine``, ``Interpolate`` and ``Apply``; the last
+four hold passes. The cycles are multigrid's; ``vcycle`` is the training scheme of Zou, Zhang & Deng, "A
+Multi-Level Framework for Accelerating Training Transformer Models" (ICLR 2024, arXiv 2404.07999), for any
+number of levels.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import operator
+import operator as operators
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
+from mlgraph.errors import MlgraphError
+from mlgraph.passes import coalesce, decoalesce, interpolate
+from mlgraph.passes.base import Pass
+from mlgraph.passes.options import default_of, inline, option, required, table_of
+from mlgraph.passes.pipeline import Pipeline, parse_pipeline
 from mlgraph.train.errors import TrainError
 from mlgraph.train.schedule import Schedule
+from mlgraph.train.tables import build
 
-STATE_MODES = ("reset", "carry", "asymmetric")
+StateMode = Literal["reset", "carry", "asymmetric"]
+STATE_MODES: tuple[str, ...] = get_args(StateMode)
+_STATE = "what becomes of the optimizer state; nothing: as the run says"
 
 
 @dataclass(frozen=True)
@@ -28,9 +37,9 @@ class Train:
     the run's schedule and then spans this phase alone.
     """
 
-    steps: int
-    lr: float | None = None
-    schedule: Schedule | None = None
+    steps: int = required("optimizer steps")
+    lr: float | None = option(None, "peak learning rate; nothing: the run's")
+    schedule: Schedule | None = option(None, "a schedule over this phase alone; nothing: the run's")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", whole_steps(self.steps))
@@ -40,90 +49,137 @@ class Train:
             raise TrainError(f"Train(schedule={self.schedule!r}): give a mlgraph.train.Schedule.")
 
 
-@dataclass(frozen=True)
-class Coarsen:
-    """Go one level down: set the current program aside and coalesce it.
+class _Holder:
+    """What phases that hold passes share: they take a pass, or the options of their own kind of pass."""
 
-    ``depth``, ``width``, ``pairing``, ``tied`` and ``axes`` are those of ``mlgraph.coalesce``.
-    ``state`` says what becomes of the optimizer state (see ``STATE_MODES``; the run's when ``None``).
+    operator: Any
+    state: StateMode | None
+
+    def __init__(self, operator: Any = None, state: StateMode | None = None, **options: Any) -> None:
+        try:
+            held = self._held(operator, options)
+        except MlgraphError as error:
+            raise TrainError(f"{type(self).__name__}: {error}") from error
+        object.__setattr__(self, "operator", held)
+        object.__setattr__(self, "state", state)
+        if state is not None and state not in STATE_MODES:
+            raise TrainError(
+                f"Optimizer state mode {state!r} is unknown: choose one of {', '.join(STATE_MODES)}."
+            )
+
+    def _held(self, operator: Any, options: Mapping[str, Any]) -> Any:
+        default: Pass = default_of(dataclasses.fields(self)[0])  # type: ignore[arg-type]
+        if operator is None:
+            given = {name: value for name, value in options.items() if value is not None}
+            return type(default).from_options({**table_of(default, whole=True), **given})
+        passes = _passes(operator)
+        if options:
+            raise TrainError(f"give a pass or options, not {', '.join(options)} beside a pass.")
+        if len(passes) != 1 or passes[0].moves != default.moves:
+            way = "coarsens" if default.moves > 0 else "refines" if default.moves < 0 else "interpolates"
+            raise TrainError(f"{Pipeline(passes)} is not one pass that {way}: use Apply.")
+        return passes[0]
+
+
+def _passes(given: Any) -> tuple[Pass, ...]:
+    if isinstance(given, str):
+        return parse_pipeline(given).passes
+    passes = tuple(given) if isinstance(given, Pipeline | tuple | list) else (given,)
+    for one in passes:
+        if not isinstance(one, Pass):
+            raise TrainError(f"{one!r} is no pass: give one, as Coalesce(depth=2), or its string.")
+    return passes
+
+
+@dataclass(frozen=True, init=False)
+class Coarsen(_Holder):
+    """Go one level down: set the current program aside and coarsen it.
+
+    ``operator`` is the pass, as ``Coalesce(depth=2)``; its options may stand in its place, with depth and
+    width 2 where they are not given. ``state`` says what becomes of the optimizer state (see
+    ``STATE_MODES``; the run's when ``None``).
     """
 
-    depth: int = 2
-    width: int = 2
-    pairing: str = "adjacent"
-    tied: str = "exact"
-    axes: Mapping[str, Any] | None = None
-    state: str | None = None
-
-    def __post_init__(self) -> None:
-        _check_state(self.state)
+    operator: Pass = inline(coalesce.Coalesce(depth=2, width=2))
+    state: StateMode | None = option(None, _STATE)
 
 
-@dataclass(frozen=True)
-class Refine:
+@dataclass(frozen=True, init=False)
+class Refine(_Holder):
     """Go one level up by de-coalescing.
 
-    Without sizes the result has the architecture of the program that was coarsened; with ``depth``
-    or ``width`` the program is grown by those factors. ``depth_mode`` is ``copy``, ``scaled`` or
-    ``identity``, as in ``mlgraph.decoalesce``.
+    ``operator`` is the pass, or its options stand in its place. Without sizes the result has the
+    architecture of the program that was coarsened; with sizes the program is grown.
     """
 
-    depth: int | None = None
-    width: int | None = None
-    depth_mode: str = "copy"
-    state: str | None = None
+    operator: decoalesce.Decoalesce = inline(decoalesce.Decoalesce())
+    state: StateMode | None = option(None, _STATE)
 
-    def __post_init__(self) -> None:
-        _check_state(self.state)
-
-    @property
-    def grows(self) -> bool:
-        """Whether this makes a new architecture instead of going back to the parent's."""
-        return self.depth is not None or self.width is not None
+    def _held(self, operator: Any, options: Mapping[str, Any]) -> Any:
+        held = super()._held(operator, options)
+        if not isinstance(held, decoalesce.Decoalesce):
+            raise TrainError(f"{held} does not go back to a level: use Apply.")
+        return held
 
 
-@dataclass(frozen=True)
-class Interpolate:
+@dataclass(frozen=True, init=False)
+class Interpolate(_Holder):
     """Mix the refined program into the one set aside: ``(1 - alpha)·aside + alpha·refined``.
 
+    ``operator`` is the pass, a number or table that is its alpha, or its options stand in its place.
     Optimizer state, unless it is reset, is mixed alike.
     """
 
-    alpha: float = 0.5
-    state: str | None = None
+    operator: interpolate.Interpolate = inline(interpolate.Interpolate())
+    state: StateMode | None = option(None, _STATE)
 
-    def __post_init__(self) -> None:
-        _check_state(self.state)
-        if not 0.0 <= self.alpha <= 1.0:
-            raise TrainError(f"Interpolate(alpha={self.alpha}): alpha lies between 0 and 1.")
+    def _held(self, operator: Any, options: Mapping[str, Any]) -> Any:
+        if isinstance(operator, int | float | Mapping):
+            return super()._held(None, {"alpha": operator, **options})
+        return super()._held(operator, options)
 
 
-Phase: TypeAlias = Train | Coarsen | Refine | Interpolate
+@dataclass(frozen=True, init=False)
+class Apply(_Holder):
+    """Run any passes on the current program, as ``Apply("lemon{width=2}")``; nothing is set aside.
+
+    What was set aside before is no longer gone back to. Options of a single pass may follow its name.
+    """
+
+    operator: Pipeline = required("a pass, or several as a pipeline")
+    state: StateMode | None = option(None, _STATE)
+
+    def _held(self, operator: Any, options: Mapping[str, Any]) -> Any:
+        if operator is None:
+            raise TrainError("there is no pass: name one, as Apply('lemon').")
+        passes = _passes(operator)
+        if options and len(passes) > 1:
+            raise TrainError(f"options beside {len(passes)} passes fit none: write them in the pipeline.")
+        if options:
+            passes = (type(passes[0]).from_options({**passes[0].options(), **options}),)
+        return Pipeline(passes)
+
+
+Phase: TypeAlias = Train | Coarsen | Refine | Interpolate | Apply
 KINDS: dict[str, type[Any]] = {
     "train": Train,
     "coarsen": Coarsen,
     "refine": Refine,
     "interpolate": Interpolate,
+    "apply": Apply,
 }
 
 
 def whole_steps(steps: Any) -> int:
     """``steps`` as an int, whatever whole number it is."""
-    count = operator.index(steps) if hasattr(steps, "__index__") else -1
+    count = operators.index(steps) if hasattr(steps, "__index__") else -1
     if count < 0:
         raise TrainError(f"steps={steps}: give a whole number of steps, not negative.")
     return count
 
 
-def _check_state(state: str | None) -> None:
-    if state is not None and state not in STATE_MODES:
-        raise TrainError(
-            f"Optimizer state mode {state!r} is unknown: choose one of {', '.join(STATE_MODES)}."
-        )
-
-
 def kind_of(phase: Phase) -> str:
-    """The phase's name in files and tables: ``train``, ``coarsen``, ``refine`` or ``interpolate``."""
+    """The phase's name in files and tables: that of its class in lower case."""
     return type(phase).__name__.lower()
 
 
@@ -131,7 +187,8 @@ def levels_of(phases: Sequence[Phase]) -> list[int]:
     """The level at which each phase ends, counted from 1 for the user's model, coarser above."""
     level, levels = 1, []
     for phase in phases:
-        level += isinstance(phase, Coarsen) - isinstance(phase, Refine)
+        if not isinstance(phase, Train):
+            level += sum(operator.moves for operator in _passes(phase.operator))
         levels.append(level)
     return levels
 
@@ -148,7 +205,8 @@ def check_phases(phases: Sequence[Phase], has_parent: bool = False) -> None:
     for number, phase in enumerate(phases):
         if not isinstance(phase, Phase):
             raise TrainError(
-                f"Phase {number} is a {type(phase).__name__}: give Train, Coarsen, Refine or Interpolate."
+                f"Phase {number} is a {type(phase).__name__}: give Train, Coarsen, Refine, Interpolate or "
+                "Apply."
             )
         where = f"Phase {number} ({kind_of(phase)})"
         if isinstance(phase, Interpolate) and not refined:
@@ -158,45 +216,47 @@ def check_phases(phases: Sequence[Phase], has_parent: bool = False) -> None:
         refined = False
         if isinstance(phase, Coarsen):
             aside.append(True)
-        elif isinstance(phase, Refine) and not phase.grows:
+        elif isinstance(phase, Refine) and not phase.operator.grows:
             if not aside:
                 raise TrainError(
-                    f"{where} has no parent to go back to: coarsen first or give depth= or width=."
+                    f"{where} has no parent to go back to: coarsen first or give sizes to grow by."
                 )
             refined = aside.pop()
-        elif isinstance(phase, Refine):
+        elif isinstance(phase, Refine | Apply):
             aside.clear()
 
 
 def to_json(phases: Iterable[Phase]) -> list[dict[str, Any]]:
     """The phases as plain values, one mapping each, options at their defaults left out."""
-    return [_plain(phase, {"phase": kind_of(phase)}) for phase in phases]
+    return [{"phase": kind_of(phase), **_table(phase)} for phase in phases]
 
 
-def from_json(entries: Iterable[Mapping[str, Any]]) -> list[Phase]:
-    """The phases that ``to_json`` wrote; unknown kinds and options raise ``TrainError``."""
-    return [_phase(number, dict(entry)) for number, entry in enumerate(entries)]
+def from_json(listed: Iterable[Mapping[str, Any]]) -> list[Phase]:
+    """The phases that ``to_json`` wrote; unknown kinds and options raise ``TrainError``.
+
+    The options of the pass that a phase holds are keys of its table; ``pass`` gives another pass, or for
+    ``apply`` several, in the notation of pipelines.
+    """
+    return [_phase(number, dict(entry)) for number, entry in enumerate(listed)]
 
 
-def _plain(value: Any, into: dict[str, Any]) -> dict[str, Any]:
-    for field in dataclasses.fields(value):
-        item = getattr(value, field.name)
-        if item != field.default:
-            into[field.name] = _plain(item, {}) if isinstance(item, Schedule) else item
-    return into
+def _table(phase: Phase) -> dict[str, Any]:
+    if isinstance(phase, Train) or type(phase.operator) is type(default_of(dataclasses.fields(phase)[0])):
+        return table_of(phase)
+    state = {} if phase.state is None else {"state": phase.state}
+    return {"pass": str(phase.operator), **state}
 
 
 def _phase(number: int, entry: dict[str, Any]) -> Phase:
     kind = entry.pop("phase", None)
     if kind not in KINDS:
         raise TrainError(f"Phase {number} is of kind {kind!r}: set phase to one of {', '.join(KINDS)}.")
-    known = {field.name for field in dataclasses.fields(KINDS[kind])}
-    for name in entry:
-        if name not in known:
-            raise TrainError(
-                f"Phase {number} ({kind}) has no option {name!r}: it takes {', '.join(sorted(known))}."
-            )
-    if isinstance(entry.get("schedule"), Mapping):
-        entry["schedule"] = Schedule(**entry["schedule"])
-    phase: Phase = KINDS[kind](**entry)
+    made: type[Any] = KINDS[kind]
+    try:
+        if "pass" in entry or made is Apply:
+            phase: Phase = made(entry.pop("pass", None), **entry)
+        else:
+            phase = build(made, entry)
+    except MlgraphError as error:
+        raise TrainError(f"Phase {number} ({kind}): {error}") from error
     return phase

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from mlgraph.errors import suggestion
+from mlgraph.passes.options import option
 from mlgraph.train.errors import TrainError
-from mlgraph.train.fields import option
 
-KINDS = ("cosine", "wsd", "linear", "constant")
-SPANS = ("phase", "level", "run")
+Kind = Literal["cosine", "wsd", "linear", "constant"]
+Span = Literal["phase", "level", "run"]
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,17 @@ class Schedule:
     ``wsd`` (warmup, stable, decay) is the schedule of Hu et al., "MiniCPM" (arXiv 2404.06395).
     """
 
-    kind: str = option("cosine", "cosine, linear (straight down), wsd (warmup, stable, decay) or constant")
+    kind: Kind = option("cosine", "how the rate moves; wsd: warmup, stable, decay; linear: straight down")
     warmup: int = option(0, "steps of linear warmup at the start of the span")
     final: float = option(0.0, "factor of the peak rate at the end of the span")
     decay: float = option(0.2, "share of the span in which wsd decays")
-    over: str = option("level", "the span: each phase, all phases of a level, or the whole run")
+    over: Span = option("level", "the span: each phase, all phases of a level, or the whole run")
     rewarm: int = option(0, "steps of linear warmup after each change of level")
     rewarm_new: bool = option(False, "warm up again for new parameters alone")
 
     def __post_init__(self) -> None:
-        _check_choice("schedule kind", self.kind, KINDS)
-        _check_choice("schedule span", self.over, SPANS)
+        _check_choice("schedule kind", self.kind, get_args(Kind))
+        _check_choice("schedule span", self.over, get_args(Span))
         if self.warmup < 0 or self.rewarm < 0:
             raise TrainError("Schedule warmup and rewarm count steps: give numbers that are not negative.")
         if not 0.0 <= self.decay <= 1.0 or self.final < 0.0:

@@ -1,24 +1,24 @@
 """What a run may be told beside its phases and data."""
 
-# ruff: noqa: RUF009 -- option() and required() make fields
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
 from mlgraph.errors import suggestion
+from mlgraph.passes.options import option
 from mlgraph.train.errors import TrainError
-from mlgraph.train.fields import option
 from mlgraph.train.optimizer import Optimizer, OptimizerFactory
-from mlgraph.train.phases import STATE_MODES
+from mlgraph.train.phases import STATE_MODES, StateMode
 from mlgraph.train.schedule import Schedule
 
-PRECISIONS = ("no", "fp16", "bf16", "fp8")
+Precision = Literal["no", "fp16", "bf16", "fp8"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,11 @@ class Settings:
         "AdamW or SGD and its numbers; or a function of parameter groups",
     )
     schedule: Schedule = option(Schedule(), "how the learning rate moves")
-    optimizer_state: str = option(
-        "carry", "what a change of level does to optimizer state: reset, carry or asymmetric"
-    )
+    optimizer_state: StateMode = option("carry", "what a change of level does to optimizer state")
     seed: int = option(0, "seeds the order of the data and every random draw of the model")
     accumulate: int = option(1, "batches per optimizer step and process")
     clip: float | None = option(1.0, "largest norm of the gradient; nothing: no clipping")
-    mixed_precision: str | None = option(None, "no, bf16, fp16 or fp8; nothing: as accelerate was launched")
+    mixed_precision: Precision | None = option(None, "nothing: as accelerate was launched")
     compile: bool = option(False, "torch.compile the module of every level")
     fsdp: bool = option(False, "shard parameters, gradients and optimizer state over the processes (FSDP2)")
     eval_every: int = option(0, "steps between evaluations; 0: at the end of each training phase")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +14,36 @@ from hypothesis import strategies as st
 
 from mlgraph.cli.pass_options import command_line, runs
 from mlgraph.passes import Coalesce, Decoalesce
-from mlgraph.passes.options import OptionError, build, changed, entries, inline, option, reference
+from mlgraph.passes.options import OptionError, build, entries, inline, option, reference, table_of
 from mlgraph.passes.registry import PASSES, load_pass
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def declarations(name: str) -> Iterator[str]:
+    """Where a field, or a function's parameter with a default, is called ``name``."""
+    for folder in ("mlgraph", "passes", "cli"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+                if isinstance(node, ast.ClassDef):
+                    fields = [item.target for item in node.body if isinstance(item, ast.AnnAssign)]
+                    yield from (
+                        place for target in fields if isinstance(target, ast.Name) and target.id == name
+                    )
+                elif isinstance(node, ast.FunctionDef):
+                    plain = node.args.args[len(node.args.args) - len(node.args.defaults) :]
+                    keyword = [
+                        a
+                        for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+                        if d is not None
+                    ]
+                    yield from (place for argument in (*plain, *keyword) if argument.arg == name)
+
+
+@pytest.mark.parametrize("name", ["pairing"])
+def test_an_option_is_declared_once(name):
+    assert len(list(declarations(name))) == 1
 
 
 @pytest.mark.parametrize("name", PASSES)
@@ -60,7 +91,7 @@ def test_a_command_line_gives_the_pass_that_it_was_written_from(request_):
 
 @given(requests)
 def test_a_table_gives_what_it_was_written_from(request_):
-    assert build(type(request_), changed(request_)) == request_
+    assert build(type(request_), table_of(request_)) == request_
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +110,7 @@ class Outer:
 def test_what_stands_inline_is_read_from_the_table_around_it():
     assert build(Outer, {"steps": 1, "size": 5, "only": {"name": "z"}}) == Outer(1, Inner(5), Inner(name="z"))
     assert build(Outer, {"name": "q"}) == Outer(inner=Inner(2, "q"))
-    assert changed(Outer(inner=Inner(2, "q"))) == {"name": "q"}
+    assert table_of(Outer(inner=Inner(2, "q"))) == {"name": "q"}
     assert [(line.name, line.default) for line in reference(Outer)] == [
         ("steps", "3"),
         ("size", "2"),
@@ -92,7 +123,7 @@ def test_what_stands_inline_is_read_from_the_table_around_it():
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"stepz": 1}, "There is no field 'stepz'; did you mean 'steps'?"),
+        ({"stepz": 1}, "There is no field 'stepz': did you mean 'steps'?"),
         ({"size": 0}, "The field 'size' must be at least 1, not 0."),
         ({"size": "two"}, "The field 'size' is 'two': give a whole number."),
         ({"only": {"size": True}}, "The field 'only.size' is True: give a whole number."),

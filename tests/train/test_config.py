@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from mlgraph.passes.options import reference
 from mlgraph.train import Coarsen, Refine, Train, TrainError, progressive_stacking, vcycle
 from mlgraph.train.config import Config, load_config
-from mlgraph.train.fields import reference
+from mlgraph.train.engine.checkpoint import differences
 
 MINIMAL = """
 model = "hf:gpt.json"
@@ -66,12 +68,12 @@ def test_other_recipes_and_listed_phases(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (MINIMAL + "[recipe]\nstepz = 3", r"'recipe.stepz': did you mean 'steps'\?"),
+        (MINIMAL + "[recipe]\nstepz = 3", "'recipe.stepz': did you mean 'steps'"),
         (MINIMAL + "[run.optimizer]\nlearning_rate = 3", r"no field 'run.optimizer.learning_rate'"),
-        (MINIMAL + "[recipe]\nsteps = 'many'", "'recipe.steps' is 'many': give an integer"),
+        (MINIMAL + "[recipe]\nsteps = 'many'", "'recipe.steps' is 'many': give a whole number"),
         (MINIMAL + "[recipe]\nalpha = true", "'recipe.alpha' is True: give a number or a list"),
         (MINIMAL + "[run]\nclip = [1]", "'run.clip'"),
-        (MINIMAL.replace("causal-lm", "translation"), "data.task is 'translation': choose one of causal-lm"),
+        (MINIMAL.replace("causal-lm", "translation"), "'data.task' is 'translation': give one of causal-lm"),
         (MINIMAL.replace('out = "runs/a"', ""), "'out' is missing"),
         (MINIMAL + "[run.optimizer]\nbetas = [0.9]", "'run.optimizer.betas' is .0.9.: give a list of 2"),
         ("model = ", "cannot be read"),
@@ -121,3 +123,53 @@ def test_every_field_is_documented() -> None:
         "run.schedule.rewarm_new",
         "run.clip",
     } <= names
+
+
+# run.json of a configuration that the version before recipes held passes wrote.
+BEFORE = {
+    "model": "hf:gpt.json",
+    "out": "runs/a",
+    "data": {
+        "task": "causal-lm",
+        "train": ["text.txt"],
+        "eval": [],
+        "eval_share": 0.05,
+        "batch": 16,
+        "eval_batch": 64,
+        "workers": 0,
+        "field": "text",
+        "tokenizer": None,
+        "sequence": 128,
+        "mask_rate": 0.15,
+        "image_size": 224,
+        "channels": 3,
+        "flip": False,
+    },
+    "trust": False,
+    "recipe": {
+        "kind": "vcycle",
+        "steps": 1000,
+        "init_steps": 0,
+        "coarse_steps": None,
+        "stage_steps": [],
+        "depth": 2,
+        "width": 2,
+        "levels": None,
+        "alpha": 0.5,
+        "lr": None,
+        "pairing": "adjacent",
+        "tied": "exact",
+        "depth_mode": "copy",
+        "axes": None,
+    },
+    "phases": [],
+}
+
+
+def test_a_run_of_the_version_before_goes_on(tmp_path: Path) -> None:
+    config = _load(tmp_path, MINIMAL).to_json()
+    del config["run"]
+    now = json.loads(json.dumps(config))
+    assert list(differences(BEFORE, now)) == []
+    other = json.loads(json.dumps(_load(tmp_path, MINIMAL, "recipe.freeze=['mlp']").to_json()["recipe"]))
+    assert [name for name, _, _ in differences(BEFORE["recipe"], other)] == ["freeze"]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mlgraph.train import (
+    Apply,
     Coarsen,
     Interpolate,
     Optimizer,
@@ -45,14 +46,13 @@ def refused(message: str, phases: Any = CYCLE, data: Any = None, model: Any = No
     ("phases", "message"),
     [
         (Train(3), "phases is a Train: give a list"),
-        ([Train(2), 3], "Phase 1 is a int: give Train, Coarsen, Refine or Interpolate"),
+        ([Train(2), 3], "Phase 1 is a int: give Train, Coarsen, Refine, Interpolate or Apply"),
         ("vcycle", "Phase 0 is a str"),
         ([Train(2), Coarsen(width=3)], r"Phase 1 \(coarsen\) cannot be done: axis .*3 does not divide"),
         ([Train(2), Coarsen(depth=3)], r"Phase 1 \(coarsen\).*4 blocks, which 3 does not divide"),
         ([Train(2), Coarsen(axes={"nothing": 2})], r"Phase 1 \(coarsen\).*nothing"),
-        ([Train(2), Coarsen(pairing="random")], r"Phase 1 \(coarsen\).*'pairing'.*'random'"),
-        ([Train(2), Coarsen(), Train(2), Refine(depth_mode="none")], r"Phase 3 \(refine\).*depth_mode"),
-        ([Train(2), Refine(width=0)], r"Phase 1 \(refine\)"),
+        ([Train(2), Apply("stack;aki{axes={nothing=2}}")], r"Phase 1 \(apply\).*nothing"),
+        ([Train(2), Coarsen(), Apply("stack"), Refine()], r"Phase 3 \(refine\) has no parent"),
         (vcycle(4, 1, 2, levels=4), r"Phase 5 \(coarsen\).*no chain of repeated blocks"),
     ],
 )
@@ -100,7 +100,7 @@ def test_options(options: dict[str, Any], message: str) -> None:
         (lambda: Train(2.5), "steps=2.5"),  # type: ignore[arg-type]
         (lambda: Train(2, lr=-1.0), "lr=-1.0"),
         (lambda: Train(2, schedule="cosine"), "schedule"),  # type: ignore[arg-type]
-        (lambda: vcycle(-3), "steps=-3"),
+        (lambda: vcycle(-3), ".steps. must be at least 0, not -3"),
         (lambda: progressive_stacking([]), "stage_steps is empty"),
         (lambda: Schedule(warmup=-1), "warmup"),
     ],

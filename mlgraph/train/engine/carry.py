@@ -8,7 +8,7 @@ is the coarse one's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Literal
@@ -23,6 +23,7 @@ from mlgraph.rewrite.depth.restack import restack
 from mlgraph.rewrite.grouping import Grouping, Groupings
 from mlgraph.rewrite.plan import plan_down, plan_up
 from mlgraph.rewrite.transfer import Kind, TensorTransfer
+from mlgraph.train.errors import TrainError
 from mlgraph.train.optimizer import FIRST_MOMENTS, SECOND_MOMENTS, OptimizerState
 
 
@@ -94,6 +95,42 @@ def _of_grown(lineage: Lineage, depth_mode: str) -> dict[str, Counterpart]:
 def new_parameters(program: Program) -> frozenset[str]:
     """Fine parameters that are copies of others: those of all blocks of a group but its first."""
     return frozenset(name for name, found in counterparts(program).items() if found.rank > 0)
+
+
+def steps_between(before: Program, after: Program, operation: str) -> list[Program]:
+    """The programs by whose lineage ``after`` was made of ``before``, in order, ``after`` the last.
+
+    Raises:
+        TrainError: it was not made of it, but is a program that ``before`` itself was made of.
+    """
+    chain = list(_ancestry(after))
+    count = len(chain) - len(list(_ancestry(before)))
+    if count < 0 or (count == 0 and _shapes(before) != _shapes(after)):
+        raise TrainError(f"{operation} does not make a new level of {before.name}: use Refine to go back.")
+    return chain[:count][::-1]
+
+
+def _ancestry(program: Program) -> Iterator[Program]:
+    while program.lineage is not None:
+        yield program
+        program = program.lineage.parent
+
+
+def _shapes(program: Program) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in program.tensors.meta().items()}
+
+
+def own_state_map(program: Program, mode: str) -> Callable[[OptimizerState], OptimizerState]:
+    """How optimizer state moves to ``program`` from the one that it was made of, down or up."""
+    assert program.lineage is not None, "a program without lineage was made of none"
+    lineage = program.lineage
+    return state_map(program, lineage.direction, mode, str(lineage.options.get("depth_mode", "copy")))
+
+
+def new_after(program: Program, new: frozenset[str]) -> frozenset[str]:
+    """The parameters that are new in ``program``: copies made by its last step, and those of ``new`` ones."""
+    found = counterparts(program)
+    return frozenset(name for name, own in found.items() if own.rank > 0 or own.coarse in new)
 
 
 def state_map(

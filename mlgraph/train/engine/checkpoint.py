@@ -217,8 +217,15 @@ def differences(before: Any, after: Any, name: str = "") -> Iterator[tuple[str, 
     elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
         for index, (old, new) in enumerate(zip(before, after, strict=True)):
             yield from differences(old, new, f"{name}[{index}]")
-    elif before != after or type(before) is not type(after):
+    elif _is_nothing(before) and _is_nothing(after):
+        return
+    elif before != after or isinstance(before, bool) is not isinstance(after, bool):
         yield name, _shown(before), _shown(after)
+
+
+def _is_nothing(value: Any) -> bool:
+    """Whether an option was not there, or there and empty: which of both may differ between versions."""
+    return value is _ABSENT or value is None or value in ([], {})
 
 
 def _shown(value: Any) -> str:

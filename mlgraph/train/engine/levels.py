@@ -8,11 +8,18 @@ from dataclasses import dataclass, field
 
 import torch
 
+from mlgraph.passes.interpolate import weights
 from mlgraph.program import Program
-from mlgraph.train.engine.carry import new_parameters, state_map
+from mlgraph.train.engine.carry import (
+    new_after,
+    new_parameters,
+    own_state_map,
+    state_map,
+    steps_between,
+)
 from mlgraph.train.errors import TrainError
 from mlgraph.train.optimizer import OptimizerState
-from mlgraph.train.phases import Coarsen, Interpolate, Phase, Refine, Train
+from mlgraph.train.phases import Apply, Coarsen, Interpolate, Phase, Refine, Train
 
 StateMap = Callable[[OptimizerState], OptimizerState]
 SetAside = Callable[[str, Program, bool], Callable[[], OptimizerState]]
@@ -84,22 +91,20 @@ def change_level(
                     phases[number + 1 - first], Interpolate
                 )
                 change = _refine(change, phase, number, mode_here)
-                if not phase.grows and not mixed and change.level.aside:
+                if not phase.operator.grows and not mixed and change.level.aside:
                     change = _into_aside(change, change.level.program)
             case Interpolate():
                 change = _interpolate(change, phase, mode_here)
+            case Apply():
+                change = _apply(change, phase, number, mode_here)
             case Train():
                 raise TrainError(f"Phase {number} trains: it changes no level.")
     return change
 
 
 def _coarsen(change: LevelChange, phase: Coarsen, number: int, mode: str, set_aside: SetAside) -> LevelChange:
-    from mlgraph.passes.coalesce import coalesce
-
     fine, level = change.level.program, change.level
-    coarse = coalesce(
-        fine, depth=phase.depth, width=phase.width, pairing=phase.pairing, tied=phase.tied, axes=phase.axes
-    )
+    coarse = phase.operator(fine)
     name = f"aside-{number:04d}"
     aside = Aside(name, fine, level.architecture, set_aside(name, fine, mode != "reset"))
     below = Level(coarse, f"{number:04d}", (*level.aside, aside))
@@ -107,27 +112,36 @@ def _coarsen(change: LevelChange, phase: Coarsen, number: int, mode: str, set_as
 
 
 def _refine(change: LevelChange, phase: Refine, number: int, mode: str) -> LevelChange:
-    from mlgraph.passes.decoalesce import decoalesce
-
     coarse, level = change.level.program, change.level
-    fine = decoalesce(coarse, depth=phase.depth, width=phase.width, depth_mode=phase.depth_mode)
+    fine, grows = phase.operator(coarse), phase.operator.grows
     # Going back up, the transfers are those by which the coarse program was made; growing, those of the
     # new one.
-    transfers = fine if phase.grows else coarse
-    above = Level(fine, f"{number:04d}", () if phase.grows else level.aside, new_parameters(transfers))
-    return LevelChange(above, (*change.maps, state_map(transfers, "up", mode, phase.depth_mode)))
+    transfers = fine if grows else coarse
+    above = Level(fine, f"{number:04d}", () if grows else level.aside, new_parameters(transfers))
+    return LevelChange(above, (*change.maps, state_map(transfers, "up", mode, phase.operator.depth_mode)))
+
+
+def _apply(change: LevelChange, phase: Apply, number: int, mode: str) -> LevelChange:
+    program, maps, new = change.level.program, list(change.maps), change.level.new
+    for operator in phase.operator:
+        made = operator(program)
+        steps = steps_between(program, made, str(operator))
+        maps += [own_state_map(step, mode) for step in steps]
+        for step in steps:
+            new = new_after(step, new)
+        program = made
+    return LevelChange(Level(program, f"{number:04d}", (), new), tuple(maps))
 
 
 def _interpolate(change: LevelChange, phase: Interpolate, mode: str) -> LevelChange:
-    from mlgraph.passes.interpolate import interpolate
-
     if not change.level.aside:
         raise TrainError("Interpolate has no program set aside to mix with: coarsen before you refine.")
     aside = change.level.aside[-1]
-    mixed = _into_aside(change, interpolate(aside.program, change.level.program, alpha=phase.alpha))
+    mixed = _into_aside(change, phase.operator(aside.program, change.level.program))
+    alpha = weights(aside.program, phase.operator.alpha)
 
     def mix(state: OptimizerState) -> OptimizerState:
-        return {} if mode == "reset" else mix_state(aside.state(), state, phase.alpha)
+        return {} if mode == "reset" else mix_state(aside.state(), state, alpha)
 
     return dataclasses.replace(mixed, maps=(*mixed.maps, mix))
 
@@ -147,9 +161,11 @@ def _into_aside(change: LevelChange, program: Program) -> LevelChange:
 def mix_state(
     first: Mapping[str, Mapping[str, torch.Tensor]],
     second: Mapping[str, Mapping[str, torch.Tensor]],
-    alpha: float,
+    alpha: Callable[[str], float],
 ) -> OptimizerState:
-    """``(1 - alpha)·first + alpha·second`` of optimizer state; step counts become the larger one.
+    """``(1 - alpha)·first + alpha·second`` of optimizer state, ``alpha`` by parameter name.
+
+    Step counts become the larger one.
 
     Where one side has no state for a parameter, as before any training, the other's is taken.
     """
@@ -159,7 +175,7 @@ def mix_state(
         mixed[name] = {
             key: torch.maximum(ours[key], theirs[key])
             if ours[key].ndim == 0
-            else _lerp(ours[key], theirs[key], alpha)
+            else _lerp(ours[key], theirs[key], alpha(name))
             for key in ours
             if key in theirs
         }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mlgraph.errors import MlgraphError
 from mlgraph.program import Program
 from mlgraph.train.errors import TrainError
-from mlgraph.train.phases import Coarsen, Phase, Refine, Train, check_phases, kind_of
+from mlgraph.train.phases import Apply, Coarsen, Phase, Refine, Train, check_phases, kind_of
 
 
 def rehearse(program: Program, phases: Sequence[Phase]) -> None:
@@ -23,27 +23,19 @@ def rehearse(program: Program, phases: Sequence[Phase]) -> None:
         try:
             if isinstance(phase, Coarsen):
                 above.append(here)
-                here = _coarse(here, phase)
+                here = phase.operator.on_shapes(here)
             elif isinstance(phase, Refine):
                 here = _fine(here, phase, above)
+            elif isinstance(phase, Apply):
+                above.clear()
+                for operator in phase.operator:
+                    here = operator.on_shapes(here)
         except MlgraphError as error:
             raise TrainError(f"Phase {number} ({kind_of(phase)}) cannot be done: {error}") from error
 
 
-def _coarse(program: Program, phase: Coarsen) -> Program:
-    from mlgraph.passes.coalesce import coalesce
-
-    # Groups of like weights have the sizes of groups of neighbours, and shapes have no weights to compare.
-    pairing = "adjacent" if phase.pairing == "similarity" else phase.pairing
-    return coalesce(
-        program, depth=phase.depth, width=phase.width, pairing=pairing, tied=phase.tied, axes=phase.axes
-    )
-
-
 def _fine(program: Program, phase: Refine, above: list[Program]) -> Program:
-    from mlgraph.passes.decoalesce import decoalesce
-
-    fine = decoalesce(program, depth=phase.depth, width=phase.width, depth_mode=phase.depth_mode)
-    if phase.grows:
+    fine = phase.operator.on_shapes(program)
+    if phase.operator.grows:
         above.clear()
     return above.pop() if above else fine

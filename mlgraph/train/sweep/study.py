@@ -1,10 +1,8 @@
 """A study as a TOML file describes it."""
 
-# ruff: noqa: RUF009 -- option() and required() make fields
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -12,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlgraph.passes.options import option, required
 from mlgraph.train.config import Config
 from mlgraph.train.errors import TrainError
-from mlgraph.train.fields import build, option, required
+from mlgraph.train.tables import build
 
 STEPS = ("recipe.steps", "recipe.init_steps", "recipe.coarse_steps", "recipe.stage_steps")
 """Fields that count steps of the phase program."""
@@ -105,7 +104,7 @@ class Study:
         """The settings of an arm that the search tries: a draw without repetition, the same every time."""
         tuned = self.every_arm[arm].tune or {}
         for name, values in tuned.items():
-            if not isinstance(values, list) or not values:
+            if not isinstance(values, list | tuple) or not values:
                 raise TrainError(f"arms.{arm}.tune has {name} = {values!r}: give the list of values to try.")
         sizes = [len(values) for values in tuned.values()]
         product = math.prod(sizes)
@@ -163,7 +162,7 @@ def _place(table: dict[str, Any], name: str, value: Any) -> None:
 
 def _shorten(table: dict[str, Any], share: float) -> None:
     """Make a run shorter: every count of steps that the table holds, so that its shape stays."""
-    plain = dataclasses.asdict(build(Config, table))
+    plain = build(Config, table).to_json()
     for name in (*STEPS, *PACE):
         value: Any = plain
         for section in name.split("."):

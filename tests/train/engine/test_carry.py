@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlgraph
+from mlgraph.passes.registry import PASSES, load_pass
 from mlgraph.program import Program
-from mlgraph.train import Coarsen, Interpolate, Optimizer, Refine, Schedule, Train, run, vcycle
+from mlgraph.train import (
+    Apply,
+    Coarsen,
+    Interpolate,
+    Optimizer,
+    Refine,
+    Schedule,
+    Train,
+    TrainError,
+    run,
+    vcycle,
+)
 from mlgraph.train.engine.carry import counterparts, first_copies, new_parameters, state_map
 from mlgraph.train.engine.levels import Level, change_level, mix_state
 from mlgraph.train.engine.optimizer_state import write_state
@@ -126,7 +141,7 @@ def test_reset_drops_everything() -> None:
 def test_mixing_is_linear_and_keeps_the_larger_step(alpha: float) -> None:
     first = {"w": {"exp_avg": torch.tensor([1.0, 2.0]), "step": torch.tensor(3.0)}}
     second = {"w": {"exp_avg": torch.tensor([5.0, 0.0]), "step": torch.tensor(9.0)}}
-    mixed = mix_state(first, second, alpha)["w"]
+    mixed = mix_state(first, second, lambda name: alpha)["w"]
     torch.testing.assert_close(
         mixed["exp_avg"], (1 - alpha) * torch.tensor([1.0, 2.0]) + alpha * torch.tensor([5.0, 0.0])
     )
@@ -146,7 +161,7 @@ def test_state_is_placed_in_one_order_in_all_processes() -> None:
 
 def test_state_that_one_side_lacks_is_the_others() -> None:
     second = {"w": {"exp_avg": torch.ones(2), "step": torch.tensor(9.0)}}
-    assert torch.equal(mix_state({}, second, 0.25)["w"]["exp_avg"], torch.ones(2))
+    assert torch.equal(mix_state({}, second, lambda name: 0.25)["w"]["exp_avg"], torch.ones(2))
 
 
 def _aside(name: str, of: Program, keeps: bool) -> Callable[[], OptimizerState]:
@@ -185,6 +200,54 @@ def test_a_cycle_trains_in_every_mode(kind: str, mode: str) -> None:
     losses = [record["loss"] for record in result.history if "loss" in record]
     assert losses[-1] < 0.8 * losses[0]
     assert {record["level"] for record in result.history} == {1, 2}
+
+
+def test_state_follows_passes_that_are_applied_one_after_another() -> None:
+    model = program()
+    exact = {name: tensor.detach().double() for name, tensor in model.tensors.items()}
+    model = model.replace(tensors=model.tensors.replace(exact))
+    change = change_level(Level(model), [Apply("net2net{width=1,axes={mlp=2}};fpi")], 0, "carry", _aside)
+    _check_equal(change.state(_moments(_gradients(model))), _moments(_gradients(change.level.program)))
+
+
+def test_what_a_copied_copy_is_stays_new() -> None:
+    change = change_level(Level(program(depth=2)), [Apply("stack;fpi")], 0, "carry", _aside)
+    blocks = {name.split(".")[1] for name in change.level.new}
+    assert blocks == {"2", "3"}
+
+
+def test_a_pass_that_goes_back_is_no_apply() -> None:
+    coarse = mlgraph.coalesce(program(), width=2)
+    with pytest.raises(TrainError, match="decoalesce does not make a new level of .*: use Refine"):
+        change_level(Level(coarse), [Apply("decoalesce")], 0, "carry", _aside)
+
+
+@pytest.mark.parametrize("name", sorted(PASSES.keys() - {"decoalesce", "interpolate"}))
+def test_every_pass_is_a_phase(name: str) -> None:
+    phases = [Train(2), Apply(name), Train(2)]
+    result = run(program(depth=2), phases, points(), None, cross_entropy, log_every=1)
+    made = load_pass(name)()(program(depth=2))
+    assert result.program.num_parameters() == made.num_parameters()
+    assert [r["changed"] for r in result.history if "changed" in r] == [["apply"]]
+
+
+def test_a_run_goes_on_behind_a_pass_that_was_applied(tmp_path: Path) -> None:
+    phases = [Train(2), Apply("lemon{width=2,depth=2}"), Train(4)]
+
+    def trained(data: Any, **options: Any) -> Program:
+        return run(program(depth=2), phases, data, None, cross_entropy, **options).program
+
+    class Stopping(list[Any]):
+        def __iter__(self) -> Any:
+            for number, batch in enumerate(super().__iter__()):
+                if number == 4:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+    with pytest.raises(SystemExit):
+        trained(Stopping(points()), out_dir=tmp_path / "run")
+    whole, resumed = trained(points()), trained(points(), out_dir=tmp_path / "run")
+    assert all(torch.equal(whole.tensors[name], resumed.tensors[name]) for name in whole.tensors)
 
 
 def test_programs_grow_during_a_run() -> None:

@@ -19,11 +19,11 @@ from torch import nn
 import mlgraph
 from mlgraph.program import Program
 from mlgraph.train.errors import TrainError
-from mlgraph.train.fields import build
 from mlgraph.train.sweep import sweep as module
 from mlgraph.train.sweep.folder import StudyFolder
 from mlgraph.train.sweep.study import Study
 from mlgraph.train.sweep.sweep import sweep
+from mlgraph.train.tables import build
 
 
 class Tiny(nn.Module):

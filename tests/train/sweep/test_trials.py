@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from mlgraph.train.errors import TrainError
-from mlgraph.train.fields import build
 from mlgraph.train.sweep.study import Study, load_study
 from mlgraph.train.sweep.table import markdown, tabulate
 from mlgraph.train.sweep.trials import Outcome, Trial, best, needed
+from mlgraph.train.tables import build
 
 TABLE: dict[str, Any] = {
     "out": "study",
