@@ -12,9 +12,15 @@ from mlgraph.cli.options import DryRun, Dtype, Json, Loss, Out, ShardSize, Sourc
 
 def command(
     pipeline: Annotated[
-        str, typer.Argument(metavar="PIPELINE", help='Passes, as "coalesce{width=2};…".', show_default=False)
-    ],
-    source: Source,
+        str | None,
+        typer.Argument(metavar="PIPELINE", help='Passes, as "coalesce{width=2};…".', show_default=False),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Argument(metavar="SOURCE", help="The model.", show_default=False)
+    ] = None,
+    passes: Annotated[
+        bool, typer.Option("--passes", help="List every pass with its options and exit.")
+    ] = False,
     out: Out = None,
     dry_run: DryRun = False,
     dtype: Dtype = None,
@@ -27,19 +33,30 @@ def command(
 
     For example: mlgraph apply "coalesce{depth=2,width=2};decoalesce" bert -o regrown
     """
+    from mlgraph.inspect.text.console import show, show_json
+
+    if passes:
+        from mlgraph.cli.render.training import fields, fields_json
+        from mlgraph.passes.options import reference
+        from mlgraph.passes.registry import PASSES, load_pass
+
+        listed = [line for name in PASSES for line in reference(load_pass(name), name)]
+        show_json(fields_json(listed)) if json else show(*fields(listed))
+        return
+    if pipeline is None or source is None:
+        raise typer.BadParameter("name a pipeline and a model, or give --passes to see what there is")
     from mlgraph.cli.checks import require_numbers
     from mlgraph.cli.coarsen import new_notes
     from mlgraph.cli.results import default_output, open_program, status, write_program
     from mlgraph.inspect.summary import summarize
     from mlgraph.inspect.text import comparison as render
-    from mlgraph.inspect.text.console import show, show_json
     from mlgraph.passes.pipeline import parse_pipeline
 
-    passes = parse_pipeline(pipeline)
+    operator = parse_pipeline(pipeline)
     program = open_program(source, trust=trust, loss=loss)
     require_numbers(program)
-    with status(f"applying {passes}"):
-        result = passes(program)
+    with status(f"applying {operator}"):
+        result = operator(program)
     before, after = summarize(program), summarize(result)
     written = None
     if not dry_run:
@@ -50,7 +67,7 @@ def command(
         show_json(
             {
                 "source": source,
-                "pipeline": str(passes),
+                "pipeline": str(operator),
                 "out": str(written.path) if written else None,
                 "form": written.form if written else None,
                 "before": asdict(before),

@@ -320,3 +320,12 @@ def test_a_timm_model_gives_the_call_that_loads_it(cli, tmp_path):
     )
     assert model.embed_dim == 12
     assert len(model.blocks) == 2
+
+
+def test_every_option_of_every_pass_is_listed(cli):
+    told = {entry["name"]: entry for entry in cli("apply", "--passes", "--json").json}
+    assert told["coalesce.pairing"]["type"] == "one of adjacent, halves, similarity"
+    assert told["lemon.width"]["default"] == "2.0"
+    assert all(entry["help"] for entry in told.values())
+    assert "coalesce.pairing" in cli("apply", "--passes").out
+    assert cli("apply").code == 2
