@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import DryRun, Dtype, Json, Loss, Out, ShardSize, Source, Trust
+from mlgraph.cli.options import DryRun, Dtype, Json, Loss, Out, ShardSize, Trust
 
 
 def command(
@@ -36,12 +36,9 @@ def command(
     from mlgraph.inspect.text.console import show, show_json
 
     if passes:
-        from mlgraph.cli.render.training import fields, fields_json
-        from mlgraph.passes.options import reference
-        from mlgraph.passes.registry import PASSES, load_pass
+        from mlgraph.cli.render import passes as rendered
 
-        listed = [line for name in PASSES for line in reference(load_pass(name), name)]
-        show_json(fields_json(listed)) if json else show(*fields(listed))
+        show_json(rendered.listed_json()) if json else show(*rendered.listed())
         return
     if pipeline is None or source is None:
         raise typer.BadParameter("name a pipeline and a model, or give --passes to see what there is")

@@ -134,7 +134,7 @@ def test_a_loss_outside_of_the_curve_bounds_the_saving(loss, bound, value):
         ({"seeds": []}, "seeds is empty: give at least one."),
         (
             {"arms": {"one": {"baseline": True, "set": {"recipe.stepz": 3}}}},
-            "arms.one: There is no field 'recipe.stepz'; did you mean 'steps'",
+            "arms.one: There is no field 'recipe.stepz': did you mean 'steps'?",
         ),
         (
             {"arms": {"one": {"baseline": True, "tune": {"recipe.steps": 3}}}},
