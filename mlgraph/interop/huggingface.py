@@ -18,7 +18,9 @@ from mlgraph.files import Progress, atomic_directory, file_errors, write_text
 from mlgraph.interop.directory import is_large
 from mlgraph.interop.fitting.fit import Fit, Fitter, NotExpressible
 from mlgraph.interop.hollow import configuration, hollow, on_meta
+from mlgraph.interop.model_card import CARD, write_card
 from mlgraph.interop.same_outputs import check_outputs, main_dtype
+from mlgraph.interop.sentence_transformers import carry_modules
 from mlgraph.interop.weights import DirectoryTensors, Rescale
 from mlgraph.program import HuggingFaceOrigin, Program
 from mlgraph.storage.container import Shapes
@@ -52,8 +54,9 @@ _WEIGHTS = (
     ".index.json",
     ".ot",
 )
-# modules.json points to folders that tell of the old sizes; sentence-transformers can do without it.
-_LEFT = {"config.json", SKELETON, ".gitattributes", "README.md", "training_args.bin", "modules.json"}
+# What tells of the old sizes or weights, or is written anew.
+_LEFT = {"config.json", SKELETON, ".gitattributes", CARD, "training_args.bin", "modules.json"}
+_SILENT = {"config.json", SKELETON, "modules.json", CARD}
 
 _TOKENIZER = (
     "tokenizer*",
@@ -178,7 +181,12 @@ def save_huggingface(
     settings = {**fit.settings, "dtype": str(dtype or main_dtype(light)).removeprefix("torch.")}
     notes: list[str] = []
     with atomic_directory(directory) as folder:
-        _copy_companions(source_dir or _origin(program).path, folder, with_tokenizer=not tokenizer_dir)
+        given = source_dir or _origin(program).path
+        source = Path(given) if given and Path(given).is_dir() else None
+        if source is not None:
+            notes += carry_modules(source, folder, program)
+            notes += _copy_companions(source, folder, with_tokenizer=not tokenizer_dir)
+        write_card(program, folder, source, tuple(map(str, fit.changes)))
         if tokenizer_dir:
             copy_tokenizer(tokenizer_dir, folder)
         _write_config(program, settings, folder)
@@ -308,16 +316,19 @@ def _write_skeleton(light: Program, fit: Fit, settings: Mapping[str, Any], folde
     save(light.replace(origin=origin), folder / SKELETON)
 
 
-def _copy_companions(source: Any, folder: Path, with_tokenizer: bool) -> None:
+def _copy_companions(source: Path, folder: Path, with_tokenizer: bool) -> list[str]:
     """Copy what belongs to the model and is neither weights nor config: tokenizer, processor, generation
-    files.
+    files. Returns a note that names what was left out.
     """
-    if not source or not Path(source).is_dir():
-        return
-    for file in sorted(Path(source).iterdir()):
+    left = []
+    for file in sorted(source.iterdir()):
         belongs = file.name not in _LEFT and not file.name.endswith(_WEIGHTS)
-        if belongs and (with_tokenizer or not _is_of_tokenizer(file)):
+        if belongs and file.is_file() and (with_tokenizer or not _is_of_tokenizer(file)):
             _copy(file, folder)
+        elif file.name not in _SILENT and not (folder / file.name).exists() and not file.name.startswith("."):
+            left.append(f"{file.name}/" if file.is_dir() else file.name)
+    kept_weights = [name for name in left if not name.endswith(_WEIGHTS)]
+    return [f"left out of the directory: {', '.join(kept_weights)}"] if kept_weights else []
 
 
 def copy_tokenizer(source: str | os.PathLike[str], folder: Path) -> None:
