@@ -126,9 +126,8 @@ class Places:
         for path in self.parents:
             parent, _, name = path.rpartition(".")
             children.setdefault(parent, set()).add(name)
-        for name in [*self.tensors, *self.tensors.aliases]:
-            parent, _, leaf = name.rpartition(".")
-            children.setdefault(parent, set()).add(leaf)
+        # a list of modules holds no tensors; those of a list of parameters are attributes
+        holders = {name.rpartition(".")[0] for name in [*self.tensors, *self.tensors.aliases]}
         return {
             path
             for path, names in children.items()
@@ -136,6 +135,7 @@ class Places:
             and names == {str(index) for index in range(len(names))}
             and path not in self.modules
             and path not in self._bodies
+            and path not in holders
         }
 
 
