@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from mlgraph.errors import MlgraphError
 
@@ -20,7 +20,7 @@ def require_numbers(program: Program) -> None:
     Tensors that are read from files as needed are left to ``checked``. An average would spread one NaN over
     its whole group.
     """
-    if not isinstance(program.tensors.values_, dict):
+    if not program.tensors.in_memory:
         return
     wrong = [(name, nans) for name in program.tensors if (nans := _nans(program.tensors[name]))]
     if wrong:
@@ -30,62 +30,20 @@ def require_numbers(program: Program) -> None:
 
 def checked(program: Program) -> Program:
     """The program, whose lazy tensors raise MlgraphError when one that is read holds a NaN."""
-    values = program.tensors.values_
-    if isinstance(values, dict):
+    from mlgraph.program.tensors import Checked
+
+    tensors = program.tensors
+    if tensors.in_memory:
         return program
-    make = _CheckedRows if hasattr(values, "rows") else _Checked
-    return program.replace(tensors=program.tensors.replace(make(values)))
+    shapes = tensors.source.shapes
 
-
-class _Checked(Mapping[str, "torch.Tensor"]):
-    """Lazy tensors, looked at as they are read; shapes cost no more and chunks come no larger than before."""
-
-    def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
-        self._values: Any = values
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._look(name, self._values[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._values
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and dtype of every tensor; nothing is read."""
-        known: Mapping[str, tuple[tuple[int, ...], torch.dtype]] = self._values.shapes
-        return known
-
-    def chunks(self, name: str) -> torch.Tensor | Iterator[torch.Tensor]:
-        """A tensor as row chunks where it can be made so, else whole."""
-        import torch
-
-        chunks = getattr(self._values, "chunks", self._values.__getitem__)
-        made: torch.Tensor | Iterable[torch.Tensor] = chunks(name)
-        return self._look(name, made) if isinstance(made, torch.Tensor) else self._parts(name, iter(made))
-
-    def _parts(self, name: str, parts: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-        for part in parts:
-            self._look(name, part, parts)
-            yield part
-
-    def _look(self, name: str, tensor: torch.Tensor, rest: Iterable[torch.Tensor] = ()) -> torch.Tensor:
+    def look(name: str, tensor: torch.Tensor, rest: Iterable[torch.Tensor]) -> None:
         nans = _nans(tensor)
         if nans:
-            numel = math.prod(self.shapes[name][0])
+            numel = math.prod(shapes[name][0])
             raise MlgraphError(_sentence(name, nans + sum(map(_nans, rest)), numel, ""))
-        return tensor
 
-
-class _CheckedRows(_Checked):
-    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows ``start`` to ``stop`` (along the first dim) of a tensor."""
-        return self._look(name, self._values.rows(name, start, stop))
+    return program.with_values(tensors.replace(Checked(tensors.source, look)))
 
 
 def _nans(tensor: torch.Tensor) -> int:

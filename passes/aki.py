@@ -39,7 +39,7 @@ class Aki(DeepGrowth):
         mapped = first_then_circular if float(self.width).is_integer() else first_then_random
         groupings = grown_groupings(program, self.width, self.axes, self.seed, mapped, "aki")
         wide = apply_up(program, groupings, {}, "exact", "copy", str(self))
-        values = dict(wide.tensors.values_)
+        values = dict(wide.tensors)
         plan = plan_up(program, groupings)
         norms = _norm_tensors(program)
         for chain in program.blocks:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from mlgraph.program import Program
+    from mlgraph.program.tensors import Recipe
 
 Alpha = float | Mapping[str, float]
 
@@ -49,7 +50,7 @@ def interpolate(first: Program, second: Program, alpha: Alpha = 0.5) -> Program:
     weigh = weights(first, alpha)
     recipes = {name: _recipe(first, second, name, weigh(name)) for name in first.tensors}
     return first.replace(
-        tensors=first.tensors.replace(realise(first, recipes, first.skeleton().tensors)),
+        tensors=first.tensors.replace(realise(first, recipes, first.tensors.meta())),
         history=(*second.history, f"interpolate{{alpha={alpha}}}"),
     )
 
@@ -68,8 +69,10 @@ def weights(program: Program, alpha: Alpha) -> Callable[[str], float]:
     return lambda name: next((float(value) for members, value in rows if name in members), rest)
 
 
-def _recipe(first: Program, second: Program, name: str, alpha: float) -> Callable[[], torch.Tensor]:
+def _recipe(first: Program, second: Program, name: str, alpha: float) -> Recipe:
     import torch
+
+    from mlgraph.program.tensors import Recipe
 
     def make() -> torch.Tensor:
         a = first.tensors[name].detach()
@@ -78,17 +81,18 @@ def _recipe(first: Program, second: Program, name: str, alpha: float) -> Callabl
         b = second.tensors[name].detach().to(device=a.device, dtype=a.dtype)
         return torch.lerp(a, b, alpha)
 
-    return make
+    return Recipe(make)
 
 
 def _refuse_difference(first: Program, second: Program) -> None:
-    for name, tensor in first.tensors.items():
+    others = second.tensors.meta()
+    for name, tensor in first.tensors.meta().items():
         if name not in second.tensors:
             raise MlgraphError(
                 f"the programs differ: the first has a tensor {name}, the second has none; interpolate "
                 "needs one architecture."
             )
-        other = second.tensors[name]
+        other = others[second.tensors.aliases.get(name, name)]
         if tensor.shape != other.shape:
             raise MlgraphError(
                 f"the programs differ: {name} is {list(tensor.shape)} in the first and {list(other.shape)} "

@@ -22,9 +22,9 @@ from torch.utils import _pytree as pytree
 from mlgraph.capture.size_guards import Questions
 from mlgraph.capture.tracing import SizeTooComplex, Tracing, outside
 from mlgraph.errors import CaptureError, first_line
-from mlgraph.graph.propagate import is_fake
 from mlgraph.graph.sizes import size_of
 from mlgraph.program import Note
+from mlgraph.program.tensors import is_fake
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,8 +20,9 @@ from mlgraph.capture.submodules import called_with, stand_in, submodule
 from mlgraph.errors import CaptureError
 from mlgraph.graph.effects import written
 from mlgraph.graph.interpret import run
-from mlgraph.graph.propagate import is_fake, propagate
+from mlgraph.graph.propagate import propagate
 from mlgraph.program import Note, Program, Tensors
+from mlgraph.program.tensors import InMemory, is_fake
 
 aten = torch.ops.aten
 
@@ -185,7 +185,7 @@ def _with_modes(model: nn.Module, program: Program) -> Program:
 
 def _program(model: nn.Module, exported: Exported, name: str) -> Program:
     tensors, canonical = _tensors(model)
-    taken = {*tensors.values_, *tensors.aliases, *(path for path, _ in model.named_modules())}
+    taken = {*tensors, *tensors.aliases, *(path for path, _ in model.named_modules())}
 
     def constant_name(module: str, label: str) -> str:
         prefix = f"{module}." if module else ""
@@ -196,11 +196,11 @@ def _program(model: nn.Module, exported: Exported, name: str) -> Program:
         return fresh
 
     graph, constants = import_graph(exported.program, canonical, constant_name)
-    fixed = {n: t for n, t in tensors.values_.items() if n not in tensors.persistent | _written_names(graph)}
-    trained = {n for n, t in tensors.values_.items() if n in tensors.parameters or t.requires_grad}
+    fixed = {n: t for n, t in tensors.items() if n not in tensors.persistent | _written_names(graph)}
+    trained = {n for n, t in tensors.items() if n in tensors.parameters or t.requires_grad}
     constants |= normalize(graph, fixed | constants, trained, constant_name)
     constants = {key: value.detach() for key, value in constants.items()}
-    tensors = dataclasses.replace(tensors, values_={**tensors.values_, **constants})
+    tensors = tensors.replace({**tensors, **constants})
     signature, sizes = signature_of(exported.call, exported.program, graph)
     propagate(graph, signature, tensors)
     program = Program(graph, tensors, signature, name, notes=exported.notes)
@@ -235,5 +235,5 @@ def _tensors(model: nn.Module) -> tuple[Tensors, dict[str, str]]:
                     persistent.add(full)
     canonical = {name: name for name in values} | aliases
     frozen = frozenset(name for name in parameters if not values[name].requires_grad)
-    tensors = Tensors(values, frozenset(parameters), frozenset(persistent), aliases, frozen=frozen)
+    tensors = Tensors(InMemory(values), frozenset(parameters), frozenset(persistent), aliases, frozen=frozen)
     return tensors, canonical

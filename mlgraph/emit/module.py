@@ -45,7 +45,7 @@ class EmittedModule(Outlined):
             holder = self.get_submodule(owner) if owner else self
             values[name] = getattr(holder, leaf)
         frozen = frozenset(n for n in program.tensors.parameters if not values[n].requires_grad)
-        return program.replace(tensors=dataclasses.replace(program.tensors, values_=values, frozen=frozen))
+        return program.replace(tensors=dataclasses.replace(program.tensors.replace(values), frozen=frozen))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EmittedModule:
         fresh = type(self).__new__(type(self))

@@ -108,7 +108,7 @@ class Places:
         return fresh
 
     def _is_tensor(self, path: str) -> bool:
-        return path in self.tensors.values_ or path in self.tensors.aliases
+        return path in self.tensors
 
     def _holder(self, node: fx.Node, body: str) -> str:
         """The module whose mode an op follows: that of its statistics, else the one that ran it."""

@@ -52,11 +52,7 @@ def with_dtype(program: Program, dtype: torch.dtype) -> Program:
     signature = dataclasses.replace(program.signature, inputs=inputs)
     tensors = program.tensors.replace(values)
     propagate(graph, signature, tensors)
-    converted = program.replace(graph=graph, tensors=tensors, signature=signature)
-    for analysis in ("axes", "blocks"):
-        if analysis in program.__dict__:
-            converted.__dict__[analysis] = program.__dict__[analysis]
-    return converted
+    return program.with_values(tensors, graph, signature)
 
 
 def _trains(program: Program, name: str, tensor: torch.Tensor) -> bool:
@@ -98,11 +94,7 @@ def widen(program: Program) -> Program:
     graph = copy_graph(program.graph, widened)
     tensors = program.tensors.replace(values)
     propagate(graph, signature, tensors)
-    wide = program.replace(graph=graph, tensors=tensors, signature=signature)
-    for analysis in ("axes", "blocks"):
-        if analysis in program.__dict__:
-            wide.__dict__[analysis] = program.__dict__[analysis]
-    return wide
+    return program.with_values(tensors, graph, signature)
 
 
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from mlgraph.errors import MlgraphError, first_line
@@ -102,11 +102,6 @@ def describe(value: Any) -> str:
     if isinstance(value, tuple | list):
         return "(" + ", ".join(describe(item) for item in value) + ")"
     return repr(value)
-
-
-def is_fake(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has a shape and no bytes (a fake tensor, or one on the meta device)."""
-    return isinstance(tensor, FakeTensor) or tensor.device.type == "meta"
 
 
 def at_sizes(program: Program, shapes: Sequence[tuple[int, ...]]) -> fx.Graph:

@@ -23,8 +23,7 @@ from mlgraph.interop.same_outputs import check_outputs, main_dtype
 from mlgraph.interop.sentence_transformers import carry_modules
 from mlgraph.interop.weights import DirectoryTensors, Rescale
 from mlgraph.program import HuggingFaceOrigin, Program
-from mlgraph.storage.container import Shapes
-from mlgraph.storage.write import Rows
+from mlgraph.program.tensors import Rows, Shapes
 
 __all__ = [
     "SKELETON",
@@ -192,8 +191,7 @@ def save_huggingface(
         _write_config(program, settings, folder)
         _write_weights(program, fit, shapes, folder, _bytes(shard_size), progress)
         _write_skeleton(light, fit, settings, folder)
-        in_memory = isinstance(program.tensors.values_, dict)
-        if _size(light) <= (_CHECK_LIMIT if in_memory else _LAZY_CHECK_LIMIT):
+        if _size(light) <= (_CHECK_LIMIT if program.tensors.in_memory else _LAZY_CHECK_LIMIT):
             _check(program, folder, exact=dtype is None)
         else:
             notes.append("too large to be loaded again here: checked by its graph, not by its outputs")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mlgraph.program.tensors import Shapes, TensorSource
 from mlgraph.storage.lazy import LazyTensors
 
 
@@ -27,13 +28,15 @@ class Rescale:
         return Rescale(1 / self.factor, self.shift)
 
 
-class DirectoryTensors(Mapping[str, torch.Tensor]):
+class DirectoryTensors(TensorSource):
     """Tensors by their names in a program, read from a directory when they are asked for.
 
     ``own`` holds every tensor of the program, those in the directory on the meta device; values come in its
     dtypes. ``named`` gives the name in the directory where it is another; ``rescales`` are applied to what is
     read.
     """
+
+    reads_rows = True
 
     def __init__(
         self,
@@ -64,7 +67,7 @@ class DirectoryTensors(Mapping[str, torch.Tensor]):
         return name in self._own
 
     @property
-    def shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    def shapes(self) -> Shapes:
         """Shape and dtype of every tensor; nothing is read."""
         return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in self._own.items()}
 

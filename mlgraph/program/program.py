@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from mlgraph.program.axis_table import AxisTable
     from mlgraph.program.block_table import BlockTable
 
-_ANALYSES = ("axes", "blocks")
-
 
 @dataclass(frozen=True)
 class Input:
@@ -137,25 +135,34 @@ class Program(Shown):
 
     def skeleton(self) -> Program:
         """This program with its tensors on the meta device, at no memory."""
-        skeleton = self.replace(tensors=self.tensors.skeleton())
-        for analysis in _ANALYSES:
+        return self.with_values(self.tensors.skeleton())
+
+    def with_values(
+        self,
+        tensors: Tensors,
+        graph: fx.Graph | None = None,
+        signature: Signature | None = None,
+    ) -> Program:
+        """This program with tensors of other values, of the same names and shapes: analyses are kept.
+
+        Where dtypes change, so do ``graph`` and ``signature``; nodes keep their names.
+        """
+        changes = {"graph": graph or self.graph, "signature": signature or self.signature}
+        alike = self.replace(tensors=tensors, **changes)
+        for analysis in ("axes", "blocks"):
             if analysis in self.__dict__:
-                skeleton.__dict__[analysis] = self.__dict__[analysis]
-        return skeleton
+                alike.__dict__[analysis] = self.__dict__[analysis]
+        return alike
 
     def without_weights(self) -> Program:
         """This program with what a state dict holds on the meta device, and its constants as they are."""
         meta = self.tensors.meta()
         kept = {name: meta[name] if name in self.tensors.persistent else self.tensors[name] for name in meta}
-        light = self.replace(tensors=self.tensors.replace(kept))
-        for analysis in _ANALYSES:
-            if analysis in self.__dict__:
-                light.__dict__[analysis] = self.__dict__[analysis]
-        return light
+        return self.with_values(self.tensors.replace(kept))
 
     def _analysed(self) -> Program:
         # analyses look at shapes and constants alone; lazy tensors would be read for each
-        return self if isinstance(self.tensors.values_, dict) else self.without_weights()
+        return self if self.tensors.in_memory else self.without_weights()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Persistent tensors by every one of their original names."""

@@ -2,36 +2,207 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
-if TYPE_CHECKING:
-    pass
+Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+"""Shape and dtype of tensors by name."""
 
+Rows = torch.Tensor | Iterable[torch.Tensor]
+"""A tensor, or its parts along the first dim in order."""
 
 _DIGESTED_BYTES = 1 << 24
+
+
+def is_fake(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has a shape and no bytes (a fake tensor, or one on the meta device)."""
+    return isinstance(tensor, FakeTensor) or tensor.device.type == "meta"
+
+
+class TensorSource(Mapping[str, torch.Tensor]):
+    """Where tensors come from: memory, files, or recipes; a mapping by name.
+
+    Outside memory an entry is read or made each time that it is asked for: ask once and let it go. Shapes
+    and ``meta`` read nothing.
+    """
+
+    in_memory = False
+    """Whether the tensors are held, so that asking for one costs nothing."""
+
+    reads_rows = False
+    """Whether ``rows`` reads no more than it gives; else it makes the whole tensor."""
+
+    @property
+    @abc.abstractmethod
+    def shapes(self) -> Shapes:
+        """Shape and dtype of every tensor."""
+
+    @property
+    def absent(self) -> frozenset[str]:
+        """Tensors that have a shape only: they are on the meta device."""
+        return frozenset()
+
+    def meta(self) -> dict[str, torch.Tensor]:
+        """Every tensor on the meta device."""
+        return {
+            name: torch.empty(shape, dtype=dtype, device="meta")
+            for name, (shape, dtype) in self.shapes.items()
+        }
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows ``start`` to ``stop`` (along the first dim) of a tensor."""
+        return self[name][start:stop]
+
+    def chunks(self, name: str) -> Rows:
+        """A tensor in parts of rows where it can be made so, else whole."""
+        return self[name]
+
+
+class InMemory(TensorSource):
+    """Tensors that are held."""
+
+    in_memory = True
+    reads_rows = True
+
+    def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @property
+    def shapes(self) -> Shapes:
+        return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in self._values.items()}
+
+    @property
+    def absent(self) -> frozenset[str]:
+        return frozenset(name for name, tensor in self._values.items() if is_fake(tensor))
+
+    def meta(self) -> dict[str, torch.Tensor]:
+        # unlike a shape, a tensor has strides
+        return {name: torch.empty_like(tensor, device="meta") for name, tensor in self._values.items()}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a tensor is made: whole, or by ``chunks`` in parts of rows; that gives None where it cannot be."""
+
+    make: Callable[[], torch.Tensor]
+    chunks: Callable[[], Iterator[torch.Tensor] | None] = lambda: None
+
+
+class Recipes(TensorSource):
+    """Tensors made when they are asked for, not kept; ``like`` gives others of their shapes and dtypes."""
+
+    def __init__(self, recipes: Mapping[str, Recipe], like: Mapping[str, torch.Tensor]) -> None:
+        self._recipes = dict(recipes)
+        self._like = like
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._recipes[name].make()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._recipes)
+
+    def __len__(self) -> int:
+        return len(self._recipes)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._recipes
+
+    @cached_property
+    def shapes(self) -> Shapes:  # type: ignore[override]
+        like = self._like
+        return {name: (tuple((tensor := like[name]).shape), tensor.dtype) for name in self._recipes}
+
+    def chunks(self, name: str) -> Rows:
+        chunked = self._recipes[name].chunks()
+        return self[name] if chunked is None else chunked
+
+
+Check = Callable[[str, torch.Tensor, Iterable[torch.Tensor]], None]
+"""Raises where something is wrong with a tensor or a part of one, of that name; the parts that are still to
+come are given too."""
+
+
+class Checked(TensorSource):
+    """Tensors of another source, looked at as they are read; rows and chunks are those of the other."""
+
+    def __init__(self, source: TensorSource, check: Check) -> None:
+        self._source = source
+        self._check = check
+        self.in_memory = source.in_memory
+        self.reads_rows = source.reads_rows
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._looked_at(name, self._source[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._source)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._source
+
+    @property
+    def shapes(self) -> Shapes:
+        return self._source.shapes
+
+    @property
+    def absent(self) -> frozenset[str]:
+        return self._source.absent
+
+    def meta(self) -> dict[str, torch.Tensor]:
+        return self._source.meta()
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        return self._looked_at(name, self._source.rows(name, start, stop))
+
+    def chunks(self, name: str) -> Rows:
+        made = self._source.chunks(name)
+        if isinstance(made, torch.Tensor):
+            return self._looked_at(name, made)
+        return self._parts(name, iter(made))
+
+    def _looked_at(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        self._check(name, tensor, ())
+        return tensor
+
+    def _parts(self, name: str, parts: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for part in parts:
+            self._check(name, part, parts)
+            yield part
 
 
 @dataclass(frozen=True)
 class Tensors(Mapping[str, torch.Tensor]):
     """Parameters and buffers of a program by fully qualified name.
 
-    ``values`` holds each tensor once, under its canonical name (the first in state-dict order);
-    ``aliases`` maps every further name of a tied tensor to the canonical one. ``parameters`` and
-    ``persistent`` name the canonical entries that are parameters, and the entries (parameters and
-    buffers) that a state dict lists. ``values`` may be lazy: read an entry once and let it go. ``digests``
-    stand for the values of buffers on the meta device, so that blocks that differ in a constant are still
-    told apart; see :meth:`digest`. ``frozen`` names the parameters that take no gradient, and ``stateful``
-    the buffers that the model writes in evaluation too (a cache, a counter); others move in training only.
+    ``source`` has each tensor once, under its canonical name (the first in state-dict order); ``aliases``
+    maps every further name of a tied tensor to the canonical one. ``parameters`` and ``persistent`` name the
+    canonical entries that are parameters, and the entries (parameters and buffers) that a state dict lists.
+    ``digests`` stand for the values of buffers on the meta device, so that blocks that differ in a constant
+    are still told apart; see :meth:`digest`. ``frozen`` names the parameters that take no gradient, and
+    ``stateful`` the buffers that the model writes in evaluation too (a cache, a counter); others move in
+    training only.
     """
 
-    values_: Mapping[str, torch.Tensor]
+    source: TensorSource
     parameters: frozenset[str]
     persistent: frozenset[str]
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -40,28 +211,25 @@ class Tensors(Mapping[str, torch.Tensor]):
     stateful: frozenset[str] = frozenset()
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self.values_[self.aliases.get(name, name)]
+        return self.source[self.aliases.get(name, name)]
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter(self.values_)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.source)
 
     def __len__(self) -> int:
-        return len(self.values_)
+        return len(self.source)
 
     def __contains__(self, name: object) -> bool:
-        return self.aliases.get(str(name), name) in self.values_
+        return self.aliases.get(str(name), name) in self.source
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the tensors are held, not read or made when they are used."""
+        return self.source.in_memory
 
     def meta(self) -> dict[str, torch.Tensor]:
-        """Every tensor on the meta device. Lazy values that know their shapes are not read."""
-        known = getattr(self.values_, "shapes", {})
-        made = {}
-        for name in self:
-            if name in known:
-                shape, dtype = known[name]
-                made[name] = torch.empty(shape, dtype=dtype, device="meta")
-            else:
-                made[name] = torch.empty_like(self[name], device="meta")
-        return made
+        """Every tensor on the meta device; nothing is read."""
+        return self.source.meta()
 
     def digest(self, name: str) -> str | None:
         """The SHA-1 of a tensor's bytes; None where they are unknown, or more than 16 MiB."""
@@ -75,15 +243,16 @@ class Tensors(Mapping[str, torch.Tensor]):
 
     def skeleton(self) -> Tensors:
         """The same on the meta device, with digests of buffers; of lazy values, only of constants."""
-        return dataclasses.replace(self, values_=self.meta(), digests=self._known_digests)
+        return dataclasses.replace(self, source=InMemory(self.meta()), digests=self._known_digests)
 
     @cached_property
     def _known_digests(self) -> dict[str, str]:
-        held = isinstance(self.values_, dict)
+        held = self.in_memory
         buffers = [n for n in self if n not in self.parameters and (held or n not in self.persistent)]
         found = {name: self.digest(name) for name in buffers}
         return {name: digest for name, digest in found.items() if digest is not None}
 
     def replace(self, values: Mapping[str, torch.Tensor]) -> Tensors:
-        """The same names, kinds and ties with other values."""
-        return dataclasses.replace(self, values_=values)
+        """The same names, kinds and ties with other values; those of a plain mapping are held."""
+        source = values if isinstance(values, TensorSource) else InMemory(values)
+        return dataclasses.replace(self, source=source)

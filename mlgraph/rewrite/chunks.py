@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator
 
 import torch
 
 from mlgraph.program.dims import DimExpr, Leaf, size_of
+from mlgraph.program.tensors import TensorSource
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.transfer import TensorTransfer
 
@@ -16,18 +16,8 @@ LIMIT = 4 << 20
 """Bytes of a tensor that are read at once, in the dtype of its file: what stays in a processor's cache."""
 
 
-@runtime_checkable
-class Rows(Protocol):
-    """A mapping that can read a part of a tensor: rows ``start`` to ``stop`` along its first dim."""
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[tuple[int, ...], torch.dtype]]: ...
-
-    def rows(self, name: str, start: int, stop: int) -> torch.Tensor: ...
-
-
 def down_chunks(
-    source: Mapping[str, torch.Tensor], name: str, transfer: TensorTransfer | None, limit: int = LIMIT
+    source: TensorSource, name: str, transfer: TensorTransfer | None, limit: int = LIMIT
 ) -> Iterator[torch.Tensor] | None:
     """The coarse tensor as row chunks, or None where it must be made whole.
 
@@ -35,7 +25,7 @@ def down_chunks(
     groups are neighbours, all else in it staying. Tensors with equal shapes and transfers give chunks of
     equal sizes.
     """
-    if not isinstance(source, Rows) or name not in source.shapes:
+    if not source.reads_rows or name not in source or name in source.absent:
         return None
     shape, dtype = source.shapes[name]
     if len(shape) < 2 or shape[0] < 2:
@@ -70,7 +60,7 @@ def _group(transfer: TensorTransfer | None) -> int | None:
 
 
 def _chunks(
-    source: Rows, name: str, transfer: TensorTransfer | None, count: int, step: int, group: int
+    source: TensorSource, name: str, transfer: TensorTransfer | None, count: int, step: int, group: int
 ) -> Iterator[torch.Tensor]:
     for start in range(0, count, step):
         stop = min(start + step, count)

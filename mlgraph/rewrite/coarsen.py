@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,13 @@ import torch
 
 from mlgraph.errors import AxisError
 from mlgraph.program import Lineage, Program
+from mlgraph.program.tensors import InMemory, Recipe, Recipes, TensorSource
 from mlgraph.rewrite.chunks import down_chunks
 from mlgraph.rewrite.depth.restack import Restacked, restack
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.notes import kept_constants, kept_unread
 from mlgraph.rewrite.plan import WidthPlan, plan_down
 from mlgraph.rewrite.resize import rewrite
-from mlgraph.rewrite.transfer import LazyTensors
 
 
 def apply_down(
@@ -34,9 +34,10 @@ def apply_down(
     _check_still_alike(program, narrow, layers)
     stacked = stack_down(narrow, layers)
     members = group_members(narrow, layers, stacked)
-    recipes: dict[str, Callable[[], torch.Tensor]] = {}
+    recipes: dict[str, Recipe] = {}
     for name in stacked.program.tensors:
-        recipes[name] = _Recipe(program, narrow, plan, members.get(name, (stacked.sources[name].name,)))
+        made = _Coarse(program, narrow, plan, members.get(name, (stacked.sources[name].name,)))
+        recipes[name] = Recipe(made.whole, made.chunks)
     tensors = stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors))
     # a mean is trained where one of its terms is
     trained = {n for n, group in members.items() if not program.tensors.frozen.issuperset(group)}
@@ -108,7 +109,7 @@ def group_members(
 
 
 @dataclass(frozen=True)
-class _Recipe:
+class _Coarse:
     """A coarse tensor: the mean over its group of blocks of coarse tensors."""
 
     program: Program
@@ -116,15 +117,13 @@ class _Recipe:
     plan: WidthPlan
     sources: tuple[str, ...]
 
-    def __call__(self) -> torch.Tensor:
+    def whole(self) -> torch.Tensor:
         return _mean([self._one(name) for name in self.sources])
 
     def chunks(self) -> Iterator[torch.Tensor] | None:
         """The same as row chunks, where the program's tensors can be read so."""
         transfers = self.plan.transfers
-        parts = [
-            down_chunks(self.program.tensors.values_, name, transfers.get(name)) for name in self.sources
-        ]
+        parts = [down_chunks(self.program.tensors.source, name, transfers.get(name)) for name in self.sources]
         if any(part is None for part in parts):
             return None
         return (_mean(list(terms)) for terms in zip(*parts, strict=True))  # type: ignore[arg-type]
@@ -151,12 +150,11 @@ def _mean(given: list[torch.Tensor]) -> torch.Tensor:
 
 
 def realise(
-    program: Program, recipes: Mapping[str, Callable[[], torch.Tensor]], like: Mapping[str, torch.Tensor]
-) -> Mapping[str, torch.Tensor]:
+    program: Program, recipes: Mapping[str, Recipe], like: Mapping[str, torch.Tensor]
+) -> TensorSource:
     """The tensors now, or when read if the program they come from reads its own lazily.
 
     ``like`` gives tensors of the same shapes and dtypes.
     """
-    if isinstance(program.tensors.values_, dict):
-        return {name: make() for name, make in recipes.items()}
-    return LazyTensors(recipes, like)
+    lazy = Recipes(recipes, like)
+    return InMemory(lazy) if program.tensors.in_memory else lazy

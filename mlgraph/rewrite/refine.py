@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 
 from mlgraph.errors import MlgraphError
 from mlgraph.program import Lineage, Program
+from mlgraph.program.tensors import Recipe
 from mlgraph.rewrite.coarsen import group_members, narrowed, realise, stack_down
 from mlgraph.rewrite.depth.residual import Affine, residual_changes
 from mlgraph.rewrite.depth.restack import restack
@@ -31,7 +32,7 @@ def apply_up(
     wide = _widened(program, plan)
     stacked = restack(wide, {chain: grouping.coarse_of for chain, grouping in layers.items()})
     changes = residual_changes(wide, layers, depth_mode, "coarse")
-    recipes: dict[str, Callable[[], torch.Tensor]] = {}
+    recipes: dict[str, Recipe] = {}
     for name, source in stacked.sources.items():
         place = (source.chain, source.block, source.position)
         affine = changes.affine.get(place)  # type: ignore[arg-type]
@@ -64,7 +65,7 @@ def _widened(program: Program, plan: WidthPlan) -> Program:
     if not plan.groupings:
         return program.skeleton()
     shapes = {}
-    for name, tensor in program.tensors.items():
+    for name, tensor in program.tensors.meta().items():
         transfer = plan.transfers.get(name)
         shape = transfer.fine_shape() if transfer else tuple(tensor.shape)
         shapes[name] = torch.empty(shape, dtype=tensor.dtype, device="meta")
@@ -74,7 +75,7 @@ def _widened(program: Program, plan: WidthPlan) -> Program:
 
 def _up_recipe(
     coarse: Program, wide: Program, transfer: TensorTransfer | None, source: str, affine: Affine | None
-) -> Callable[[], torch.Tensor]:
+) -> Recipe:
     def make() -> torch.Tensor:
         if source not in coarse.tensors:
             return wide.tensors[source].clone()
@@ -82,7 +83,7 @@ def _up_recipe(
         out = transfer.up(tensor) if transfer is not None and transfer.changes else tensor.detach().clone()
         return out if affine is None else out.mul_(affine.scale).add_(affine.shift)
 
-    return make
+    return Recipe(make)
 
 
 def refine_by_lineage(program: Program, depth_mode: str, operation: str) -> Program:

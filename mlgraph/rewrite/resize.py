@@ -62,11 +62,10 @@ def rewrite(
     copies = copy_nodes(program.graph.nodes, graph, resizer.change, resizer.copies)
     added = _insert_gains(graph, copies, gains, tensors)
     graph.lint()
-    shapes = dict(tensors.values_) if isinstance(tensors.values_, dict) else tensors.values_
-    propagate(graph, program.signature, shapes if not added else {**shapes, **added})
-    _check(program, sizes, copies)
     if added:
-        tensors = tensors.replace({**tensors.values_, **added})
+        tensors = tensors.replace({**tensors, **added})
+    propagate(graph, program.signature, tensors)
+    _check(program, sizes, copies)
     return program.replace(graph=graph, tensors=tensors)
 
 

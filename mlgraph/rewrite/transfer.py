@@ -9,7 +9,7 @@ Gradients move by the adjoint maps, which swap the two roles.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -216,44 +216,3 @@ def _tree(terms: list[torch.Tensor]) -> torch.Tensor:
 def _pairs(terms: list[torch.Tensor]) -> list[torch.Tensor]:
     out = [terms[i] + terms[i + 1] for i in range(0, len(terms) - 1, 2)]
     return out + terms[len(terms) - len(terms) % 2 :]
-
-
-class LazyTensors(Mapping[str, torch.Tensor]):
-    """Tensors computed when read, one at a time, and not kept.
-
-    ``like`` gives tensors of the same shapes and dtypes (on the meta device), so that asking for a shape
-    computes nothing. A recipe may have a method ``chunks``: the tensor as an iterable of rows, or None
-    where it must be made whole.
-    """
-
-    def __init__(
-        self,
-        recipes: Mapping[str, Callable[[], torch.Tensor]],
-        like: Mapping[str, torch.Tensor] | None = None,
-    ) -> None:
-        self._recipes = dict(recipes)
-        self._like = like
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._recipes[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._recipes)
-
-    def __len__(self) -> int:
-        return len(self._recipes)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._recipes
-
-    @property
-    def shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Shape and dtype of every tensor."""
-        like = self if self._like is None else self._like
-        return {name: (tuple((tensor := like[name]).shape), tensor.dtype) for name in self._recipes}
-
-    def chunks(self, name: str) -> torch.Tensor | Iterator[torch.Tensor]:
-        """A tensor as row chunks where it can be made so, else whole."""
-        in_chunks = getattr(self._recipes[name], "chunks", None)
-        chunked = in_chunks() if in_chunks is not None else None
-        return self[name] if chunked is None else chunked

@@ -184,7 +184,7 @@ def _hold_own(node: fx.Node, content: Content, plan: _Plan) -> None:
 def _apply(program: Program, axis: str, whole: int, old: int, plan: _Plan) -> Program:
     size = next(a.size for a in program.axes if a.id == axis)
     shrink = whole / size
-    values = dict(program.tensors.values_)
+    values = dict(program.tensors)
     for name in dict.fromkeys((*plan.contents, *plan.gains)):
         tensor = program.tensors[name].detach().clone()
         if name in plan.gains:

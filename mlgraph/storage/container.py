@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from mlgraph.graph.propagate import is_fake
+from mlgraph.program.tensors import Shapes, is_fake
 from mlgraph.storage.strictjson import dump, parse
 from mlgraph.storage.values import Malformed, array, encode_dtype, fields, integer, member, name, shape, text
 
@@ -50,9 +50,6 @@ _TO_CODE = {
     torch.float8_e5m2fnuz: "FLOAT8_E5M2FNUZ",
 }
 _FROM_CODE = {code: dtype for dtype, code in _TO_CODE.items()}
-
-Shapes = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-"""Shape and dtype of every tensor, by name."""
 
 
 @dataclass(frozen=True)

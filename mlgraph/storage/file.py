@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from typing import BinaryIO
 
 from mlgraph.errors import FileError, MlgraphError, first_line
@@ -30,10 +29,10 @@ from mlgraph.storage.container import (
 )
 from mlgraph.storage.kinds import foreign_kind
 from mlgraph.storage.lazy import LazyTensors, TensorFile
-from mlgraph.storage.programs import decode_program, encode_program, shapes_of
+from mlgraph.storage.programs import decode_program, encode_program
 from mlgraph.storage.strictjson import dump, parse
 from mlgraph.storage.values import Malformed, shorten
-from mlgraph.storage.write import Rows, write_tensor
+from mlgraph.storage.write import write_tensor
 
 VERSION = "2"
 _MAGIC = b'{"__metadata__":{"mlgraph":"'
@@ -45,12 +44,13 @@ _CHECKSUMS_AT = _DIGEST.stop + len(b'","crc32":"')
 def save(program: Program, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
     """Write a program to one file, atomically.
 
-    Tensors are taken from ``program.tensors`` one at a time (in parts where its values have a method
-    ``chunks(name)``), so that a program whose tensors are lazy may be larger than memory; tensors on the
+    Tensors are taken from ``program.tensors`` one at a time, in parts where their source makes them so,
+    so that a program whose tensors are lazy may be larger than memory; tensors on the
     meta device are kept as shapes. ``progress(done, total)`` counts bytes. Raises ``FileError`` where the
     file cannot be written or a part of the program has no form in a file.
     """
-    shapes = shapes_of(program.tensors.values_)
+    source = program.tensors.source
+    shapes = {name: known for name, known in source.shapes.items() if name not in source.absent}
     try:
         text = dump(encode_program(program, shapes)).decode()
         metadata = {"mlgraph": VERSION, "sha256": "0" * 64, "crc32": "0" * 8 * len(shapes), "program": text}
@@ -81,8 +81,7 @@ def _write_tensors(
         if progress is not None:
             progress(done, total)
 
-    values = program.tensors.values_
-    read: Callable[[str], Rows] = getattr(values, "chunks", values.__getitem__)
+    read = program.tensors.source.chunks
     try:
         return [
             write_tensor(file, extent, read(extent.name), count=count, checksum=True)
@@ -127,7 +126,7 @@ def _load(name: str, file: BinaryIO, keep: bool) -> Program:
     except (RuntimeError, ValueError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         # Sizes and structures that are well formed but that torch itself refuses.
         raise FileError(f"{name} cannot be loaded: {first_line(error)}.") from error
-    shapes_only = {key: value for key, value in program.tensors.values_.items() if key not in stored}
+    shapes_only = {key: value for key, value in program.tensors.items() if key not in stored}
     lazy = LazyTensors(
         [TensorFile(name, file, header, checksums)], keep=keep, order=program.tensors, shapes_only=shapes_only
     )

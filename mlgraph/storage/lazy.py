@@ -9,12 +9,14 @@ import sys
 import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from functools import cached_property
 from typing import BinaryIO
 
 import torch
 
 from mlgraph.errors import FileError
-from mlgraph.storage.container import Extent, Header, Shapes, chunks
+from mlgraph.program.tensors import Rows, Shapes, TensorSource
+from mlgraph.storage.container import Extent, Header, chunks
 
 # Python gained the name in 3.13.
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
@@ -114,7 +116,7 @@ class TensorFile:
         del self._unchecked[extent.name]
 
 
-class LazyTensors(Mapping[str, torch.Tensor]):
+class LazyTensors(TensorSource):
     """Tensors by name, each read from its file when it is asked for.
 
     With ``keep``, a tensor once asked for stays mapped, so that changes made in place to it are seen by every
@@ -124,6 +126,8 @@ class LazyTensors(Mapping[str, torch.Tensor]):
     ``order`` lists the names to show, by default all; ``shapes_only`` adds tensors on the meta device,
     which no file holds.
     """
+
+    reads_rows = True
 
     def __init__(
         self,
@@ -169,23 +173,22 @@ class LazyTensors(Mapping[str, torch.Tensor]):
     def __contains__(self, name: object) -> bool:
         return name in self._places or name in self._shapes_only
 
+    @cached_property
+    def shapes(self) -> Shapes:  # type: ignore[override]
+        """Shape and dtype of every tensor; nothing is read."""
+        found = {name: (extent.shape, extent.dtype) for name, (_, extent) in self._places.items()}
+        other = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in self._shapes_only.items()}
+        return {name: found.get(name) or other[name] for name in self._names}
+
     @property
-    def shapes(self) -> Shapes:
-        """Shape and dtype of every tensor that has bytes; nothing is read."""
-        return {name: (extent.shape, extent.dtype) for name, (_, extent) in self._places.items()}
+    def absent(self) -> frozenset[str]:
+        """Tensors that no file holds."""
+        return frozenset(self._shapes_only)
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         return sum(extent.nbytes for _, extent in self._places.values())
-
-    def meta(self) -> dict[str, torch.Tensor]:
-        """Every tensor on the meta device; nothing is read."""
-        made = {
-            name: torch.empty(shape, dtype=dtype, device="meta")
-            for name, (shape, dtype) in self.shapes.items()
-        }
-        return {name: self._shapes_only.get(name, made.get(name)) for name in self._names}  # type: ignore[misc]
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows ``start`` to ``stop`` (along the first dim) of a tensor, for one that is large by itself.
@@ -196,10 +199,10 @@ class LazyTensors(Mapping[str, torch.Tensor]):
             return self[name][start:stop]
         file, extent = self._places[name]
         row = extent.dtype.itemsize * math.prod(extent.shape[1:])
-        stop = min(stop, extent.shape[0])
+        start, stop = min(start, extent.shape[0]), min(stop, extent.shape[0])
         return file.read(extent, start * row, stop * row).reshape(stop - start, *extent.shape[1:])
 
-    def chunks(self, name: str, size: int = 32 << 20) -> torch.Tensor | Iterator[torch.Tensor]:
+    def chunks(self, name: str, size: int = 32 << 20) -> Rows:
         """A tensor as row chunks of about ``size`` bytes where it is larger than that, else whole."""
         extent = self._places[name][1] if name in self._places else None
         if extent is None or len(extent.shape) < 2 or extent.nbytes <= size:

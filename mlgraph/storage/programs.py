@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from keyword import iskeyword
 from typing import Any
 
 import torch
 from torch import fx
 
-from mlgraph.graph.propagate import is_fake, propagate
+from mlgraph.graph.propagate import propagate
 from mlgraph.program import Input, Lineage, Note, Program, Signature, Tensors
 from mlgraph.program.size_guards import Formula
-from mlgraph.storage.container import Shapes
+from mlgraph.program.tensors import InMemory, Shapes
 from mlgraph.storage.formulas import decode_formula
 from mlgraph.storage.graphs import decode_graph, encode_graph
 from mlgraph.storage.limits import bounded, quiet
@@ -57,16 +56,6 @@ _FIELDS = [
 # Fields of Tensors that name tensors, and that a file's origin holds.
 _TENSOR_KINDS = ("frozen", "stateful")
 _MAX_SIZE = 1 << 62
-
-
-def shapes_of(tensors: Mapping[str, torch.Tensor]) -> Shapes:
-    """Shape and dtype of every tensor that has bytes (is neither fake nor on the meta device)."""
-    known: Shapes | None = getattr(tensors, "shapes", None)
-    if known is not None:
-        return known
-    return {
-        key: (tuple(tensor.shape), tensor.dtype) for key, tensor in tensors.items() if not is_fake(tensor)
-    }
 
 
 def encode_program(program: Program, stored: Shapes) -> dict[str, Any]:
@@ -232,7 +221,7 @@ def _check_fit(graph: fx.Graph, signature: Signature, tensors: Tensors) -> None:
     if len(output.args[0]) != signature.out_spec.num_leaves:
         raise Malformed("its graph has not as many results as its signature")
     for node in graph.nodes:
-        if node.op == "get_attr" and node.target not in tensors.values_:
+        if node.op == "get_attr" and node.target not in tensors.source:
             raise Malformed(f"its graph reads a tensor {shorten(node.target)} that it does not have")
 
 
@@ -273,7 +262,7 @@ def _decode_parameters(value: Any) -> tuple[str, ...]:
 
 def _decode_kind(value: Any, tensors: Tensors) -> frozenset[str]:
     given: tuple[Any, ...] = value if isinstance(value, tuple) else (None,)
-    if not all(isinstance(n, str) and n in tensors.values_ for n in given):
+    if not all(isinstance(n, str) and n in tensors.source for n in given):
         raise Malformed(f"its origin names {shorten(repr(value))}, which are not all tensors of the program")
     return frozenset(given)
 
@@ -305,7 +294,7 @@ def _decode_tensors(data: Any, aliases: Any, stored: Shapes) -> Tensors:
         ties[alias] = key
         if boolean(lasting):
             persistent.add(alias)
-    return Tensors(values, frozenset(parameters), frozenset(persistent), ties, digests)
+    return Tensors(InMemory(values), frozenset(parameters), frozenset(persistent), ties, digests)
 
 
 def _digest(data: Any) -> str:

@@ -14,11 +14,12 @@ import torch
 
 from mlgraph.errors import FileError
 from mlgraph.files import Progress, atomic_write, file_errors, require_space, write_bytes
-from mlgraph.storage.container import Header, Shapes, make_header, nbytes, parse_header, read_raw_header
+from mlgraph.program.tensors import Rows, Shapes
+from mlgraph.storage.container import Header, make_header, nbytes, parse_header, read_raw_header
 from mlgraph.storage.lazy import LazyTensors, TensorFile
 from mlgraph.storage.strictjson import parse
 from mlgraph.storage.values import Malformed, shorten
-from mlgraph.storage.write import Rows, write_tensor
+from mlgraph.storage.write import write_tensor
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import BinaryIO
 
 import torch
 
+from mlgraph.program.tensors import Rows
 from mlgraph.storage.container import Extent, chunks, tensor_bytes
 from mlgraph.storage.values import Malformed
-
-Rows = torch.Tensor | Iterable[torch.Tensor]
-"""A tensor, or its row chunks in order."""
 
 
 def write_tensor(

@@ -120,11 +120,7 @@ def _in_double(program: Program) -> Program:
     values = {
         n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in program.tensors.items()
     }
-    out = program.replace(tensors=program.tensors.replace(values))
-    for analysis in ("axes", "blocks"):
-        if analysis in program.__dict__:
-            out.__dict__[analysis] = program.__dict__[analysis]
-    return out
+    return program.with_values(program.tensors.replace(values))
 
 
 def _soundness(program: Program, leaves: Sequence[Any], seed: int) -> list[Check]:

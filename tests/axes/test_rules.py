@@ -18,6 +18,7 @@ from mlgraph.axes import register_rule
 from mlgraph.axes.rules import find_rule
 from mlgraph.graph.propagate import propagate
 from mlgraph.program import Program, Signature, Tensors
+from mlgraph.program.tensors import InMemory
 from mlgraph.verify.soundness import permutation_error
 
 aten = torch.ops.aten
@@ -54,7 +55,7 @@ def program_of(case: Case, sizes: N) -> Program:
         node = graph.call_function(operator.getitem, (node, case.result))
     graph.output((node,))
     empty = pytree.tree_structure(((), {}))
-    tensors = Tensors(values, frozenset(values), frozenset(values))
+    tensors = Tensors(InMemory(values), frozenset(values), frozenset(values))
     signature = Signature((), empty, pytree.tree_structure((0,)))
     propagate(graph, signature, tensors)
     return Program(graph, tensors, signature)

@@ -15,8 +15,7 @@ from mlgraph.errors import MlgraphError
 from mlgraph.interop import directory
 from mlgraph.interop.huggingface import save_huggingface
 from mlgraph.interop.open import open_source
-from mlgraph.rewrite.chunks import Rows
-from mlgraph.rewrite.transfer import LazyTensors
+from mlgraph.program.tensors import Recipe, Recipes
 from tests.zoo import get
 
 
@@ -33,7 +32,7 @@ def computed(monkeypatch):
     """The names of the tensors of coarse programs, in the order in which they are computed."""
     monkeypatch.setattr(directory, "LARGE", 1)
     names: list[str] = []
-    whole, in_chunks = LazyTensors.__getitem__, LazyTensors.chunks
+    whole, in_chunks = Recipes.__getitem__, Recipes.chunks
 
     def read(self, name):
         names.append(name)
@@ -45,8 +44,8 @@ def computed(monkeypatch):
         names.extend([f"{name} in chunks"] * (not isinstance(made, torch.Tensor)))
         return made
 
-    monkeypatch.setattr(LazyTensors, "__getitem__", read)
-    monkeypatch.setattr(LazyTensors, "chunks", chunks)
+    monkeypatch.setattr(Recipes, "__getitem__", read)
+    monkeypatch.setattr(Recipes, "chunks", chunks)
     return names
 
 
@@ -66,43 +65,45 @@ def test_a_command_computes_each_weight_as_often_as_python(llama, form, cli, com
 
 
 @dataclasses.dataclass
-class Recipe:
+class Parts:
     """A tensor in parts of two rows; ``made`` counts the parts."""
 
     tensor: torch.Tensor
     made: int = 0
-
-    def __call__(self):
-        return self.tensor
 
     def chunks(self):
         for part in self.tensor.split(2):
             self.made += 1
             yield part
 
+    @property
+    def recipe(self):
+        return Recipe(lambda: self.tensor, self.chunks)
 
-def lazy(recipes):
+
+def lazy(parts):
+    recipes = {"weight": parts.recipe, "bias": Recipe(lambda: torch.zeros(8))}
     program = mlgraph.capture(nn.Linear(3, 8), (torch.randn(5, 3),))
-    return program.replace(tensors=program.tensors.replace(LazyTensors(recipes, program.tensors.meta())))
+    return program.replace(tensors=program.tensors.replace(Recipes(recipes, program.tensors.meta())))
 
 
 def test_checked_tensors_come_in_the_parts_of_the_unchecked():
-    recipe = Recipe(torch.randn(8, 3))
-    values = checked(lazy({"weight": recipe, "bias": lambda: torch.zeros(8)})).tensors.values_
+    given = Parts(torch.randn(8, 3))
+    values = checked(lazy(given)).tensors.source
     assert values.shapes == {"weight": ((8, 3), torch.float32), "bias": ((8,), torch.float32)}
-    assert recipe.made == 0
+    assert given.made == 0
     parts = values.chunks("weight")
     next(parts)
-    assert recipe.made == 1
+    assert given.made == 1
     assert [part.shape for part in parts] == [(2, 3)] * 3
     assert torch.equal(values.chunks("bias"), torch.zeros(8))
-    assert not isinstance(values, Rows)
+    assert not values.reads_rows
 
 
 def test_a_nan_in_a_part_is_told_with_those_of_the_parts_that_follow():
     tensor = torch.zeros(8, 3)
     tensor[3, 1] = tensor[6, 0] = tensor[7, 2] = math.nan
-    values = checked(lazy({"weight": Recipe(tensor), "bias": lambda: torch.zeros(8)})).tensors.values_
+    values = checked(lazy(Parts(tensor))).tensors.source
     parts = values.chunks("weight")
     assert torch.equal(next(parts), torch.zeros(2, 3))
     with pytest.raises(MlgraphError, match="weight holds 3 NaN of 24 values; averaging would spread them"):
@@ -113,8 +114,8 @@ def test_checked_files_are_read_by_rows(tmp_path):
     module = nn.Linear(3, 8)
     module.weight.data[5, 1] = math.nan
     mlgraph.save(mlgraph.capture(module, (torch.randn(5, 3),)), tmp_path / "model.pt")
-    values = checked(mlgraph.load(tmp_path / "model.pt")).tensors.values_
-    assert isinstance(values, Rows)
+    values = checked(mlgraph.load(tmp_path / "model.pt")).tensors.source
+    assert values.reads_rows
     assert torch.equal(values.rows("weight", 1, 4), module.weight[1:4])
     with pytest.raises(MlgraphError, match="weight holds 1 NaN of 24 values"):
         values.rows("weight", 4, 6)

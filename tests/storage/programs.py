@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from mlgraph.graph import ops
 from mlgraph.graph.propagate import propagate
 from mlgraph.program import HuggingFaceOrigin, Input, Lineage, Note, Program, Signature, Tensors
+from mlgraph.program.tensors import InMemory
 
 aten = torch.ops.aten
 Pair = collections.namedtuple("Pair", "first second")
@@ -45,7 +46,7 @@ def mlp(width: int = 8, seed: int = 0, result: Any = None) -> Program:
         "count": torch.tensor(3),
     }
     tensors = Tensors(
-        values,
+        InMemory(values),
         parameters=frozenset(name for name in values if "." in name),
         persistent=frozenset({*(name for name in values if "." in name), "count", "head.weight"}),
         aliases={"head.weight": "embed.weight"},

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlgraph.errors import FileError
+from mlgraph.program.tensors import Shapes
 from mlgraph.storage import open_safetensors, write_safetensors
-from mlgraph.storage.container import Shapes
 
 DTYPES = [
     torch.bool,

@@ -14,32 +14,37 @@ import pytest
 import torch
 
 from mlgraph.errors import FileError
+from mlgraph.program.tensors import Shapes, TensorSource
 from mlgraph.storage import load, save
 from tests.storage.programs import mlp
 
 
-class OneAtATime(Mapping[str, torch.Tensor]):
-    """A mapping that makes its tensors when asked, and says how often."""
+class OneAtATime(TensorSource):
+    """A source that makes its tensors when asked, and says how often."""
 
     def __init__(self, values: Mapping[str, torch.Tensor]) -> None:
-        self.values_ = dict(values)
-        self.shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in values.items()}
+        self.made = dict(values)
+        self.known = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in values.items()}
         self.asked: list[str] = []
+
+    @property
+    def shapes(self) -> Shapes:
+        return self.known
 
     def __getitem__(self, name: str) -> torch.Tensor:
         self.asked.append(name)
-        return self.values_[name].clone()
+        return self.made[name].clone()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.values_)
+        return iter(self.made)
 
     def __len__(self) -> int:
-        return len(self.values_)
+        return len(self.made)
 
 
 def test_lazy_tensors_are_asked_for_once(tmp_path: Path) -> None:
     program = mlp()
-    lazy = OneAtATime(program.tensors.values_)
+    lazy = OneAtATime(program.tensors)
     save(program.replace(tensors=program.tensors.replace(lazy)), tmp_path / "model.pt")
     assert sorted(lazy.asked) == sorted(program.tensors)
     loaded = load(tmp_path / "model.pt")
@@ -65,8 +70,8 @@ def test_a_tensor_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     save(mlp(), tmp_path / "model.pt")
     before = (tmp_path / "model.pt").read_bytes()
     program = mlp(seed=1)
-    lazy = OneAtATime(program.tensors.values_)
-    lazy.values_["mask"] = torch.ones(2)
+    lazy = OneAtATime(program.tensors)
+    lazy.made["mask"] = torch.ones(2)
     with pytest.raises(
         FileError, match=r"tensor mask is torch.float32 \[2\] where torch.bool \[5, 5\] is expected"
     ):
@@ -81,7 +86,7 @@ import torch
 from mlgraph.storage import save
 from tests.storage.programs import mlp
 program = mlp()
-values = dict(program.tensors.values_)
+values = dict(program.tensors)
 for number in range(10**9):
     values["up.weight"] = torch.full_like(values["up.weight"], float(number))
     values["down.weight"] = torch.full_like(values["down.weight"], float(number))
@@ -118,7 +123,7 @@ from mlgraph.storage import load, save
 program = mlp()
 if sys.argv[2] == "save":
     noise = torch.randn(200, 10_000)
-    values = {**program.tensors.values_, **{f"extra{i}": noise for i in range(5)}}
+    values = {**program.tensors, **{f"extra{i}": noise for i in range(5)}}
     save(program.replace(tensors=program.tensors.replace(values)), sys.argv[1])
     raise SystemExit
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

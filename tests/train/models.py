@@ -70,7 +70,7 @@ def program(seed: int = 0, **options: Any) -> mlgraph.Program:
     """The captured classifier with parameters of its own; capturing is done once per architecture."""
     captured = _captured(**options)
     own = dict(classifier(seed, **options).named_parameters())
-    return captured.replace(tensors=captured.tensors.replace({**captured.tensors.values_, **own}))
+    return captured.replace(tensors=captured.tensors.replace({**captured.tensors, **own}))
 
 
 def idx_bytes(values: np.ndarray[Any, Any]) -> bytes:

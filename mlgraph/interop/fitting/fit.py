@@ -57,10 +57,9 @@ class Fit:
 
     def rows(self, program: Program, name: str) -> torch.Tensor | Iterator[torch.Tensor]:
         """The same, as row chunks where the program's tensors can be made so."""
-        chunks = getattr(program.tensors.values_, "chunks", None)
-        made = chunks(name) if chunks is not None else program.tensors[name].detach()
+        made = program.tensors.source.chunks(name)
         if isinstance(made, torch.Tensor):
-            return self._rescaled(name, made)
+            return self._rescaled(name, made.detach())
         return (self._rescaled(name, part) for part in made)
 
     def _rescaled(self, name: str, tensor: torch.Tensor) -> torch.Tensor:

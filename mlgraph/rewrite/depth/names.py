@@ -11,6 +11,7 @@ import torch
 from mlgraph.program import Program, Tensors
 from mlgraph.program.block_table import Chain
 from mlgraph.program.numbering import number_under, renumber
+from mlgraph.program.tensors import InMemory
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def relabel(program: Program, labels: Labels, sources: Mapping[str, Source]) -> 
     digests = {n: old.digests[s.name] for n, s in sources.items() if s.name in old.digests}
     frozen = frozenset(name for name, source in sources.items() if source.name in old.frozen)
     stateful = frozenset(name for name, source in sources.items() if source.name in old.stateful)
-    return Tensors(values, parameters, frozenset(persistent), aliases, digests, frozen, stateful)
+    return Tensors(InMemory(values), parameters, frozenset(persistent), aliases, digests, frozen, stateful)
 
 
 def _shared_names(labels: Labels) -> Iterator[tuple[str, str]]:
