@@ -19,7 +19,7 @@ def write_card(program: Program, folder: Path, source: Path | None, changes: Seq
     Its front matter carries over the licence and language of the source's; below stand the passes in the
     order in which they ran, sizes, changed config fields, notes, and the source's card.
     """
-    original = (source / CARD).read_text(encoding="utf-8", errors="replace") if _has_card(source) else ""
+    original = _card_of(source)
     front = _FRONT.match(original)
     lines = ["---", *_carried(front.group(1) if front else ""), "tags: [mlgraph]", "---", ""]
     lines += [f"# {program.name}", ""]
@@ -36,8 +36,10 @@ def write_card(program: Program, folder: Path, source: Path | None, changes: Seq
     write_text(folder / CARD, "\n".join(lines))
 
 
-def _has_card(source: Path | None) -> bool:
-    return source is not None and (source / CARD).is_file()
+def _card_of(source: Path | None) -> str:
+    if source is None or not (source / CARD).is_file():
+        return ""
+    return (source / CARD).read_text(encoding="utf-8", errors="replace")
 
 
 def _carried(front: str) -> list[str]:

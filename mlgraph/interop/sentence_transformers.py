@@ -26,7 +26,7 @@ from mlgraph.rewrite.transfer import TensorTransfer
 MODULES = "modules.json"
 _FEATURES = "features"
 # Config fields that hold the width of the features that a module reads, by the last part of its type.
-_WIDTHS = {
+_WIDTHS: dict[str, tuple[str, ...]] = {
     "Pooling": ("word_embedding_dimension", "embedding_dimension"),
     "WeightedLayerPooling": ("word_embedding_dimension", "embedding_dimension"),
     "LayerNorm": ("dimension",),
@@ -35,7 +35,7 @@ _WIDTHS = {
     "Dropout": (),
 }
 # Roles of the feature dims of their weights.
-_WEIGHTS = {
+_WEIGHTS: dict[str, dict[str, tuple[str | None, ...]]] = {
     "Dense": {"linear.weight": (None, "contracts"), "linear.bias": (None,)},
     "LayerNorm": {"norm.weight": ("emits",), "norm.bias": ("emits",)},
 }
@@ -201,5 +201,5 @@ def _returned_width(program: Program) -> int | None:
 def _returned_axis(program: Program) -> str | None:
     node = _returned(program)
     dims = program.axes.node_dims.get(node.name) if node is not None else None
-    last = dims[-1] if dims else ()
-    return last[0].axis if len(last) == 1 and isinstance(last[0], Leaf) else None
+    terms = tuple(dims[-1]) if dims else ()
+    return terms[0].axis if len(terms) == 1 and isinstance(terms[0], Leaf) else None
