@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -138,10 +138,14 @@ def _preserved(model: nn.Module) -> Iterator[None]:
                 module.__dict__.update(attribute)
                 module._buffers.clear()
                 module._buffers.update(buffer)
-            with torch.no_grad():
-                for tensor, value in values.values():
-                    if not torch.equal(tensor, value):
-                        tensor.copy_(value)
+            _restore(values.values())
+
+
+@torch.no_grad()
+def _restore(values: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for tensor, value in values:
+        if not torch.equal(tensor, value):
+            tensor.copy_(value)
 
 
 def _evaluates_differently(model: nn.Module, program: Program, call: Call) -> str | None:
@@ -218,22 +222,29 @@ def _tensors(model: nn.Module) -> tuple[Tensors, dict[str, str]]:
     aliases: dict[str, str] = {}
     parameters: set[str] = set()
     persistent: set[str] = set()
-    for path, module in model.named_modules(remove_duplicate=False):
-        for kind, entries in (("parameter", module._parameters), ("buffer", module._buffers)):
-            for key, tensor in entries.items():
-                if tensor is None:
-                    continue
-                full = f"{path}.{key}" if path else key
-                if id(tensor) in first:
-                    aliases[full] = first[id(tensor)]
-                else:
-                    first[id(tensor)] = full
-                    values[full] = tensor
-                    if kind == "parameter":
-                        parameters.add(full)
-                if kind == "parameter" or key not in module._non_persistent_buffers_set:
-                    persistent.add(full)
+    for full, tensor, is_parameter, is_persistent in _held(model):
+        if id(tensor) in first:
+            aliases[full] = first[id(tensor)]
+        else:
+            first[id(tensor)] = full
+            values[full] = tensor
+            if is_parameter:
+                parameters.add(full)
+        if is_persistent:
+            persistent.add(full)
     canonical = {name: name for name in values} | aliases
     frozen = frozenset(name for name in parameters if not values[name].requires_grad)
     tensors = Tensors(InMemory(values), frozenset(parameters), frozenset(persistent), aliases, frozen=frozen)
     return tensors, canonical
+
+
+def _held(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, bool, bool]]:
+    """Every name of every tensor, and whether it is a parameter, and in the state dict."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        for key, tensor in module._parameters.items():
+            if tensor is not None:
+                yield prefix + key, tensor, True, True
+        for key, tensor in module._buffers.items():
+            if tensor is not None:
+                yield prefix + key, tensor, False, key not in module._non_persistent_buffers_set
