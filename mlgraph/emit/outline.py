@@ -59,11 +59,7 @@ def _regions(program: Program) -> dict[str, list[fx.Node]]:
                 number = max(number, _number(node, chain.prefix, range(first, first + chain.period)))
                 regions.setdefault(f"{chain.prefix}{number}", []).append(node)
     # the numbers of a list of parameters are no modules
-    return {path: nodes for path, nodes in regions.items() if not _is_tensor(program, path)}
-
-
-def _is_tensor(program: Program, name: str) -> bool:
-    return name in program.tensors.values_ or name in program.tensors.aliases
+    return {path: nodes for path, nodes in regions.items() if path not in program.tensors}
 
 
 def _number(node: fx.Node, prefix: str, numbers: range) -> int:
