@@ -15,6 +15,7 @@ from torch import fx
 from mlgraph.blocks.near_misses import near_misses
 from mlgraph.blocks.partition import Partition
 from mlgraph.blocks.periodic import divisions, find_runs
+from mlgraph.graph.constants import loose_constants
 from mlgraph.graph.dataflow import Dataflow
 from mlgraph.program import Program
 from mlgraph.program.block_table import Block, BlockTable, Chain
@@ -24,6 +25,20 @@ from mlgraph.program.numbering import common_path, number_under, numbered
 def find_blocks(program: Program) -> BlockTable:
     """The chains of repeated blocks of a program, in graph order; near misses under ``rejected``."""
     flow = Dataflow(program)
+    chains = _find_chains(flow)
+    if loose := loose_constants(program):
+        # layers that would be one chain but for their tables: the first table of every group is taken
+        others = _find_chains(Dataflow(program, loose))
+        if _covered(others) > _covered(chains):
+            chains = others
+    return BlockTable(chains, tuple(near_misses(flow, chains)))
+
+
+def _covered(chains: Sequence[Chain]) -> int:
+    return sum(len(block.nodes) for chain in chains for block in chain)
+
+
+def _find_chains(flow: Dataflow) -> tuple[Chain, ...]:
     claimed: set[fx.Node] = set()
     found: list[tuple[int, Chain]] = []
     for run in find_runs(flow):
@@ -33,8 +48,7 @@ def find_blocks(program: Program) -> BlockTable:
                 claimed.update(*partition.cores[first:last])
                 found.append((flow.order[partition.bounds[first]], chain))
     found.sort(key=lambda item: item[0])
-    chains = _name_apart([chain for _, chain in found])
-    return BlockTable(chains, tuple(near_misses(flow, chains)))
+    return _name_apart([chain for _, chain in found])
 
 
 def _chain(flow: Dataflow, partition: Partition, first: int, last: int) -> Chain | None:

@@ -109,16 +109,21 @@ def _unlike_operations(flow: Dataflow, left: Sequence[fx.Node], right: Sequence[
 
 
 def _unlike_reads(flow: Dataflow, left: Sequence[fx.Node], right: Sequence[fx.Node]) -> str | None:
+    """The constant, else the op outside, that two like segments do not have in common.
+
+    What the second reads of the first is what blocks of a chain pass on.
+    """
     inside = set(left), set(right)
+    found: str | None = None
     for a, b in zip(left, right, strict=True):
         for x, y in zip(flow.data[a], flow.data[b], strict=False):
             if x in inside[0] or y in inside[1] or x is y:
                 continue
             if x.op == y.op == "get_attr" and flow.tensor_key(x) != flow.tensor_key(y):
                 return f"the constant {x.target} vs {y.target}"
-            if x.op != "get_attr" and op_name(a) != op_name(x):
-                return f"{op_name(a)} reads {x.name} vs {y.name}"
-    return None
+            if found is None and y not in inside[0] and op_name(a) != op_name(x):
+                found = f"{op_name(a)} reads {x.name} vs {y.name}" if x.op != "get_attr" else None
+    return found
 
 
 def _nodes(flow: Dataflow, path: str) -> list[fx.Node]:

@@ -8,12 +8,13 @@ a tensor on in evaluation (dropout, drop-path, alias, contiguous, a cast to the 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import fx
 
+from mlgraph.graph.constants import constants
 from mlgraph.graph.ops import has, is_tensor_valued, op_name
 from mlgraph.graph.traits import SPREADS, Trait
 from mlgraph.program import Program
@@ -40,9 +41,11 @@ class Dataflow:
         effects: nodes that write into a tensor and whose result nothing reads (a batch norm's counter).
         order: position of each of them.
         data: activation predecessors of a node, transparent nodes passed over.
+
+    ``loose`` names constants whose values tell no nodes apart.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, loose: Collection[str] = ()) -> None:
         self.program = program
         graph = program.graph
         self.output = next(iter(reversed(graph.nodes)))
@@ -69,7 +72,7 @@ class Dataflow:
         self._parts: dict[fx.Node, tuple[int, tuple[fx.Node, ...]]] = {}
         self._interned: dict[Hashable, int] = {}
         self._constants: dict[str, Hashable] = {}
-        self._static = self._static_tensors()
+        self._static = constants(program).difference(loose)
 
     def resolve(self, node: fx.Node) -> fx.Node:
         """The node whose value ``node`` passes on: itself unless transparent."""
@@ -98,23 +101,6 @@ class Dataflow:
                 return False
             return source.dtype == value.dtype and source.device == value.device
         return False
-
-    def _static_tensors(self) -> frozenset[str]:
-        """Constants: neither parameters nor persistent float state nor the statistics of a batch norm."""
-        tensors = self.program.tensors
-        varying = set(tensors.parameters)
-        for node in self.nodes:
-            if node.op != "get_attr":
-                continue
-            name = str(node.target)
-            value = node.meta.get("val")
-            floating = isinstance(value, torch.Tensor) and value.is_floating_point()
-            counted = any(
-                self._names[user].endswith("batch_norm") or user in self.effects for user in self.users(node)
-            )
-            if counted or (floating and name in tensors.persistent):
-                varying.add(name)
-        return frozenset(name for name in tensors if name not in varying)
 
     # Dominators
 

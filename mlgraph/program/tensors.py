@@ -241,15 +241,32 @@ class Tensors(Mapping[str, torch.Tensor]):
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return hashlib.sha1(data, usedforsecurity=False).hexdigest()
 
+    def is_mask(self, name: str) -> bool:
+        """Whether a parameter takes no gradient and holds two values alone, or some that are not finite.
+
+        Of lazy values that is not asked.
+        """
+        if name not in self.parameters or name not in self.frozen:
+            return False
+        if not self.in_memory or is_fake(self[name]):
+            return name in self.digests
+        tensor = self[name].detach()
+        if not tensor.is_floating_point() or not tensor.numel() or type(tensor) is not torch.Tensor:
+            return False
+        low, high = tensor.aminmax()
+        two_values = bool((low != high) & ((tensor == low) | (tensor == high)).all())
+        return two_values or not bool(torch.isfinite(tensor).all())
+
     def skeleton(self) -> Tensors:
-        """The same on the meta device, with digests of buffers; of lazy values, only of constants."""
+        """The same on the meta device, with digests of buffers and masks; of lazy values, of constants."""
         return dataclasses.replace(self, source=InMemory(self.meta()), digests=self._known_digests)
 
     @cached_property
     def _known_digests(self) -> dict[str, str]:
         held = self.in_memory
         buffers = [n for n in self if n not in self.parameters and (held or n not in self.persistent)]
-        found = {name: self.digest(name) for name in buffers}
+        masks = [n for n in self.frozen if self.is_mask(n)]
+        found = {name: self.digest(name) for name in [*buffers, *masks]}
         return {name: digest for name, digest in found.items() if digest is not None}
 
     def replace(self, values: Mapping[str, torch.Tensor]) -> Tensors:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from mlgraph.errors import AxisError
-from mlgraph.program import Lineage, Program
+from mlgraph.graph.constants import constants
+from mlgraph.program import Lineage, Note, Program
 from mlgraph.program.tensors import InMemory, Recipe, Recipes, TensorSource
 from mlgraph.rewrite.chunks import down_chunks
 from mlgraph.rewrite.depth.restack import Restacked, restack
@@ -34,9 +35,11 @@ def apply_down(
     _check_still_alike(program, narrow, layers)
     stacked = stack_down(narrow, layers)
     members = group_members(narrow, layers, stacked)
+    fixed = constants(program) if layers else frozenset()
     recipes: dict[str, Recipe] = {}
     for name in stacked.program.tensors:
-        made = _Coarse(program, narrow, plan, members.get(name, (stacked.sources[name].name,)))
+        group = members.get(name, (stacked.sources[name].name,))
+        made = _Coarse(program, narrow, plan, group[:1] if group[0] in fixed else group)
         recipes[name] = Recipe(made.whole, made.chunks)
     tensors = stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors))
     # a mean is trained where one of its terms is
@@ -48,6 +51,7 @@ def apply_down(
         *plan.approximate,
         *kept_constants(program, sizes),
         *kept_unread(program, sizes),
+        *_selected(program, layers, fixed),
     ]
     lineage = Lineage(
         operation,
@@ -62,6 +66,18 @@ def apply_down(
         notes=tuple(dict.fromkeys(notes)),
         history=(*program.history, operation),
     )
+
+
+def _selected(program: Program, layers: Mapping[str, Grouping], fixed: Collection[str]) -> Iterator[Note]:
+    """A note for every constant of which some group of blocks has several values."""
+    for chain in program.blocks if layers else ():
+        for column in chain.columns() if chain.name in layers else ():
+            if column[0] not in fixed:
+                continue
+            digests = [program.tensors.digest(name) for name in column]
+            if any(len({digests[block] for block in group}) > 1 for group in layers[chain.name].members):
+                text = f"{column[0]} to {column[-1]} differ and are not averaged: each group has its first"
+                yield Note("approximate", text, column[0])
 
 
 def _check_still_alike(program: Program, narrow: Program, layers: Mapping[str, Grouping]) -> None:
@@ -137,16 +153,21 @@ class _Coarse:
 
 
 def _mean(given: list[torch.Tensor]) -> torch.Tensor:
-    """The mean, by a balanced tree of sums in at least fp32; of what is no floating point, the first."""
-    if len(given) == 1 or not given[0].is_floating_point():
+    """The mean, by a balanced tree of sums in at least fp32.
+
+    Of what is no floating-point or complex number, and where a value is infinite or NaN (a mask), the first.
+    """
+    if len(given) == 1 or not (given[0].is_floating_point() or given[0].is_complex()):
         return given[0]
     dtype = given[0].dtype
-    wide = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+    narrow = torch.complex64 if dtype.is_complex else torch.float32
+    wide = narrow if dtype.itemsize < narrow.itemsize else dtype
     terms = [tensor.to(wide) for tensor in given]
     while len(terms) > 1:
         paired = [a + b for a, b in zip(terms[::2], terms[1::2], strict=False)]
         terms = paired + terms[len(terms) - len(terms) % 2 :]
-    return (terms[0] / len(given)).to(dtype)
+    mean = (terms[0] / len(given)).to(dtype)
+    return mean if mean.is_meta or bool(torch.isfinite(mean).all()) else given[0]
 
 
 def realise(
