@@ -13,10 +13,12 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.capture.export import Call, Exported, export, has_values
 from mlgraph.capture.importer import import_graph
+from mlgraph.capture.inputs.caches import without_caches
 from mlgraph.capture.inputs.example import example_inputs, needs_inputs
 from mlgraph.capture.normalize.pipeline import normalize
 from mlgraph.capture.signature import signature_of, with_guards
 from mlgraph.capture.submodules import called_with, stand_in, submodule
+from mlgraph.capture.wrappers import unwrapped
 from mlgraph.errors import CaptureError
 from mlgraph.graph.effects import written
 from mlgraph.graph.interpret import run
@@ -49,16 +51,19 @@ def capture(
         raise CaptureError(
             f"{type(model).__name__} is not a module; pass an nn.Module, a file or a directory"
         )
+    model, notes = unwrapped(model)
     known = getattr(model, "program", None)
     if isinstance(known, Program):
         return known
     if not args and not kwargs and needs_inputs(model):
         args, kwargs = example_inputs(model)
-    call = _bind(model, args, dict(kwargs or {}))
+    call, more = without_caches(model, _bind(model, args, dict(kwargs or {})))
     name = name or type(model).__name__
     if module is not None:
-        return _part(model, module, call, dynamic_shapes, f"{name}.{module}")
-    return _whole(model, call, dynamic_shapes, name)
+        program = _part(model, module, call, dynamic_shapes, f"{name}.{module}")
+    else:
+        program = _whole(model, call, dynamic_shapes, name)
+    return program.replace(notes=(*notes, *more, *program.notes))
 
 
 def _whole(model: nn.Module, call: Call, dynamic_shapes: Any, name: str) -> Program:

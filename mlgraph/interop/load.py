@@ -122,7 +122,10 @@ def _architecture(config: dict[str, Any], path: Path) -> type:
     if config.get("auto_map") or not names:
         if "model_type" not in config:
             raise FileError(f"{path} names neither architectures nor model_type; add one.")
-        return transformers.AutoModel  # type: ignore[no-any-return]
+        brought = [key for key in config.get("auto_map") or {} if key.startswith("AutoModel")]
+        # a bare AutoModel is made from any configuration; another is asked for where only it is known
+        automatic = "AutoModel" if not brought or "AutoModel" in brought else brought[0]
+        return getattr(transformers, automatic)  # type: ignore[no-any-return]
     found = getattr(transformers, str(names[0]), None)
     if found is None:
         raise FileError(

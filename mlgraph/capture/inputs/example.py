@@ -13,6 +13,7 @@ from torch import nn
 from mlgraph.capture.inputs.losses import add_loss
 from mlgraph.capture.inputs.origin import is_huggingface, is_timm
 from mlgraph.capture.inputs.primes import Sizes
+from mlgraph.capture.inputs.results import by_name
 from mlgraph.capture.inputs.tensors import Request, attempts, build
 from mlgraph.errors import CaptureError, first_line
 
@@ -84,10 +85,10 @@ def _huggingface_inputs(model: nn.Module, loss: bool) -> dict[str, Any]:
             request = Request(model, config, signature, attempt, Sizes(config))
             kwargs = build(request)
             try:
-                output = model(**kwargs)
+                output = by_name(model(**kwargs))
                 if output.get("past_key_values") is not None:
                     kwargs["use_cache"] = False
-                    output = model(**kwargs)
+                    output = by_name(model(**kwargs))
             except Exception as error:  # any error of the model's own code says that the inputs do not fit
                 failure = failure or error
                 continue
@@ -121,7 +122,8 @@ def _without_mask_if_causal(model: nn.Module, kwargs: dict[str, Any]) -> dict[st
 
 
 def _leading(output: Any) -> Any:
-    tensors = (value for value in output.values() if isinstance(value, torch.Tensor) and value.dim() > 1)
+    values = by_name(output).values()
+    tensors = (value for value in values if isinstance(value, torch.Tensor) and value.dim() > 1)
     return next(tensors, None)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from mlgraph.capture.inputs.results import by_name
+
 
 def add_loss(
     model: nn.Module,
@@ -31,7 +33,7 @@ def add_loss(
             continue
         call = {**kwargs, **extra}
         try:
-            loss = model(**call).get("loss")
+            loss = by_name(model(**call)).get("loss")
         except Exception:  # labels of this shape are not what the head wants; try the next
             continue
         if isinstance(loss, torch.Tensor) and loss.dim() == 0:
