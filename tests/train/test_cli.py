@@ -138,7 +138,7 @@ def test_images_are_trained_on_with_their_top_1(work: Path, capsys: pytest.Captu
 def test_mistakes_in_the_file_are_sentences(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (work / "run.toml").write_text(CONFIG.replace("eval_every", "eval_evry"))
     assert mlgraph_command(["train", "run.toml"]) == 1
-    assert "'run.eval_evry'; did you mean 'eval_every'" in capsys.readouterr().err
+    assert "'run.eval_evry': did you mean 'eval_every'?" in capsys.readouterr().err
 
 
 def test_every_field_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
