@@ -14,7 +14,10 @@ from mlgraph.passes.interpolate import Interpolate
 @runs(Interpolate)
 def command(
     first: Annotated[str, typer.Argument(metavar="A", help="The model at alpha 0.", show_default=False)],
-    second: Annotated[str, typer.Argument(metavar="B", help="The model at alpha 1.", show_default=False)],
+    second: Annotated[
+        str,
+        typer.Argument(metavar="B", help="The model at alpha 1, or the coarse one of A.", show_default=False),
+    ],
     operator: Interpolate,
     out: Out = None,
     dtype: Dtype = None,
@@ -25,7 +28,8 @@ def command(
 ) -> None:
     """Mix two models of one architecture: (1 - alpha) A + alpha B.
 
-    For example: mlgraph interpolate original refined --alpha 0.25 -o mixed
+    For example: mlgraph interpolate original refined --alpha 0.25 -o mixed. B may be the coarse model that
+    was made of A; then --detail says how much is kept of what coarsening averaged away.
     """
     from mlgraph.cli.checks import require_numbers
     from mlgraph.cli.coarsen import new_notes
@@ -47,6 +51,7 @@ def command(
                 "sources": [first, second],
                 "pass": str(operator),
                 "alpha": operator.alpha,
+                "detail": operator.detail,
                 "out": str(written.path),
                 "form": written.form,
                 "parameters": mixed.num_parameters(),

@@ -9,7 +9,7 @@ import torch
 from mlgraph.errors import MlgraphError
 from mlgraph.program import Lineage, Program
 from mlgraph.program.tensors import Recipe
-from mlgraph.rewrite.coarsen import group_members, narrowed, realise, stack_down
+from mlgraph.rewrite.coarsen import apply_down, group_members, narrowed, realise, stack_down
 from mlgraph.rewrite.depth.residual import Affine, residual_changes
 from mlgraph.rewrite.depth.restack import restack
 from mlgraph.rewrite.grouping import Grouping
@@ -84,6 +84,30 @@ def _up_recipe(
         return out if affine is None else out.mul_(affine.scale).add_(affine.shift)
 
     return Recipe(make)
+
+
+def is_coarse(program: Program, fine: Program) -> bool:
+    """Whether ``program`` was coarsened from one of the architecture of ``fine``."""
+    lineage = program.lineage
+    if lineage is None or lineage.direction == "up":
+        return False
+    parent = lineage.parent.tensors.meta()
+    own = fine.tensors.meta()
+    return parent.keys() == own.keys() and all(own[name].shape == parent[name].shape for name in own)
+
+
+def smoothed(fine: Program, coarse: Program, depth_mode: str = "copy") -> Program:
+    """P R ``fine``: what of it remains on the way down to the architecture of ``coarse`` and back up.
+
+    ``coarse`` was coarsened from a program of the architecture of ``fine``; the groupings are those.
+    """
+    lineage = coarse.lineage
+    assert lineage is not None, "a program without lineage was coarsened from none"
+    groupings = {axis: Grouping(coarse_of) for axis, coarse_of in lineage.groupings.items()}
+    layers = {chain: Grouping(coarse_of) for chain, coarse_of in lineage.layers.items()}
+    tied = str(lineage.options.get("tied", "exact"))
+    down = apply_down(fine, groupings, layers, tied, lineage.operation, lineage.options)
+    return refine_by_lineage(down, depth_mode, "decoalesce")
 
 
 def refine_by_lineage(program: Program, depth_mode: str, operation: str) -> Program:

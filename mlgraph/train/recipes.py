@@ -27,8 +27,8 @@ class Recipe:
     ``steps`` are the steps at level 1 in all: ``init_steps`` of them (the paper's E_a) before coarsening, the
     rest after interpolation. ``coarse_steps`` (E_small) are the steps per visit of a coarser level; below
     level 1 the first ``init_steps`` of them likewise come before going further down. Lists give one value per
-    level: ``coarse_steps`` for levels 2 to ``levels``, ``init_steps`` and ``alpha`` for levels 1 to
-    ``levels - 1``, ``lr`` for every level. The paper takes ``alpha`` 0.5 for BERT, 0.25 for GPT and DeiT.
+    level: ``coarse_steps`` for levels 2 to ``levels``, ``init_steps``, ``alpha`` and ``detail`` for levels 1
+    to ``levels - 1``, ``lr`` for every level. The paper takes ``alpha`` 0.5 for BERT, 0.25 for GPT and DeiT.
     """
 
     kind: Kind = option("vcycle", "which program is made; not used where phases are listed")
@@ -43,6 +43,12 @@ class Recipe:
     levels: int | None = option(None, "levels of a cycle; by default 2, and 3 for a W-cycle")
     alpha: Reals = option(
         0.5, "weight of the refined program in interpolation; or a list, one per level", least=0, most=1
+    )
+    detail: Reals | None = option(
+        None,
+        "weight of what coarsening averaged away; 1 - alpha by default; or a list, one per level",
+        least=0,
+        most=1,
     )
     lr: Reals | None = option(None, "peak learning rate; or a list, one per level", least=0)
 
@@ -67,6 +73,7 @@ class Recipe:
             steps=[self.steps, *_per_level(coarse, levels - 1, "coarse_steps")],
             init=[*_per_level(self.init_steps, levels - 1, "init_steps"), 0],
             alpha=_per_level(self.alpha, levels - 1, "alpha"),
+            detail=_per_level(self.detail, levels - 1, "detail"),
             lr=_per_level(self.lr, levels, "lr"),
             down=Coarsen(self.coarsen),
             up=Refine(self.refine),
@@ -95,6 +102,7 @@ class _Levels:
     up: Refine
     init: list[int] = dataclasses.field(default_factory=list)
     alpha: list[float] = dataclasses.field(default_factory=list)
+    detail: list[float | None] = dataclasses.field(default_factory=list)
     visits: int = 1
 
     def __post_init__(self) -> None:
@@ -110,7 +118,7 @@ class _Levels:
         # At the coarsest level a second visit would only repeat the first.
         visits = self.visits if level + 1 < len(self.steps) else 1
         below = self.cycle(level + 1) * visits
-        mix = Interpolate(self.alpha[level - 1])
+        mix = Interpolate(alpha=self.alpha[level - 1], detail=self.detail[level - 1])
         return [Train(init, lr=lr), self.down, *below, self.up, mix, Train(steps - init, lr=lr)]
 
     def full(self) -> list[Phase]:
@@ -173,13 +181,14 @@ def fmg(
     return _recipe("fmg", steps=steps, init_steps=init_steps, coarse_steps=coarse_steps, **options)
 
 
-@signed(Recipe, *_OTHERS, "init_steps", "alpha")
+@signed(Recipe, *_OTHERS, "init_steps", "alpha", "detail")
 def cascade(steps: int, coarse_steps: Any = None, **options: Any) -> list[Phase]:
     """A cascade: start at the coarsest level and only go up, every level trained once.
 
-    The options are the fields of :class:`Recipe`, without those of a way down: ``init_steps``, ``alpha``.
+    The options are the fields of :class:`Recipe`, without those of a way down: ``init_steps``,
+    ``alpha``, ``detail``.
     """
-    for name in options.keys() & {"init_steps", "alpha"}:
+    for name in sorted(options.keys() & {"init_steps", "alpha", "detail"}):
         raise TrainError(f"cascade takes no option {name!r}: it goes up only, and mixes nothing.")
     return _recipe("cascade", steps=steps, coarse_steps=coarse_steps, **options)
 

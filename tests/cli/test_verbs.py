@@ -115,6 +115,12 @@ def test_down_up_and_between(cli, bert, tmp_path):
     name = "bert.encoder.layer.3.output.dense.weight"
     expected = 0.75 * first.tensors[name] + 0.25 * second.tensors[name]
     torch.testing.assert_close(mix.tensors[name], expected)
+    kept = tmp_path / "kept.pt"
+    assert cli("interpolate", bert, small, "--alpha", 1, "--detail", 1, "-o", kept).code == 0
+    assert mlgraph.load(kept).num_parameters() == first.num_parameters()
+    torch.testing.assert_close(mlgraph.load(kept).tensors[name], first.tensors[name])
+    told = cli("interpolate", bert, big, "--detail", 1, "-o", tmp_path / "no.pt")
+    assert (told.code, "give the coarse program" in told.err) == (1, True)
     pipeline = tmp_path / "pipeline.pt"
     assert cli("apply", "coalesce{depth=2,width=2};decoalesce", bert, "-o", pipeline).code == 0
     assert equal(mlgraph.load(pipeline), second)

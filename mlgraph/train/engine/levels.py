@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from mlgraph.passes.interpolate import weights
+from mlgraph.passes.interpolate import Mix, mixed
 from mlgraph.program import Program
+from mlgraph.rewrite.refine import smoothed
 from mlgraph.train.engine.carry import (
     new_after,
     new_parameters,
@@ -18,7 +19,7 @@ from mlgraph.train.engine.carry import (
     steps_between,
 )
 from mlgraph.train.errors import TrainError
-from mlgraph.train.optimizer import OptimizerState
+from mlgraph.train.optimizer import FIRST_MOMENTS, OptimizerState
 from mlgraph.train.phases import Apply, Coarsen, Interpolate, Phase, Refine, Train
 
 StateMap = Callable[[OptimizerState], OptimizerState]
@@ -54,10 +55,14 @@ class Level:
 
 @dataclass(frozen=True)
 class LevelChange:
-    """The outcome of level-changing phases: the new level, and what to do with the optimizer state."""
+    """The outcome of level-changing phases: the new level, and what to do with the optimizer state.
+
+    ``refined`` is the coarse program just gone up from, and the depth mode by which that was done.
+    """
 
     level: Level
     maps: tuple[StateMap, ...] = field(default=())
+    refined: tuple[Program, str] | None = None
 
     def state(self, state: OptimizerState) -> OptimizerState:
         """The optimizer state of the new level, from that of the old one."""
@@ -118,7 +123,9 @@ def _refine(change: LevelChange, phase: Refine, number: int, mode: str) -> Level
     # new one.
     transfers = fine if grows else coarse
     above = Level(fine, f"{number:04d}", () if grows else level.aside, new_parameters(transfers))
-    return LevelChange(above, (*change.maps, state_map(transfers, "up", mode, phase.operator.depth_mode)))
+    depth_mode = phase.operator.depth_mode
+    maps = (*change.maps, state_map(transfers, "up", mode, depth_mode))
+    return LevelChange(above, maps, None if grows else (coarse, depth_mode))
 
 
 def _apply(change: LevelChange, phase: Apply, number: int, mode: str) -> LevelChange:
@@ -134,16 +141,24 @@ def _apply(change: LevelChange, phase: Apply, number: int, mode: str) -> LevelCh
 
 
 def _interpolate(change: LevelChange, phase: Interpolate, mode: str) -> LevelChange:
-    if not change.level.aside:
+    if not change.level.aside or change.refined is None:
         raise TrainError("Interpolate has no program set aside to mix with: coarsen before you refine.")
-    aside = change.level.aside[-1]
-    mixed = _into_aside(change, phase.operator(aside.program, change.level.program))
-    alpha = weights(aside.program, phase.operator.alpha)
+    aside, (coarse, depth_mode) = change.level.aside[-1], change.refined
+    mix = Mix(aside.program, phase.operator.alpha, phase.operator.detail)
+    has_detail = phase.operator.detail is not None
+    smooth = smoothed(aside.program, coarse, depth_mode) if has_detail else None
+    into = _into_aside(change, mixed(aside.program, change.level.program, mix, smooth))
 
-    def mix(state: OptimizerState) -> OptimizerState:
-        return {} if mode == "reset" else mix_state(aside.state(), state, alpha)
+    def mix_states(state: OptimizerState) -> OptimizerState:
+        if mode == "reset":
+            return {}
+        own = aside.state()
+        if not has_detail:
+            return mix_state(own, state, mix)
+        down, up = state_map(coarse, "down", mode), state_map(coarse, "up", mode, depth_mode)
+        return mix_state(own, state, mix, up(down(own)))
 
-    return dataclasses.replace(mixed, maps=(*mixed.maps, mix))
+    return dataclasses.replace(into, maps=(*into.maps, mix_states))
 
 
 def _into_aside(change: LevelChange, program: Program) -> LevelChange:
@@ -161,26 +176,23 @@ def _into_aside(change: LevelChange, program: Program) -> LevelChange:
 def mix_state(
     first: Mapping[str, Mapping[str, torch.Tensor]],
     second: Mapping[str, Mapping[str, torch.Tensor]],
-    alpha: Callable[[str], float],
+    mix: Mix,
+    smooth: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
 ) -> OptimizerState:
-    """``(1 - alpha)·first + alpha·second`` of optimizer state, ``alpha`` by parameter name.
+    """Optimizer state mixed as the weights are; step counts become the larger one.
 
-    Step counts become the larger one.
-
-    Where one side has no state for a parameter, as before any training, the other's is taken.
+    ``smooth`` is what of ``first`` remains on the way down and back up. Second moments cannot fall below
+    zero, so they are mixed without detail: ``(1 - alpha)·first + alpha·second``. Where one side has no state
+    for a parameter, as before any training, the other's is taken.
     """
-    mixed: OptimizerState = {name: dict(entries) for name, entries in {**first, **second}.items()}
+    made: OptimizerState = {name: dict(entries) for name, entries in {**first, **second}.items()}
     for name in first.keys() & second.keys():
-        ours, theirs = first[name], second[name]
-        mixed[name] = {
-            key: torch.maximum(ours[key], theirs[key])
-            if ours[key].ndim == 0
-            else _lerp(ours[key], theirs[key], alpha(name))
-            for key in ours
-            if key in theirs
-        }
-    return mixed
-
-
-def _lerp(first: torch.Tensor, second: torch.Tensor, alpha: float) -> torch.Tensor:
-    return torch.lerp(first, second.to(first.dtype), alpha)
+        ours, theirs, kept = first[name], second[name], (smooth or {}).get(name, {})
+        made[name] = {}
+        for key in ours.keys() & theirs.keys():
+            if ours[key].ndim == 0:
+                made[name][key] = torch.maximum(ours[key], theirs[key])
+                continue
+            detailed = kept.get(key) if key in FIRST_MOMENTS else None
+            made[name][key] = mix.tensor(name, ours[key], theirs[key].to(ours[key].dtype), detailed)
+    return made

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlgraph
+from mlgraph.passes.interpolate import Mix
 from mlgraph.passes.registry import PASSES, load_pass
 from mlgraph.program import Program
 from mlgraph.train import (
@@ -141,7 +142,7 @@ def test_reset_drops_everything() -> None:
 def test_mixing_is_linear_and_keeps_the_larger_step(alpha: float) -> None:
     first = {"w": {"exp_avg": torch.tensor([1.0, 2.0]), "step": torch.tensor(3.0)}}
     second = {"w": {"exp_avg": torch.tensor([5.0, 0.0]), "step": torch.tensor(9.0)}}
-    mixed = mix_state(first, second, lambda name: alpha)["w"]
+    mixed = mix_state(first, second, Mix(program(), alpha))["w"]
     torch.testing.assert_close(
         mixed["exp_avg"], (1 - alpha) * torch.tensor([1.0, 2.0]) + alpha * torch.tensor([5.0, 0.0])
     )
@@ -161,7 +162,7 @@ def test_state_is_placed_in_one_order_in_all_processes() -> None:
 
 def test_state_that_one_side_lacks_is_the_others() -> None:
     second = {"w": {"exp_avg": torch.ones(2), "step": torch.tensor(9.0)}}
-    assert torch.equal(mix_state({}, second, lambda name: 0.25)["w"]["exp_avg"], torch.ones(2))
+    assert torch.equal(mix_state({}, second, Mix(program(), 0.25))["w"]["exp_avg"], torch.ones(2))
 
 
 def _aside(name: str, of: Program, keeps: bool) -> Callable[[], OptimizerState]:
@@ -179,6 +180,37 @@ def test_interpolating_puts_the_mix_into_the_users_tensors(alpha: float) -> None
     for name, tensor in change.level.program.tensors.items():
         expected = torch.lerp(before[name], refined.tensors[name], alpha)
         torch.testing.assert_close(tensor.detach(), expected)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+def test_a_cycle_trains_with_all_of_the_detail(kind: str) -> None:
+    phases = vcycle(30, init_steps=6, coarse_steps=10, alpha=1.0, detail=1.0)
+    assert phases[4] == Interpolate(alpha=1.0, detail=1.0)
+    rate = 1e-2 if kind == "adamw" else 0.05
+    options: dict[str, Any] = {"optimizer": Optimizer(kind, lr=rate), "log_every": 5}
+    losses = [
+        r["loss"]
+        for r in run(program(), phases, points(), None, cross_entropy, **options).history
+        if "loss" in r
+    ]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("mode", ["reset", "carry", "asymmetric"])
+def test_detail_brings_back_what_the_copies_had_of_their_own(mode: str) -> None:
+    model = program()
+    before = {name: t.detach().clone() for name, t in model.tensors.items()}
+    moments = _moments(_gradients(model))
+    aside = lambda name, of, keeps: lambda: moments  # noqa: E731
+    phases = [Coarsen(), Refine(), Interpolate(alpha=1.0, detail=1.0)]
+    change = change_level(Level(model), phases, 0, mode, aside)
+    for name, tensor in change.level.program.tensors.items():
+        # untrained in between, a coarse-grid correction corrects nothing
+        torch.testing.assert_close(tensor.detach(), before[name])
+    if mode == "carry":
+        for name, entries in change.state(moments).items():
+            torch.testing.assert_close(entries["exp_avg"], moments[name]["exp_avg"])
+            assert (entries["exp_avg_sq"] >= 0).all()
 
 
 def test_refining_without_mixing_is_interpolating_fully() -> None:
