@@ -25,8 +25,9 @@ class Interpolate(Pass):
     """``(1 - alpha) * first + alpha * second`` (arXiv 2404.07999, the interpolation operator).
 
     Breaks the symmetry of copied neurons. Masks, tables and other constants are the first program's, and so
-    are integers and booleans. ``alpha`` is a number, or a table from axis name, or from a glob of tensor names, to number: a tensor takes the first
-    that names an axis it has or its own name, ``default`` names the rest (1 where it is left out).
+    are integers and booleans. ``alpha`` is a number, or a table from axis name, or from a glob of tensor
+    names, to number: a tensor takes the first that names an axis it has or its own name, ``default`` names
+    the rest (1 where it is left out).
 
     The second program may be the coarse one that was made of the first: it is de-coalesced on the way. Then
     ``detail`` says how much is kept of what coarsening averaged away. With w₀ the first program's weights and
