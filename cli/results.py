@@ -44,12 +44,6 @@ def open_program(
         from mlgraph.interop.open import open_source
 
         given = parse_inputs(inputs) if inputs else None
-        if given is None and module is None and Path(source).is_dir():
-            from mlgraph.interop.huggingface import read_skeleton
-
-            known = read_skeleton(source)
-            if known is not None:
-                return known
         return open_source(source, trust=trust, loss=loss, inputs=given, module=module)
 
 

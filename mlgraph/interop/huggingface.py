@@ -30,7 +30,6 @@ __all__ = [
     "NotExpressible",
     "Saved",
     "express",
-    "from_huggingface",
     "save_huggingface",
     "to_huggingface",
 ]
@@ -196,33 +195,6 @@ def save_huggingface(
         else:
             notes.append("too large to be loaded again here: checked by its graph, not by its outputs")
     return Saved(Path(directory), tuple(map(str, fit.changes)), tuple(notes))
-
-
-def from_huggingface(
-    source: nn.Module | str | os.PathLike[str],
-    args: tuple[Any, ...] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    *,
-    keep: bool | None = None,
-) -> Program:
-    """The program of a live transformers model, or of a directory.
-
-    A model is captured on ``args`` and ``kwargs``, or on example inputs made from its config. A directory
-    that ``save_huggingface`` wrote gives back the program with its lineage (see ``read_skeleton`` for
-    ``keep``).
-    """
-    from mlgraph.capture.inputs.example import example_inputs
-    from mlgraph.capture.inputs.origin import origin_of
-    from mlgraph.interop.open import open_source
-
-    if not isinstance(source, nn.Module):
-        known = read_skeleton(source, keep=keep)
-        return known if known is not None else open_source(source)
-    from mlgraph.capture.model import capture
-
-    if not args and not kwargs:
-        args, kwargs = example_inputs(source)
-    return capture(source, args, kwargs).replace(origin=origin_of(source))
 
 
 def read_skeleton(directory: str | os.PathLike[str], *, keep: bool | None = None) -> Program | None:

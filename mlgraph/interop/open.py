@@ -60,7 +60,8 @@ def open_source(
 ) -> Program:
     """The program that ``source`` names.
 
-    ``source`` is a file that mlgraph saved, a Hugging Face directory, ``timm:NAME,key=value``,
+    ``source`` is a file that mlgraph saved, a Hugging Face directory (one that mlgraph wrote gives back the
+    program with its lineage), ``timm:NAME,key=value``,
     ``hf:CONFIG.json`` (random weights) or, with ``trust``, a ``.pt2`` or a pickled module, both of which
     run code on loading. With ``loss``, a transformers head is captured with its labels and loss where that
     can be. ``inputs``, positional and keyword arguments, take the place of those made from the
@@ -77,9 +78,9 @@ def open_source(
     if not path.exists():
         raise FileError(_unknown(text))
     if path.is_dir():
-        lazy = _open_large(path, loss, inputs) if module is None else None
-        if lazy is not None:
-            return lazy
+        known = _open_directory(path, loss, inputs) if module is None else None
+        if known is not None:
+            return known
         return _capture(build.huggingface_directory(path, trust=trust), loss, inputs, module)
     return _open_file(path, trust, loss, inputs, module)
 
@@ -89,12 +90,14 @@ def _kind(path: str | os.PathLike[str]) -> str | None:
         return foreign_kind(file)
 
 
-def _open_large(path: Path, loss: bool, inputs: Arguments | None) -> Program | None:
-    """The program of a directory too large for memory, where it can be captured without its weights."""
+def _open_directory(path: Path, loss: bool, inputs: Arguments | None) -> Program | None:
+    """The program that a directory was written from, or one captured without weights too large for memory."""
     from mlgraph.interop import directory
+    from mlgraph.interop.huggingface import read_skeleton
 
-    if not directory.is_large(path):
-        return None
+    written = read_skeleton(path) if inputs is None else None
+    if written is not None or not directory.is_large(path):
+        return written
     config = build.read_config(path / "config.json")
     if config.get("auto_map") or not config.get("architectures"):
         return None

@@ -23,7 +23,7 @@ from mlgraph.interop.fitting.fit import Fit, Fitter, NotExpressible
 from mlgraph.interop.same_outputs import check_outputs
 from mlgraph.program import Program, TimmOrigin
 
-__all__ = ["SavedTimm", "express", "from_timm", "save_timm", "to_timm"]
+__all__ = ["SavedTimm", "express", "save_timm", "to_timm"]
 
 # Arguments of create_model itself that fill a model with weights.
 _LOADING = ("pretrained", "checkpoint_path", "cache_dir", "pretrained_cfg", "pretrained_cfg_overlay")
@@ -43,20 +43,6 @@ class SavedTimm:
         """Python code that makes the model with its weights."""
         arguments = [repr(self.model), *(f"{key}={value!r}" for key, value in self.kwargs.items())]
         return f"timm.create_model({', '.join(arguments)}, checkpoint_path={str(self.path)!r})"
-
-
-def from_timm(
-    model: nn.Module, name: str, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-) -> Program:
-    """The program of a live timm model that ``timm.create_model(name, **kwargs)`` made.
-
-    ``args`` are example inputs, by default an image of the size that the model was made for.
-    """
-    from mlgraph.capture.inputs.example import example_inputs
-    from mlgraph.capture.model import capture
-
-    inputs = args or example_inputs(model)[0]
-    return capture(model, inputs).replace(origin=TimmOrigin(name, dict(kwargs or {})))
 
 
 def express(program: Program) -> tuple[dict[str, Any], Fit]:

@@ -23,7 +23,6 @@ from mlgraph.interop.huggingface import (
     SKELETON,
     NotExpressible,
     express,
-    from_huggingface,
     read_skeleton,
     save_huggingface,
     to_huggingface,
@@ -122,7 +121,7 @@ def test_coarse_llama_there_and_back(tmp_path: Path) -> None:
     assert "model.safetensors" not in files
     assert check_outputs(small, loaded(tmp_path / "small", transformers.LlamaForCausalLM)) < 1e-5
 
-    again = from_huggingface(tmp_path / "small")
+    again = open_source(tmp_path / "small")
     big = mlgraph.decoalesce(again)
     refined = save_huggingface(big, tmp_path / "big")
     assert {change.split()[0] for change in refined.changes} == names
@@ -139,7 +138,7 @@ def test_a_factor_that_follows_the_width_is_folded_and_taken_out_again(tmp_path:
     assert set(fit.rescales) == {"decoder.final_layer_norm.weight"}
     assert fit.rescales["decoder.final_layer_norm.weight"].factor == pytest.approx(2**-0.5)
     save_huggingface(small, tmp_path / "t5")
-    again = from_huggingface(tmp_path / "t5")
+    again = open_source(tmp_path / "t5")
     name = "decoder.final_layer_norm.weight"
     torch.testing.assert_close(again.tensors[name], small.tensors[name])
     args, kwargs = example_call(program)
@@ -163,7 +162,7 @@ def test_growth_without_a_parent(tmp_path: Path) -> None:
     saved = save_huggingface(big, tmp_path / "big")
     assert "num_hidden_layers 2 -> 4" in saved.changes
     assert check_outputs(big, loaded(tmp_path / "big", transformers.LlamaForCausalLM)) < 1e-5
-    assert from_huggingface(tmp_path / "big").lineage is not None
+    assert open_source(tmp_path / "big").lineage is not None
 
 
 def test_another_dtype(tmp_path: Path) -> None:

@@ -14,17 +14,21 @@ from torch import nn
 import mlgraph
 from mlgraph.interop.huggingface import NotExpressible
 from mlgraph.interop.same_outputs import check_outputs
-from mlgraph.interop.timm import effective_arguments, express, from_timm, save_timm, to_timm
-from mlgraph.program import Program
+from mlgraph.interop.timm import effective_arguments, express, save_timm, to_timm
+from mlgraph.program import Program, TimmOrigin
 from tests import zoo
 
 DEIT = {"img_size": 32, "embed_dim": 24, "depth": 4, "num_heads": 4, "num_classes": 7}
 
 
+def captured(model: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Program:
+    return mlgraph.capture(model, args).replace(origin=TimmOrigin(name, kwargs))
+
+
 def program_of(name: str, kwargs: dict[str, Any], size: int = 32) -> Program:
     torch.manual_seed(0)
     model: nn.Module = timm.create_model(name, **kwargs)
-    return from_timm(model, name, (torch.randn(3, 3, size, size),), kwargs)
+    return captured(model, name, (torch.randn(3, 3, size, size),), kwargs)
 
 
 def test_the_call_beside_the_weights_loads_them(tmp_path: Path) -> None:
@@ -108,7 +112,7 @@ def test_round_trip(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patch:
         patch.setattr(timm, "create_model", recording)
         model, args, _ = zoo.get(name).build("full")
-    small = mlgraph.coalesce(from_timm(model, made[0][0], args, made[0][1]), depth=2, width=2)
+    small = mlgraph.coalesce(captured(model, made[0][0], args, made[0][1]), depth=2, width=2)
     saved = save_timm(small, tmp_path / "small.safetensors")
     loaded = create(saved.model, **saved.kwargs, checkpoint_path=str(saved.path))
     assert check_outputs(small, loaded.eval()) < 1e-5
