@@ -151,7 +151,7 @@ def permutation_error(program: Program, axes: Iterable[str], inputs: Iterable[An
     for node, x, y in zip(nodes, before, after, strict=True):  # type: ignore[arg-type]
         if not isinstance(x, torch.Tensor):
             continue
-        dims = program.axes.node_dims.get(node.name) if isinstance(node, fx.Node) else None
+        dims = program.axes.result_dims(node.name) if isinstance(node, fx.Node) else None
         worst = max(worst, relative_error(y, x if dims is None else permute(x, dims, permutations)))
     return worst
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import Any
 
 from mlgraph.axes import factors
 from mlgraph.axes.alike import keep_alike
@@ -23,8 +22,8 @@ from mlgraph.axes.infer import Inference
 from mlgraph.axes.names import Candidate, name_axes
 from mlgraph.graph.ops import op_name
 from mlgraph.program import Program
-from mlgraph.program.axis_table import Axis, AxisTable, Reason, Slot, Sum
-from mlgraph.program.dims import DimExpr, Join, Leaf, Term, leaves
+from mlgraph.program.axis_table import Axis, AxisTable, Reason, Role, Slot, Sum
+from mlgraph.program.dims import DimExpr, Join, Leaf, NodeDims, Term, leaves
 from mlgraph.program.dims import size_of as expression_size
 
 
@@ -37,10 +36,14 @@ def infer_axes(program: Program) -> AxisTable:
     ids, axes = _axes(run, roles, occurrences)
     expressions = _Expressions(ids)
     tensor_dims = {t: tuple(expressions.dim(dim) for dim in dims) for t, dims in run.main.items()}
-    node_dims: dict[str, Any] = {}
+    node_dims: dict[str, NodeDims] = {}
     for node, dims in run.values.items():
         if node.graph is program.graph and dims is not None:
-            node_dims[node.name] = _tree(dims, expressions)
+            several = isinstance(run.value(node), (tuple, list))
+            results = dims if several else [dims]
+            node_dims[node.name] = NodeDims(
+                tuple(tuple(expressions.dim(dim) for dim in result) for result in results), several
+            )
     axes, borrowed = _adopt_unread(program, tensor_dims, axes)
     columns = (column for chain in program.blocks for column in chain.columns())
     axes = keep_alike(axes, tensor_dims, columns)
@@ -61,7 +64,8 @@ def infer_axes(program: Program) -> AxisTable:
     flat_roles = {key: tuple(role_of(f) for f in found) for key, found in roles.items()}
     for tensor in borrowed:
         for index, dim in enumerate(tensor_dims[tensor]):
-            flat_roles[tensor, index] = ("emits",) * len(list(leaves(dim)))
+            borne: list[Role] = ["emits"] * len(list(leaves(dim)))
+            flat_roles[tensor, index] = tuple(borne)
     return AxisTable(
         tuple(axes), tensor_dims, node_dims, flat_roles, sums, averages, tables, run.unknown, borrowed
     )
@@ -126,12 +130,6 @@ def _neighbours_dim(name: str, size: int, tensor_dims: dict[str, tuple[DimExpr, 
         if len(found) == 1 or (len(found) == 2 and found[0][1] >= 2 * found[1][1]):
             return found[0][0]
     return None
-
-
-def _tree(dims: Any, expressions: _Expressions) -> Any:
-    if dims and isinstance(dims[0], list):
-        return tuple(_tree(item, expressions) for item in dims)
-    return tuple(expressions.dim(dim) for dim in dims)
 
 
 class _Expressions:

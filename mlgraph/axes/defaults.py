@@ -8,16 +8,16 @@ from collections.abc import Iterator, Sequence
 from mlgraph.axes import factors
 from mlgraph.axes.factors import Dim, Factor
 from mlgraph.axes.infer import Contraction, Inference
-from mlgraph.program.axis_table import Reason
+from mlgraph.program.axis_table import Reason, Role
 
 RoleTable = dict[tuple[str, int], list[Factor]]
 Occurrences = dict[int, tuple[Factor, list[tuple[str, int, int]]]]
 
 
-def role_of(leaf: Factor) -> str:
-    """``"emits"``, ``"contracts"`` or ``"both"``, by the uses that inference marked on the factor."""
-    roles = {role for part in factors.leaves((leaf,)) for role in part.roles} or {"emits"}
-    return "both" if len(roles) > 1 else next(iter(roles))
+def role_of(leaf: Factor) -> Role:
+    """The role of an occurrence, by the uses that inference marked on the factor."""
+    roles = {role for part in factors.leaves((leaf,)) for role in part.roles}
+    return "both" if len(roles) > 1 else next(iter(roles), "emits")
 
 
 def freeze_outputs(run: Inference, roles: RoleTable) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from mlgraph.program.axis_table import Reason
+from mlgraph.program.axis_table import Reason, Role
 
 
 class Misaligned(Exception):
@@ -31,7 +31,7 @@ class Factor:
         self.concat: tuple[Dim, ...] | None = None
         self.frozen: Reason | None = None
         self.blocked: list[Reason] = []
-        self.roles: set[str] = set()
+        self.roles: set[Role] = set()
         self.hints: set[str] = set()
 
     def __repr__(self) -> str:
@@ -99,7 +99,7 @@ def block(dim: Iterable[Factor], reason: Reason) -> None:
         leaf.blocked.append(reason)
 
 
-def add_role(dim: Iterable[Factor], role: str) -> None:
+def add_role(dim: Iterable[Factor], role: Role) -> None:
     """Note that a parameter's dim emits or contracts."""
     for leaf in leaves(dim):
         leaf.roles.add(role)

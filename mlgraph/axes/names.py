@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlgraph.program.axis_table import Reason
+from mlgraph.program.axis_table import Reason, Role
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Candidate:
     and whether it is found in constants alone."""
 
     key: int
-    slots: tuple[tuple[str, int, str], ...]
+    slots: tuple[tuple[str, int, Role], ...]
     ranks: Mapping[str, int]
     frozen: Reason | None
     hints: frozenset[str]

@@ -237,13 +237,13 @@ def _spot(error: BaseException) -> str:
 
 
 def _sentence(error: BaseException) -> str:
-    reason = first_line(error)
-    if "data-dependent" in reason or "GuardOnDataDependent" in type(error).__name__:
-        reason = "the line branches on values that are known only when the model runs"
+    said = first_line(error)
+    if "data-dependent" in said or "GuardOnDataDependent" in type(error).__name__:
+        said = "the line branches on values that are known only when the model runs"
         advice = "write it without the branch (torch.where), or capture a submodule that does without it"
     else:
         advice = "change that line, or capture a submodule that does without it"
-    return f"{_spot(error)} cannot be captured: {reason}; {advice}"
+    return f"{_spot(error)} cannot be captured: {said}; {advice}"
 
 
 def _training_culprit(model: nn.Module, error: BaseException) -> tuple[str, nn.Module] | None:

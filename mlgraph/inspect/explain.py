@@ -6,13 +6,13 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import fx
 
 from mlgraph.errors import AxisError, suggestion
 from mlgraph.graph.ops import op_label
-from mlgraph.program.dims import DimExpr, Join, Leaf, leaves
+from mlgraph.program.dims import DimExpr, Join, leaves
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -162,7 +162,7 @@ class _Tracer:
         return tuple(step(node) for node in (path if path and path[-1] is cause else [*path, cause]))
 
     def _remarks(self, dim: DimExpr, axis: Axis, carrying: Mapping[fx.Node, None]) -> Iterator[str]:
-        beside = max((_times(part, axis.id) for part in dim if isinstance(part, Join)), default=0)
+        beside = max((_times(part.parts, axis.id) for part in dim if isinstance(part, Join)), default=0)
         if beside > 1:
             told = step(node) if (node := self._joining(axis.id, carrying)) is not None else None
             by = f", tied to each other by {told.op}" if told else ""
@@ -224,10 +224,6 @@ def _back(node: fx.Node, came_from: _Origins) -> list[fx.Node]:
     return path[::-1]
 
 
-def _times(dims: Any, axis: str) -> int:
+def _times(dims: Iterable[DimExpr], axis: str) -> int:
     """How often an axis occurs in dims."""
-    if isinstance(dims, Leaf):
-        return int(dims.axis == axis)
-    if isinstance(dims, Join):
-        return _times(dims.parts, axis)
-    return sum(_times(item, axis) for item in dims) if isinstance(dims, tuple) else 0
+    return sum(leaf.axis == axis for dim in dims for leaf in leaves(dim))

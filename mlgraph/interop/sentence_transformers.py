@@ -19,9 +19,10 @@ from torch import fx
 
 from mlgraph.files import file_errors, write_text
 from mlgraph.program import Program
+from mlgraph.program.axis_table import Role
 from mlgraph.program.dims import Leaf
 from mlgraph.rewrite.grouping import Grouping
-from mlgraph.rewrite.transfer import TensorTransfer
+from mlgraph.rewrite.transfer import Roles, TensorTransfer
 
 MODULES = "modules.json"
 _FEATURES = "features"
@@ -35,7 +36,7 @@ _WIDTHS: dict[str, tuple[str, ...]] = {
     "Dropout": (),
 }
 # Roles of the feature dims of their weights.
-_WEIGHTS: dict[str, dict[str, tuple[str | None, ...]]] = {
+_WEIGHTS: dict[str, dict[str, tuple[Role | None, ...]]] = {
     "Dense": {"linear.weight": (None, "contracts"), "linear.bias": (None,)},
     "LayerNorm": {"norm.weight": ("emits",), "norm.bias": ("emits",)},
 }
@@ -119,7 +120,7 @@ def _carry(source: Path, folder: Path, kind: str, features: _Features | None) ->
             _resize(path, _WEIGHTS[kind], features)
 
 
-def _resize(path: Path, roles: Mapping[str, tuple[str | None, ...]], features: _Features) -> None:
+def _resize(path: Path, roles: Mapping[str, tuple[Role | None, ...]], features: _Features) -> None:
     from safetensors.torch import load_file, save_file
 
     assert features.grouping is not None
@@ -135,12 +136,12 @@ def _resize(path: Path, roles: Mapping[str, tuple[str | None, ...]], features: _
     save_file(tensors, path.with_name("model.safetensors") if is_pickled else path)
 
 
-def _transfer(tensor: torch.Tensor, roles: tuple[str | None, ...], grouping: Grouping) -> torch.Tensor:
+def _transfer(tensor: torch.Tensor, roles: tuple[Role | None, ...], grouping: Grouping) -> torch.Tensor:
     dims = tuple(
         (Leaf(_FEATURES if role else f"other {place}", size),)
         for place, (role, size) in enumerate(zip(roles, tensor.shape, strict=True))
     )
-    kinds = tuple((role or "emits",) for role in roles)
+    kinds: tuple[Roles, ...] = tuple([role or "emits"] for role in roles)
     return TensorTransfer(dims, kinds, {_FEATURES: grouping}).down(tensor)
 
 
@@ -200,6 +201,6 @@ def _returned_width(program: Program) -> int | None:
 
 def _returned_axis(program: Program) -> str | None:
     node = _returned(program)
-    dims = program.axes.node_dims.get(node.name) if node is not None else None
+    dims = program.axes.result_dims(node.name) if node is not None else None
     terms = tuple(dims[-1]) if dims else ()
     return terms[0].axis if len(terms) == 1 and isinstance(terms[0], Leaf) else None

@@ -8,21 +8,23 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mlgraph.errors import AxisError
-from mlgraph.program.dims import DimExpr, render
+from mlgraph.program.dims import Dims, NodeDims, render
 from mlgraph.program.display import Shown
+
+Role = Literal["emits", "contracts", "both"]
 
 
 @dataclass(frozen=True)
 class Slot:
     """One occurrence of an axis: the dim of a tensor, and the role the axis has there.
 
-    ``role`` is ``"emits"``, ``"contracts"`` or ``"both"``; ``occurrence`` counts the leaves of the dim,
+    ``occurrence`` counts the leaves of the dim,
     from major to minor.
     """
 
     tensor: str
     dim: int
-    role: str
+    role: Role
     occurrence: int = 0
 
 
@@ -108,9 +110,9 @@ class AxisTable(Shown, Sequence[Axis]):
     """All axes of a program; indexed by position, by id, or by a name that one axis has."""
 
     axes: tuple[Axis, ...]
-    tensor_dims: dict[str, tuple[DimExpr, ...]]
-    node_dims: dict[str, Any]
-    roles: dict[tuple[str, int], tuple[str, ...]]
+    tensor_dims: dict[str, Dims]
+    node_dims: dict[str, NodeDims]
+    roles: dict[tuple[str, int], tuple[Role, ...]]
     sums: tuple[Sum, ...]
     averages: tuple[tuple[str, str], ...]
     tables: frozenset[str]
@@ -148,6 +150,11 @@ class AxisTable(Shown, Sequence[Axis]):
             near = difflib.get_close_matches(name, known, n=3) or sorted({axis.name for axis in self.axes})
             raise AxisError(f"there is no axis '{name}'; the nearest are {', '.join(near)}.")
         return found
+
+    def result_dims(self, node: str) -> Dims | None:
+        """The dims of the one tensor that a node gives; None where they are not known or it gives several."""
+        found = self.node_dims.get(node)
+        return found.tensor if found is not None else None
 
     def dims(self, tensor: str) -> tuple[str, ...]:
         """The dims of a tensor in axis names, e.g. ``("heads·head_dim", "hidden")``."""

@@ -28,7 +28,28 @@ class Join:
 
 Term = Leaf | Join
 DimExpr = tuple[Term, ...]
+Dims = tuple[DimExpr, ...]
 Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class NodeDims:
+    """The dims of what a node gives: of its one tensor or, where it gives ``several`` results, of each.
+
+    A result that is no tensor has no dims.
+    """
+
+    results: tuple[Dims, ...]
+    several: bool = False
+
+    @property
+    def tensor(self) -> Dims | None:
+        """The dims of the one tensor that the node gives; None where it gives several."""
+        return None if self.several else self.results[0]
+
+    def __iter__(self) -> Iterator[DimExpr]:
+        """All dims of all results."""
+        return (dim for dims in self.results for dim in dims)
 
 
 def size_of(dim: DimExpr) -> int:

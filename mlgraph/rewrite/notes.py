@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
-from typing import Any
 
 import torch
 from torch import fx
@@ -80,7 +79,7 @@ def _factors(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
             yield from _stored(program, argument)
     if name == "scaled_dot_product_attention" and node.kwargs.get("scale") is None:
         query = node.args[0]
-        dims = program.axes.node_dims.get(query.name) if isinstance(query, fx.Node) else None
+        dims = program.axes.result_dims(query.name) if isinstance(query, fx.Node) else None
         if dims:
             yield 1 / math.sqrt(size_of(dims[-1])), _EXACT
 
@@ -126,13 +125,7 @@ def _dims(program: Program, node: fx.Node) -> Iterator[DimExpr]:
     near = [node, *node.all_input_nodes, *(n for i in node.all_input_nodes for n in i.all_input_nodes)]
     seen: set[DimExpr] = set()
     for each in near:
-        found: Any = program.axes.node_dims.get(each.name)
-        for dim in found or ():
-            if isinstance(dim, tuple) and dim not in seen and _is_dim(dim):
+        for dim in program.axes.result_dims(each.name) or ():
+            if dim not in seen:
                 seen.add(dim)
                 yield dim
-
-
-def _is_dim(found: tuple[Any, ...]) -> bool:
-    """Whether this is the dim of a tensor and not the dims of one of several results."""
-    return not any(isinstance(part, tuple) for part in found)

@@ -12,7 +12,7 @@ from torch import fx
 from mlgraph.graph.ops import has, op_name, positions
 from mlgraph.graph.traits import MOVES, PASSES, Trait
 from mlgraph.program import Note, Program
-from mlgraph.program.axis_table import AxisTable, Sum
+from mlgraph.program.axis_table import AxisTable, Role, Sum
 from mlgraph.program.dims import DimExpr, Leaf, resize
 from mlgraph.rewrite.grouping import Groupings
 from mlgraph.rewrite.resize import Gain
@@ -106,7 +106,7 @@ def _joined_tables(table: AxisTable) -> dict[tuple[str, str], bool]:
     return out
 
 
-def _role(role: str, summed: bool) -> str:
+def _role(role: Role, summed: bool) -> Role:
     """Tied slots emit (the gain is elsewhere), unless a factor is folded into them."""
     return "contracts" if summed or role == "contracts" else "emits"
 
@@ -130,7 +130,7 @@ def _uneven_averages(table: AxisTable, groupings: Groupings) -> list[Note]:
 
 def _gain(table: AxisTable, found: Sum, groupings: Groupings, down: bool) -> Gain:
     operand, position = found.operands[0]
-    dims = table.node_dims[operand]
+    dims = table.result_dims(operand) or ()
     grouping = groupings[found.axis]
     if down:
         own = [float(size) for size in grouping.group_sizes]

@@ -22,7 +22,7 @@ from mlgraph.graph.copying import copy_nodes
 from mlgraph.graph.ops import op_name
 from mlgraph.graph.propagate import propagate
 from mlgraph.program import Program, Tensors
-from mlgraph.program.dims import DimExpr, offset, resized, size_of
+from mlgraph.program.dims import DimExpr, Dims, offset, resized, size_of
 
 _WHOLE = 2**63 - 1
 
@@ -72,12 +72,11 @@ def rewrite(
 def _check(program: Program, sizes: Mapping[str, int], copies: Mapping[fx.Node, fx.Node]) -> None:
     foretold = program.axes.node_dims
     for old, new in copies.items():
-        dims, value = foretold.get(old.name), new.meta.get("val")
-        if dims is None or old.op == "output":
+        found, value = foretold.get(old.name), new.meta.get("val")
+        if found is None or old.op == "output":
             continue
-        many = isinstance(value, (tuple, list))
         values: list[Any] = list(value) if isinstance(value, (tuple, list)) else [value]
-        for part, got in zip(dims if many else [dims], values, strict=True):
+        for part, got in zip(found.results, values, strict=True):
             if not isinstance(got, torch.Tensor):
                 continue
             want = [resized(dim, sizes) for dim in part]
@@ -113,17 +112,14 @@ class _Resizer:
                     ) from error
 
     def _concerned(self, node: fx.Node) -> bool:
-        return any(self._changed(self.dims.get(n.name)) for n in [node, *node.all_input_nodes])
+        dims = (dim for n in [node, *node.all_input_nodes] for dim in self.dims.get(n.name, ()))
+        return any(resized(dim, self.sizes) != size_of(dim) for dim in dims)
 
-    def _changed(self, dims: Any) -> bool:
-        if dims is None:
-            return False
-        if dims and isinstance(dims[0], tuple) and dims[0] and isinstance(dims[0][0], tuple):
-            return any(self._changed(part) for part in dims)
-        return any(isinstance(dim, tuple) and resized(dim, self.sizes) != size_of(dim) for dim in dims)
-
-    def of(self, argument: Any) -> tuple[DimExpr, ...]:
-        return self.dims[argument.name]  # type: ignore[no-any-return]
+    def of(self, argument: Any) -> Dims:
+        """The dims of the one tensor that a node gives."""
+        dims = self.dims[argument.name].tensor
+        assert dims is not None, f"{argument} gives several results"
+        return dims
 
     def new_size(self, dim: DimExpr) -> int:
         return resized(dim, self.sizes)
@@ -251,8 +247,9 @@ def _conv(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
 @_resizer("split chunk tensor_split split_with_sizes unsafe_split unsafe_chunk")
 def _split(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
     position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
-    parts: list[int] = [r.new_size(part[position]) for part in r.of(node)]  # type: ignore[index, arg-type, misc]
-    old = [size_of(part[position]) for part in r.of(node)]  # type: ignore[index, arg-type]
+    results = r.dims[node.name].results
+    parts = [r.new_size(part[position]) for part in results]
+    old = [size_of(part[position]) for part in results]
     if parts == old or any(isinstance(a, fx.Node) for a in _flat(node.args[1])):
         return
     new.target = torch.ops.aten.split_with_sizes.default

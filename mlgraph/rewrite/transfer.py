@@ -15,11 +15,12 @@ from typing import Literal
 
 import torch
 
-from mlgraph.program.dims import DimExpr, Join, Leaf, size_of
+from mlgraph.program.axis_table import Role
+from mlgraph.program.dims import DimExpr, Join, Leaf, leaves, resized, size_of
 from mlgraph.rewrite.grouping import Grouping, Groupings
 
 Kind = Literal["weight", "gradient", "gradient_squared"]
-Roles = Sequence[str]
+Roles = Sequence[Role]
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,6 @@ class TensorTransfer:
         return any(_touched(dim, self.groupings) for dim in self.dims)
 
     def coarse_shape(self) -> tuple[int, ...]:
-        from mlgraph.program.dims import resized
-
         sizes = {axis: grouping.coarse for axis, grouping in self.groupings.items()}
         return tuple(resized(dim, sizes) for dim in self.dims)
 
@@ -72,7 +71,7 @@ class TensorTransfer:
             return out.contiguous() if out.data_ptr() != tensor.data_ptr() else out.clone()
 
 
-_LeafMap = Callable[[torch.Tensor, int, Grouping, str, Kind], torch.Tensor]
+_LeafMap = Callable[[torch.Tensor, int, Grouping, Role, Kind], torch.Tensor]
 
 
 def _touched(dim: DimExpr, groupings: Groupings) -> bool:
@@ -94,7 +93,7 @@ def _along(
     tensor: torch.Tensor,
     position: int,
     dim: DimExpr,
-    roles: Iterator[str],
+    roles: Iterator[Role],
     groupings: Groupings,
     leaf: _LeafMap,
     kind: Kind,
@@ -125,12 +124,10 @@ def _along(
 
 
 def _leaves_of(term: Join) -> Iterator[Leaf]:
-    from mlgraph.program.dims import leaves
-
     return leaves((term,))
 
 
-def _divides(role: str, kind: Kind, down: bool) -> bool:
+def _divides(role: Role, kind: Kind, down: bool) -> bool:
     """Whether moving by this slot divides by the group size."""
     contracts = role == "contracts"
     if kind != "weight":
@@ -150,14 +147,14 @@ def _scale(tensor: torch.Tensor, at: int, grouping: Grouping, kind: Kind) -> tor
     return tensor.div_(sizes.view(shape) ** power)
 
 
-def _down(tensor: torch.Tensor, at: int, grouping: Grouping, role: str, kind: Kind) -> torch.Tensor:
+def _down(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: Kind) -> torch.Tensor:
     out = _segment_sum(tensor, at, grouping)
     if _divides(role, kind, down=True):
         out = _scale(out, at, grouping, kind)
     return out
 
 
-def _up(tensor: torch.Tensor, at: int, grouping: Grouping, role: str, kind: Kind) -> torch.Tensor:
+def _up(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: Kind) -> torch.Tensor:
     divides = _divides(role, kind, down=False)
     if divides and grouping.shares is not None and kind == "weight":
         shape = [1] * tensor.dim()

@@ -225,7 +225,7 @@ def _axes_of(program: Program, node: fx.Node) -> Sequence[str]:
     dims = (
         program.axes.tensor_dims.get(str(node.target))
         if node.op == "get_attr"
-        else program.axes.node_dims.get(node.name)
+        else program.axes.result_dims(node.name)
     )
     return [d[0].axis for d in dims or () if len(d) == 1 and isinstance(d[0], Leaf)]
 

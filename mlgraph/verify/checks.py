@@ -18,10 +18,11 @@ from mlgraph.graph.example_call import example_leaves
 from mlgraph.graph.interpret import Interpretation
 from mlgraph.program import Program
 from mlgraph.program.axis_table import Axis
+from mlgraph.program.dims import Dims, leaves, resize
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import plan_up
 from mlgraph.rewrite.refine import apply_up
-from mlgraph.rewrite.transfer import TensorTransfer
+from mlgraph.rewrite.transfer import Roles, TensorTransfer
 from mlgraph.storage import load, save
 from mlgraph.verify.soundness import Deviation, evaluate, permutation_error
 
@@ -166,7 +167,7 @@ def _growth(
         worst, where = 0.0, ""
         for x, y, node in zip(before, after, nodes, strict=True):
             if isinstance(x, torch.Tensor):
-                error = relative_error(y, _copied(x, program.axes.node_dims.get(node.name), groupings))
+                error = relative_error(y, _copied(x, program.axes.result_dims(node.name), groupings))
                 worst, where = max(
                     (worst, where), (error, f"the output {node.name}"), key=lambda pair: pair[0]
                 )
@@ -176,13 +177,11 @@ def _growth(
     return out
 
 
-def _copied(value: torch.Tensor, dims: Any, groupings: dict[str, Grouping]) -> torch.Tensor:
+def _copied(value: torch.Tensor, dims: Dims | None, groupings: dict[str, Grouping]) -> torch.Tensor:
     if dims is None:
         return value
-    from mlgraph.program.dims import leaves, resize
-
     fine = {axis: grouping.fine for axis, grouping in groupings.items()}
-    roles = tuple(tuple("emits" for _ in leaves(dim)) for dim in dims)
+    roles: tuple[Roles, ...] = tuple(["emits"] * len(list(leaves(dim))) for dim in dims)
     return TensorTransfer(tuple(resize(dim, fine) for dim in dims), roles, groupings).up(value)
 
 

@@ -84,7 +84,7 @@ def permutation_error(
     worst = 0.0
     for x, y, node in results:
         if isinstance(x, torch.Tensor) and isinstance(node, fx.Node):
-            dims = table.node_dims.get(node.name)
+            dims = table.result_dims(node.name)
             worst = max(worst, relative_error(y, permute(x, dims, permutations) if dims is not None else x))
     if worst <= tolerance:
         return Deviation(worst)
@@ -108,7 +108,7 @@ def _first_deviation(
     evaluate(program, tensors, inputs, before)
     evaluate(program, changed, inputs, after)
     for node, x in before.items():
-        dims, y = program.axes.node_dims.get(node.name), after[node]
+        dims, y = program.axes.result_dims(node.name), after[node]
         if (
             node.op != "call_function"
             or not isinstance(x, torch.Tensor)

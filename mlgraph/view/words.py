@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from torch import fx
 
@@ -32,7 +31,7 @@ class Words:
         """The axes that are dynamic sizes of inputs: batch, sequence."""
         inputs = [node for node in self.program.graph.nodes if node.op == "placeholder"]
         for node, leaf in zip(inputs, self.program.signature.inputs, strict=True):
-            dims = self.table.node_dims.get(node.name) or ()
+            dims = self.table.result_dims(node.name) or ()
             for dim, symbol in zip(dims, leaf.symbols, strict=False):
                 if symbol and len(dim) == 1 and isinstance(dim[0], Leaf):
                     yield dim[0].axis, symbol
@@ -61,9 +60,8 @@ class Words:
         value = value_of(node)
         # A size that depends on data has a symbol for its value.
         shape = tuple(s if isinstance(s, int) else str(s) for s in getattr(value, "shape", ()))
-        found: Any = self.table.node_dims.get(node.name) or ()
-        if found and all(isinstance(dim, tuple) and dim and isinstance(dim[0], tuple) for dim in found):
-            found = found[0]
+        known = self.table.node_dims.get(node.name)
+        found = known.results[0] if known is not None and known.results else ()
         if len(found) != len(shape):
             return tuple((Token(str(size)),) for size in shape), shape
         return tuple(self.dim(dim) for dim in found), shape

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import fx
 
     from mlgraph.program import Program
-    from mlgraph.program.dims import DimExpr
+    from mlgraph.program.dims import DimExpr, Dims
 
 _LEFT = 0.56
 _INDENT = 2
@@ -106,7 +106,7 @@ class Notation:
         self._sizes: dict[tuple[str, int], str] = {}
         inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
         for node, leaf in zip(inputs, program.signature.inputs, strict=True):
-            dims = program.axes.node_dims.get(node.name) or ()
+            dims = program.axes.result_dims(node.name) or ()
             for position, symbol in enumerate(leaf.symbols):
                 if symbol is not None:
                     self._sizes[node.name, position] = symbol
@@ -147,16 +147,12 @@ class Notation:
     def dims(self, name: str) -> tuple[str, ...]:
         """The dims of a node's result as parts between which a line may break."""
         found = self._program.axes.node_dims.get(name)
-        return self._parts(found) if found else ()
+        return tuple(part for dims in found.results for part in self._parts(dims)) if found else ()
 
-    def _parts(self, dims: Any) -> tuple[str, ...]:
-        if all(isinstance(dim, tuple) and dim and isinstance(dim[0], tuple) for dim in dims):
-            return tuple(part for inner in dims for part in self._parts(inner))
+    def _parts(self, dims: Dims) -> Iterator[str]:
         texts = [self.dim(dim) for dim in dims]
-        return tuple(
-            f"{'[' if place == 0 else ''}{text}{']' if place == len(texts) - 1 else ','}"
-            for place, text in enumerate(texts)
-        ) or ("[]",)
+        for place, text in enumerate(texts):
+            yield f"{'[' if place == 0 else ''}{text}{']' if place == len(texts) - 1 else ','}"
 
     def dim(self, dim: DimExpr) -> str:
         """One dim: ``heads·head_dim``, ``batch·sequence``, ``expert_mlp | expert_mlp``."""
