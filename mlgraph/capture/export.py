@@ -19,8 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
+from mlgraph.capture.gradients import Gradients
+from mlgraph.capture.place import outside
 from mlgraph.capture.size_guards import Questions
-from mlgraph.capture.tracing import SizeTooComplex, Tracing, outside
+from mlgraph.capture.tracing import SizeTooComplex, Tracing
 from mlgraph.errors import CaptureError, first_line
 from mlgraph.graph.sizes import size_of
 from mlgraph.program import Note
@@ -49,7 +51,8 @@ class Call:
 class Exported:
     """What torch.export made, of which call, and what is to be told about it.
 
-    ``sizes_given`` says that the user told which sizes are dynamic, and may have given bounds.
+    ``sizes_given`` says that the user told which sizes are dynamic, and may have given bounds; ``gradients``
+    where the model makes gradients of its own.
     """
 
     program: ExportedProgram
@@ -57,6 +60,7 @@ class Exported:
     notes: tuple[Note, ...]
     questions: Questions
     sizes_given: bool
+    gradients: Gradients
 
     @property
     def environment(self) -> Any:
@@ -70,14 +74,17 @@ def environment_of(program: ExportedProgram) -> Any:
     return next((v.fake_mode.shape_env for v in values if isinstance(v, FakeTensor)), None)
 
 
-def export(model: nn.Module, call: Call, dynamic_shapes: Any, training: bool = True) -> Exported:
+def export(
+    model: nn.Module, call: Call, dynamic_shapes: Any, training: bool, rehearse: Callable[[], object]
+) -> Exported:
     """Export a model in training (or evaluation) mode, with as many dynamic sizes as it allows.
 
     A module whose own code cannot be traced in training mode (a branch on a random draw, as of
     LayerDrop) is put in evaluation mode alone, its children stay in training; the notes name
-    it. Raises ``CaptureError``.
+    it. ``rehearse`` runs the model on the call in evaluation, to see how conditions turn out. Raises
+    ``CaptureError``.
     """
-    tracing = _tracing(model, call)
+    tracing = _tracing(model, rehearse)
     model.train(training)
     notes: list[Note] = []
     while True:
@@ -98,11 +105,8 @@ def export(model: nn.Module, call: Call, dynamic_shapes: Any, training: bool = T
             notes.append(Note("mode", f"{label} ({type(module).__name__}) {said}: {_spot(error)}", label))
 
 
-def _tracing(model: nn.Module, call: Call) -> Tracing:
-    if not has_values(model):
-        return Tracing()
-    model.eval()
-    return Tracing.of(lambda: model(*call.args, **call.kwargs))
+def _tracing(model: nn.Module, rehearse: Callable[[], object]) -> Tracing:
+    return Tracing.of(rehearse) if has_values(model) else Tracing()
 
 
 def _with_sizes(model: nn.Module, call: Call, dynamic_shapes: Any, tracing: Tracing) -> Exported:
@@ -119,7 +123,7 @@ def _with_sizes(model: nn.Module, call: Call, dynamic_shapes: Any, tracing: Trac
         ):
             args, kwargs = given.args, given.kwargs
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-        return Exported(program, on, tracing.notes, questions, dynamic_shapes != "auto")
+        return Exported(program, on, tracing.notes, questions, dynamic_shapes != "auto", tracing.gradients)
 
     if dynamic_shapes != "auto":
         return attempt(dynamic_shapes)
@@ -273,7 +277,8 @@ def captures(module: nn.Module, call: Call) -> bool:
     mode = module.training
     try:
         with torch.no_grad():
-            _with_sizes(module.eval(), call, None, _tracing(module, call))
+            module.eval()
+            _with_sizes(module, call, None, _tracing(module, lambda: module(*call.args, **call.kwargs)))
     except Exception:  # whatever stands in the way
         return False
     finally:

@@ -12,8 +12,11 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
 
+from mlgraph.capture.autocast import Region, casts
 from mlgraph.errors import CaptureError
+from mlgraph.graph.effects import mutates
 from mlgraph.graph.ops import traits_of
 from mlgraph.graph.propagate import DEVICE
 from mlgraph.graph.traits import Trait
@@ -35,7 +38,8 @@ def import_graph(
     Parameters and buffers become get_attr nodes named by ``canonical`` (any name of a tied tensor to its
     first); a lifted constant gets the name ``constant_names(module, name)``, where ``module`` is the
     module that first uses it. Regions without gradients are inlined and their results detached;
-    autocast regions are inlined and the nodes in them keep ``meta["autocast"]``. Assertions are dropped and
+    autocast regions are inlined with their casts written out, and the nodes in them keep
+    ``meta["autocast"]``, which says that autocast is off there. Assertions are dropped and
     every device is replaced by the program's one device. ``meta["symbolic"]`` is the value of a node with
     torch.export's symbolic sizes.
     """
@@ -74,6 +78,7 @@ class _Importer:
         self.attributes: dict[str, fx.Node] = {}
         self.meta: dict[str, Any] = {}
         values = [node.meta.get("val") for node in exported.graph.nodes]
+        self.region: Region | None = None
         self.fake_mode = next((v.fake_mode for v in values if isinstance(v, FakeTensor)), None)
 
     def run(self) -> tuple[fx.Graph, dict[str, torch.Tensor]]:
@@ -106,6 +111,7 @@ class _Importer:
             else:
                 raise CaptureError(f"the model changes its input {spec.target}; clone it in forward first")
         self.graph.output(tuple(outputs)).meta = {"module": "", "source": None}
+        _settle_assignments(self.graph)
         # Attributes were made on first sight; unused ones (dead aliases) go.
         for node in list(self.graph.nodes):
             if node.op == "get_attr" and not node.users:
@@ -160,6 +166,8 @@ class _Importer:
         target, args, kwargs = one_device(target, args, kwargs)
         if target is None:
             return args[0]
+        if self.region is not None:
+            args, kwargs = self._cast(node, target, args, kwargs)
         new = self.graph.create_node("call_function", target, args, kwargs, name=node.name)
         new.meta = {
             "module": _module_of(node),
@@ -168,6 +176,41 @@ class _Importer:
             **self.meta,
         }
         return new
+
+    def _cast(self, node: fx.Node, target: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """The arguments with the casts that autocast makes in the present region."""
+        assert self.region is not None
+        assert self.fake_mode is not None
+        fakes = fx.map_arg((args, kwargs), lambda n: n.meta["symbolic"])
+        dtypes, result = casts(target, *fakes, self.fake_mode, self.region)
+        tensors: list[fx.Node] = []
+        fx.map_arg((args, kwargs), lambda n: tensors.append(n) if _is_tensor(n) else None)
+        wanted = dict(zip(tensors, dtypes, strict=False))
+
+        def cast(argument: fx.Node) -> fx.Node:
+            dtype = wanted.get(argument)
+            if dtype is None:
+                return argument
+            new = self.graph.call_function(aten.to.dtype, (argument, dtype))
+            new.meta = {"module": _module_of(node), "source": source_of(node.meta.get("stack_trace"))}
+            with self.fake_mode, torch.no_grad():  # type: ignore[union-attr]
+                new.meta |= {"symbolic": argument.meta["symbolic"].to(dtype), **self.meta}
+            return new
+
+        mapped: tuple[Any, Any] = fx.map_arg((args, kwargs), cast)
+        fakes = fx.map_arg(mapped, lambda n: n.meta["symbolic"])
+        with self.fake_mode, torch.no_grad():
+            plain = target(*fakes[0], **fakes[1])
+        given, made = (
+            [t.dtype for t in pytree.tree_leaves(r) if isinstance(t, torch.Tensor)] for r in (result, plain)
+        )
+        if given != made:
+            source = source_of(node.meta.get("stack_trace")) or "the model"
+            raise CaptureError(
+                f"{source} runs {target} under autocast, whose casts a graph cannot hold; turn autocast off "
+                "there"
+            )
+        return mapped
 
     def _symbolic(self, node: fx.Node, target: Any, args: Any, kwargs: Any) -> Any:
         if "val" in node.meta or self.fake_mode is None:
@@ -184,8 +227,13 @@ class _Importer:
             return results if enabled else tuple(self._detached(node, value) for value in results)
         if name == _AUTOCAST:
             device_type, dtype, enabled, _cache, body = args[:5]
-            region = (str(device_type), dtype, bool(enabled))
-            return self._inline(body, args[5:], {"autocast": region})
+            region = (str(device_type), dtype or torch.get_autocast_dtype(str(device_type)), bool(enabled))
+            outer, self.region = self.region, region if enabled else None
+            try:
+                # with its casts written out, a region is one without autocast
+                return self._inline(body, args[5:], {"autocast": (*region[:2], False)})
+            finally:
+                self.region = outer
         source = source_of(node.meta.get("stack_trace")) or "the model"
         raise CaptureError(
             f"{source} uses {name}, whose branches a flat graph cannot hold; write it with plain tensor ops"
@@ -227,6 +275,33 @@ def one_device(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
         kwargs["device"] = DEVICE
     args = tuple(DEVICE if isinstance(a, torch.device) else a for a in args)
     return target, args, kwargs
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("symbolic"), torch.Tensor)
+
+
+def _settle_assignments(graph: fx.Graph) -> None:
+    """Leave what a buffer was to those that read it before the assignment, which torch.export puts last."""
+    for node in reversed([node for node in graph.nodes if node.op == "call_function"]):
+        buffer, value = node.args[:2] if node.target is aten.copy_.default else (None, None)
+        if not isinstance(buffer, fx.Node) or buffer.op != "get_attr" or not isinstance(value, fx.Node):
+            return
+        while mutates(value) and isinstance(value.args[0], fx.Node):
+            value = value.args[0]
+        if value is buffer:
+            # ``self.count += 1`` has written already
+            node.replace_all_uses_with(buffer)
+            graph.erase_node(node)
+            continue
+        readers = [user for user in buffer.users if user is not node]
+        if readers and not any(map(mutates, readers)):
+            # the gradient may need the old value
+            with graph.inserting_after(buffer):
+                before = graph.call_function(aten.clone.default, (buffer,))
+            before.meta = {**node.meta, "symbolic": buffer.meta.get("symbolic")}
+            for user in readers:
+                user.replace_input_with(buffer, before)
 
 
 def _placeholders(graph: fx.Graph) -> list[fx.Node]:

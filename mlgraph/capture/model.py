@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from mlgraph.capture.export import Call, Exported, export, has_values
+from mlgraph.capture.check import Comparison, Made, checked, why_not
+from mlgraph.capture.export import Call, Exported, export
 from mlgraph.capture.importer import import_graph
 from mlgraph.capture.inputs.caches import without_caches
 from mlgraph.capture.inputs.example import example_inputs, needs_inputs
+from mlgraph.capture.normalize.modes import follow_modes
 from mlgraph.capture.normalize.pipeline import normalize
 from mlgraph.capture.signature import signature_of, with_guards
+from mlgraph.capture.state import preserved
 from mlgraph.capture.submodules import called_with, stand_in, submodule
 from mlgraph.capture.wrappers import unwrapped
 from mlgraph.errors import CaptureError
 from mlgraph.graph.effects import written
-from mlgraph.graph.interpret import run
 from mlgraph.graph.propagate import propagate
 from mlgraph.program import Note, Program, Tensors
-from mlgraph.program.tensors import InMemory, is_fake
-
-aten = torch.ops.aten
+from mlgraph.program.tensors import InMemory
 
 
 def capture(
@@ -36,6 +35,7 @@ def capture(
     dynamic_shapes: Any = "auto",
     name: str | None = None,
     module: str | None = None,
+    check: bool = True,
 ) -> Program:
     """The program that ``model`` runs on the example ``args`` and ``kwargs``.
 
@@ -44,8 +44,15 @@ def capture(
     ``torch.export.export`` takes, or ``"auto"``: every size that the model allows to vary does, and the
     program's notes name those that do not. With ``module``, the path of a submodule, the program is that of
     the submodule on what the whole model gives it, and its inputs and outputs keep their widths, so that
-    ``emit(program, into=model)`` can put it back. Raises ``CaptureError`` with the line of the model's source
-    that stands in the way.
+    ``emit(program, into=model)`` can put it back.
+
+    With ``check``, model and program run side by side on the example and at other sizes, in evaluation and in
+    training: results, gradients and written buffers must agree. A size at which they do not is fixed; what
+    else differs is refused, or said in the notes where it is known why. The notes say where nothing was
+    checked, as of a model without values.
+
+    Raises:
+        CaptureError: naming the line of the model's source that stands in the way, or what differs.
     """
     if not isinstance(model, nn.Module):
         raise CaptureError(
@@ -60,36 +67,49 @@ def capture(
     call, more = without_caches(model, _bind(model, args, dict(kwargs or {})))
     name = name or type(model).__name__
     if module is not None:
-        program = _part(model, module, call, dynamic_shapes, f"{name}.{module}")
+        program = _part(model, module, call, dynamic_shapes, f"{name}.{module}", check)
     else:
-        program = _whole(model, call, dynamic_shapes, name)
+        program = _whole(model, call, dynamic_shapes, name, check)
     return program.replace(notes=(*notes, *more, *program.notes))
 
 
-def _whole(model: nn.Module, call: Call, dynamic_shapes: Any, name: str) -> Program:
-    with _preserved(model), torch.enable_grad():
+def _whole(model: nn.Module, call: Call, dynamic_shapes: Any, name: str, check: bool) -> Program:
+    tensors, _ = _tensors(model)
+    with preserved(model), torch.enable_grad():
+        comparison = Comparison(model, tensors)
+        tried = why_not(tensors) if check else "check=False"
+
+        def rehearse() -> None:
+            if tried is None:
+                comparison.outcome(call, training=False)
+            else:
+                model.eval()(*call.args, **call.kwargs)
+
+        def captured(training: bool) -> Made:
+            exported = export(model, call, dynamic_shapes, training, rehearse)
+            if training:
+                comparison.trains_as_now()
+            program = _program(model, exported, name, training)
+            own = exported.gradients
+            return Made(program, exported.call, [*own.functions.values()], [*own.hooks.values()])
+
         try:
-            exported = export(model, call, dynamic_shapes)
+            made = captured(training=True)
         except CaptureError as error:
             raise CaptureError(f"{error}{stand_in(model, call, error.__cause__ or error)}") from error
-        program = _program(model, exported, name)
-        if not has_values(model):
-            return program
-        difference = _evaluates_differently(model, program, exported.call)
-        if difference is None:
-            return program
-        exported = export(model, call, dynamic_shapes, training=False)
-        program = _with_modes(model, _program(model, exported, name))
-    said = f"training behaviour other than dropout and batch norm is not preserved: {difference}"
-    return program.replace(notes=(*program.notes, Note("mode", said)))
+        if tried is None:
+            return checked(comparison, made, lambda: captured(training=False))
+        said = [*([tried] if check else []), *made.functions, *made.hooks]
+        notes = [Note("unchecked", f"not checked: {text}") for text in said]
+        return made.program.replace(notes=(*made.program.notes, *notes))
 
 
-def _part(model: nn.Module, path: str, call: Call, dynamic_shapes: Any, name: str) -> Program:
+def _part(model: nn.Module, path: str, call: Call, dynamic_shapes: Any, name: str, check: bool) -> Program:
     """The program of a submodule, on what it is given when the whole model runs."""
     part = submodule(model, path)
-    with _preserved(model):
+    with preserved(model):
         given, times = called_with(model, path, call)
-    program = _whole(part, _bind(part, given.args, given.kwargs), dynamic_shapes, name)
+    program = _whole(part, _bind(part, given.args, given.kwargs), dynamic_shapes, name, check)
     said = f"{path} is called {times} times; the program is that of its first call"
     notes = () if times == 1 else (Note("call", said, path),)
     return program.replace(notes=(*program.notes, *notes), submodule=path)
@@ -126,73 +146,8 @@ def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ca
     return Call(args, kwargs, tuple(names))
 
 
-@contextlib.contextmanager
-def _preserved(model: nn.Module) -> Iterator[None]:
-    """Leave modes, buffers, plain attributes and the random state as they were."""
-    modules = list(model.modules())
-    attributes = [dict(module.__dict__) for module in modules]
-    buffers = [dict(module._buffers) for module in modules]
-    values = {id(b): (b, b.detach().clone()) for b in model.buffers() if not is_fake(b)}
-    devices = list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            for module, attribute, buffer in zip(modules, attributes, buffers, strict=True):
-                module.__dict__.clear()
-                module.__dict__.update(attribute)
-                module._buffers.clear()
-                module._buffers.update(buffer)
-            _restore(values.values())
-
-
-@torch.no_grad()
-def _restore(values: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    for tensor, value in values:
-        if not torch.equal(tensor, value):
-            tensor.copy_(value)
-
-
-def _evaluates_differently(model: nn.Module, program: Program, call: Call) -> str | None:
-    """How evaluation of the model differs from that of its program, if it does."""
-    model.eval()
-    with torch.no_grad():
-        expected = model(*call.args, **call.kwargs)
-        found = run(program, call.args, call.kwargs)
-    wanted, structure = pytree.tree_flatten(expected)
-    got, other = pytree.tree_flatten(found)
-    if structure != other:
-        return "in evaluation the model returns another structure"
-    for want, have in zip(wanted, got, strict=True):
-        if not isinstance(want, torch.Tensor):
-            continue
-        if want.shape != have.shape:
-            return "in evaluation the model returns other sizes"
-        if not torch.allclose(want, have, rtol=1e-2, atol=1e-3 * _scale(want), equal_nan=True):
-            error = (want.double() - have.double()).abs().max().item()
-            return f"in evaluation the model's results differ by {error:.3g} from those of its training graph"
-    return None
-
-
-def _scale(tensor: torch.Tensor) -> float:
-    finite = tensor.double().nan_to_num(0.0, 0.0, 0.0)
-    return finite.abs().max().item() if tensor.numel() else 0.0
-
-
-def _with_modes(model: nn.Module, program: Program) -> Program:
-    """A program captured in evaluation with its dropout and batch norm following the mode again."""
-    modules = dict(model.named_modules())
-    for node in program.graph.nodes:
-        module = modules.get(str(node.meta.get("module")))
-        statistics = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-        if node.target is aten.dropout.default:
-            node.args = (*node.args[:2], True)
-        elif node.target is aten.batch_norm.default and statistics:
-            node.args = (*node.args[:5], True, *node.args[6:])
-    return program
-
-
-def _program(model: nn.Module, exported: Exported, name: str) -> Program:
+def _program(model: nn.Module, exported: Exported, name: str, training: bool) -> Program:
+    """The program of an exported model; one exported in evaluation follows the mode where modules do."""
     tensors, canonical = _tensors(model)
     taken = {*tensors, *tensors.aliases, *(path for path, _ in model.named_modules())}
 
@@ -205,9 +160,11 @@ def _program(model: nn.Module, exported: Exported, name: str) -> Program:
         return fresh
 
     graph, constants = import_graph(exported.program, canonical, constant_name)
+    if not training:
+        follow_modes(graph, dict(model.named_modules()))
     fixed = {n: t for n, t in tensors.items() if n not in tensors.persistent | _written_names(graph)}
     trained = {n for n, t in tensors.items() if n in tensors.parameters or t.requires_grad}
-    constants |= normalize(graph, fixed | constants, trained, constant_name)
+    constants |= normalize(graph, fixed | constants, trained, constant_name, training)
     constants = {key: value.detach() for key, value in constants.items()}
     tensors = tensors.replace({**tensors, **constants})
     signature, sizes = signature_of(exported.call, exported.program, graph)

@@ -12,12 +12,10 @@ import ast
 import builtins
 import contextlib
 import linecache
-import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from types import FrameType
 from typing import Any
 
 import torch
@@ -25,11 +23,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from mlgraph import errors
+from mlgraph.capture.gradients import Gradients
+from mlgraph.capture.place import Place, outside, place_of_caller
 from mlgraph.program import Note
 
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-_HERE = os.path.dirname(errors.__file__) + os.sep
 _TESTS = {"isfinite", "isinf", "isnan", "isneginf", "isposinf"}
 _LOGICAL = {
     "any",
@@ -55,23 +52,9 @@ _TELLING = {"warn", "warning", "warning_once", "warn_once", "info", "debug", "er
 # A formula of a size with more terms than this takes sympy minutes where it is divided again.
 _LARGEST_SIZE = 64
 
-Place = tuple[str, int]
-
 
 class SizeTooComplex(Exception):
     """Dynamic sizes whose formulas grow beyond what can be worked out in reasonable time."""
-
-
-def outside(filename: str) -> bool:
-    """Whether a source file is neither torch's nor this package's."""
-    return not filename.startswith((_TORCH, _HERE, "<"))
-
-
-def _place() -> Place | None:
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not outside(frame.f_code.co_filename):
-        frame = frame.f_back
-    return None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
 
 
 @lru_cache(maxsize=64)
@@ -119,7 +102,7 @@ class _Record(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is torch.Tensor.__bool__ and (place := _place()) is not None:
+        if func is torch.Tensor.__bool__ and (place := place_of_caller()) is not None:
             self.outcomes[place].append(bool(result))
         return result
 
@@ -164,7 +147,7 @@ class _Follow(TorchFunctionMode):
     def _all_indices(self, occurring: torch.Tensor) -> Any:
         """All the indices there are, in the place of those that occur."""
         count = self._occurring[occurring]
-        place = _place()
+        place = place_of_caller()
         if place is None or not isinstance(count, int):
             return occurring.unbind(0)
         filename, line = place
@@ -179,7 +162,7 @@ class _Follow(TorchFunctionMode):
         return rows
 
     def _known(self, condition: torch.Tensor) -> bool | None:
-        place = _place()
+        place = place_of_caller()
         if place is None or not self.outcomes.get(place):
             return None
         finite = condition in self._tests
@@ -246,27 +229,33 @@ def _dynamic_lengths() -> Iterator[None]:
 
 
 class Tracing:
-    """The aids of one capture; ``notes`` tell which checks were left out of the last trace."""
+    """The aids of one capture; ``notes`` tell which checks were left out of the last trace.
 
-    def __init__(self, outcomes: dict[Place, list[bool]] | None = None) -> None:
+    ``gradients`` are those that the model defines itself.
+    """
+
+    def __init__(
+        self, outcomes: dict[Place, list[bool]] | None = None, gradients: Gradients | None = None
+    ) -> None:
         self.outcomes = outcomes or {}
+        self.gradients = gradients or Gradients()
         self.notes: tuple[Note, ...] = ()
 
     @classmethod
     def of(cls, run: Callable[[], Any]) -> Tracing:
         """Aids that know how conditions turn out when ``run`` runs the model on its example inputs."""
-        record = _Record()
+        record, gradients = _Record(), Gradients()
         try:
-            with record, torch.no_grad(), _conversions_that_change_nothing():
+            with record, torch.no_grad(), _conversions_that_change_nothing(), gradients.rehearsed():
                 run()
         except Exception:  # the trace will fail in the same place, and say where
             return cls()
-        return cls(dict(record.outcomes))
+        return cls(dict(record.outcomes), gradients)
 
     @contextlib.contextmanager
     def active(self, limit: bool) -> Iterator[None]:
         """While a model is traced; with ``limit``, raises SizeTooComplex rather than take minutes."""
         follow = _Follow(self.outcomes, limit)
-        with _conversions_that_change_nothing(), _dynamic_lengths(), follow:
+        with _conversions_that_change_nothing(), _dynamic_lengths(), self.gradients.traced(), follow:
             yield
         self.notes = tuple(follow.taken.values())

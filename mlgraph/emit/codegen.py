@@ -189,8 +189,11 @@ class BodyWriter:
         return [f"{self._name(node)} = {text}"]
 
     def _write_to_buffer(self, node: fx.Node) -> list[str]:
-        # Statistics move while training only.
         buffer = self.root[node]
+        if str(buffer.target) in self.places.tensors.stateful:
+            text = self.expression(node)
+            return [f"{self._name(node)} = {text}" if node.users else text]
+        # Statistics move while training only.
         holder = str(buffer.target).rpartition(".")[0]
         lines = [f"if {self.access(holder)}.training:", f"    {self.expression(node)}"]
         if node.users:

@@ -57,7 +57,8 @@ def run(
     """What the program returns for ``args`` and ``kwargs`` in their captured structure.
 
     In evaluation dropout, attention dropout and stochastic depth are left out, batch norm uses its
-    running statistics and no buffer is written. ``tensors`` stand in for the program's own.
+    running statistics and of the buffers only the stateful ones are written. ``tensors`` stand in for the
+    program's own.
 
     Raises:
         MlgraphError: the inputs have not as many leaves as the captured ones.
@@ -114,7 +115,7 @@ class Interpretation:
             elif node.op == "get_attr":
                 env[node] = self._widen(self.tensors[str(node.target)])
             elif node.op == "call_function":
-                if mutates(node) and root[node].op == "get_attr" and not self.training:
+                if not self.training and mutates(node) and self._rests(root[node]):
                     env[node] = env[node.args[0]]
                 else:
                     env[node] = self._call(node, env, device)
@@ -127,6 +128,10 @@ class Interpretation:
                 if not uses[source]:
                     del env[source]
         raise MlgraphError(f"{self.program.name} has no output")
+
+    def _rests(self, written: fx.Node) -> bool:
+        """Whether what is written to stays as it is in evaluation."""
+        return written.op == "get_attr" and str(written.target) not in self.program.tensors.stateful
 
     def _widen(self, value: Any) -> Any:
         return double(value) if self.widened else value

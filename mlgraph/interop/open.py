@@ -27,6 +27,7 @@ def capture(
     dynamic_shapes: Any = "auto",
     name: str | None = None,
     module: str | None = None,
+    check: bool = True,
 ) -> Program:
     """The program that ``model`` runs on the example ``args`` and ``kwargs``.
 
@@ -35,8 +36,8 @@ def capture(
     """
     if isinstance(model, (str, os.PathLike)):
         given = (args, dict(kwargs or {})) if args or kwargs else None
-        return open_source(model, inputs=given, module=module)
-    return capture_module(model, args, kwargs, dynamic_shapes, name, module)
+        return open_source(model, inputs=given, module=module, check=check)
+    return capture_module(model, args, kwargs, dynamic_shapes, name, module, check)
 
 
 def load(path: str | os.PathLike[str], trust: bool = False, *, keep: bool = True) -> Program:
@@ -57,6 +58,7 @@ def open_source(
     loss: bool = True,
     inputs: Arguments | None = None,
     module: str | None = None,
+    check: bool = True,
 ) -> Program:
     """The program that ``source`` names.
 
@@ -65,24 +67,25 @@ def open_source(
     ``hf:CONFIG.json`` (random weights) or, with ``trust``, a ``.pt2`` or a pickled module, both of which
     run code on loading. With ``loss``, a transformers head is captured with its labels and loss where that
     can be. ``inputs``, positional and keyword arguments, take the place of those made from the
-    configuration. ``module`` is the path of a submodule to capture instead of the whole model.
+    configuration. ``module`` is the path of a submodule to capture instead of the whole model; ``check`` is
+    that of :func:`mlgraph.capture.model.capture`.
     ``Program.origin`` says where it came from. Raises FileError and CaptureError.
     """
     text = os.fspath(source)
     scheme, colon, rest = text.partition(":")
     if colon and scheme == "timm":
-        return _capture(build.timm_model(rest), loss, inputs, module)
+        return _capture(build.timm_model(rest), loss, inputs, module, check)
     if colon and scheme == "hf":
-        return _capture(build.huggingface_random(Path(rest)), loss, inputs, module)
+        return _capture(build.huggingface_random(Path(rest)), loss, inputs, module, check)
     path = Path(text)
     if not path.exists():
         raise FileError(_unknown(text))
     if path.is_dir():
-        known = _open_directory(path, loss, inputs) if module is None else None
+        known = _open_directory(path, loss, inputs, check) if module is None else None
         if known is not None:
             return known
-        return _capture(build.huggingface_directory(path, trust=trust), loss, inputs, module)
-    return _open_file(path, trust, loss, inputs, module)
+        return _capture(build.huggingface_directory(path, trust=trust), loss, inputs, module, check)
+    return _open_file(path, trust, loss, inputs, module, check)
 
 
 def _kind(path: str | os.PathLike[str]) -> str | None:
@@ -90,7 +93,7 @@ def _kind(path: str | os.PathLike[str]) -> str | None:
         return foreign_kind(file)
 
 
-def _open_directory(path: Path, loss: bool, inputs: Arguments | None) -> Program | None:
+def _open_directory(path: Path, loss: bool, inputs: Arguments | None, check: bool) -> Program | None:
     """The program that a directory was written from, or one captured without weights too large for memory."""
     from mlgraph.interop import directory
     from mlgraph.interop.huggingface import read_skeleton
@@ -105,11 +108,13 @@ def _open_directory(path: Path, loss: bool, inputs: Arguments | None) -> Program
         path,
         str(config["architectures"][0]),
         config,
-        lambda built: _capture(built, loss, inputs),
+        lambda built: _capture(built, loss, inputs, check=check),
     )
 
 
-def _open_file(path: Path, trust: bool, loss: bool, inputs: Arguments | None, module: str | None) -> Program:
+def _open_file(
+    path: Path, trust: bool, loss: bool, inputs: Arguments | None, module: str | None, check: bool
+) -> Program:
     """A saved program or, trusted, what runs code: a module on ``inputs``, or what else storage reads."""
     if _kind(path) is None or not trust or inputs is None:
         if module is not None:
@@ -118,10 +123,16 @@ def _open_file(path: Path, trust: bool, loss: bool, inputs: Arguments | None, mo
                 "of a model source, or of a pickled module with --trust and --input"
             )
         return load(path, trust=trust)
-    return _capture(trusted_module(path), loss, inputs, module)
+    return _capture(trusted_module(path), loss, inputs, module, check)
 
 
-def _capture(built: build.Built, loss: bool, inputs: Arguments | None, module: str | None = None) -> Program:
+def _capture(
+    built: build.Built,
+    loss: bool,
+    inputs: Arguments | None,
+    module: str | None = None,
+    check: bool = True,
+) -> Program:
     model, notes = built.model, list(built.notes)
     name = built.name or type(model).__name__
 
@@ -130,7 +141,7 @@ def _capture(built: build.Built, loss: bool, inputs: Arguments | None, module: s
 
     def attempt(with_loss: bool) -> Program:
         args, kwargs = inputs or example_inputs(model, loss=with_loss)
-        return capture_module(model, args, kwargs, name=name, module=module)
+        return capture_module(model, args, kwargs, name=name, module=module, check=check)
 
     try:
         program = attempt(loss)

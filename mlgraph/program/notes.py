@@ -10,6 +10,7 @@ NoteKind = Literal[
     "traced",  # a check or a loop in forward that tracing left out or ran over everything
     "mode",  # what does not follow training and evaluation as the model does
     "call",  # what of the model, or of several calls of it, was captured
+    "unchecked",  # what was not run beside the model
     "weights",  # names or shapes in which a model and its files differ
     "class",  # a class in arguments or results that is not at hand
     "kept",  # what a change of width or depth leaves as it is
@@ -33,6 +34,10 @@ class Note:
     kind: NoteKind
     text: str
     subject: str = ""
+
+    def __contains__(self, words: str) -> bool:
+        """Whether the note has these words."""
+        return words in str(self)
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.text}" if self.kind in _SHOWN else self.text

@@ -6,10 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor
 
 from mlgraph.graph.effects import aten, memory, mutates, views
 from mlgraph.graph.ops import has
+from mlgraph.graph.sizes import dtype_of, same_sizes
 from mlgraph.graph.traits import Trait
 
 _SCATTER: dict[Any, Any] = {
@@ -87,7 +90,10 @@ def _rewrite(
     later = [user for user in base.users if order.get(user, -1) > order[node]]
     changed = [[u for u in link.users if u is not node and order.get(u, -1) > order[node]] for link in path]
     with graph.inserting_before(node):
-        new = graph.call_function(form, node.args, dict(node.kwargs))
+        if node.target is aten.copy_.default:
+            new = _copied(graph, node)
+        else:
+            new = graph.call_function(form, node.args, dict(node.kwargs))
         new.meta = dict(node.meta)
         results = [new]
         value = new
@@ -109,9 +115,33 @@ def _rewrite(
     graph.erase_node(node)
 
 
+def _copied(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """What a copy puts in the place of its first argument: ``aten.copy`` has no gradient."""
+    into, value = node.args[0], node.args[1]
+    assert isinstance(into, fx.Node)
+    assert isinstance(value, fx.Node)
+    meta = {**node.meta, "symbolic": value.meta.get("symbolic")}
+    dtype = dtype_of(into)
+    if dtype is not None and dtype is not dtype_of(value):
+        value = graph.call_function(aten.to.dtype, (value, dtype))
+        value.meta = {**meta, "symbolic": _with_dtype(meta["symbolic"], dtype)}
+    if not same_sizes(into, value):
+        value = graph.call_function(aten.expand_as.default, (value, into))
+        value.meta = dict(node.meta)
+    # what is written to the one later must not be written to the other
+    return graph.call_function(aten.clone.default, (value,))
+
+
+def _with_dtype(symbolic: Any, dtype: torch.dtype) -> Any:
+    if not isinstance(symbolic, FakeTensor):
+        return symbolic
+    with symbolic.fake_mode, torch.no_grad():
+        return symbolic.to(dtype)
+
+
 # In-place overloads whose functional form has another name or overload.
 _FORMS: dict[Any, Any] = {
-    aten.copy_.default: aten.copy.default,
+    aten.copy_.default: aten.clone.default,
     aten.fill_.Tensor: aten.fill.Tensor,
     aten.fill_.Scalar: aten.full_like.default,
     aten.zero_.default: aten.zeros_like.default,

@@ -25,20 +25,23 @@ def normalize(
     constants: Mapping[str, torch.Tensor],
     trained: Collection[str],
     fresh_name: Callable[[str, str], str],
+    training: bool,
 ) -> dict[str, torch.Tensor]:
     """Bring an imported graph into the form that analyses expect; in place.
 
     In-place ops become functional where that is sure, no-ops and duplicates go, masks that are provably
     causal or true everywhere are dropped, and small constants are worked out once. ``constants`` are the
     tensors whose values never change, ``trained`` names those to which gradients flow. Returns the new
-    constants by the name that ``fresh_name(module, label)`` gave them.
+    constants by the name that ``fresh_name(module, label)`` gave them. In a graph not captured in
+    ``training`` the random draws are those that evaluation makes too, and stay as they are.
     """
     functional(graph)
     read_sizes_directly(graph)
     confine_casts(graph)
     remove_dead(graph)
     hoist_sizes(graph)
-    recognize_drop_path(graph)
+    if training:
+        recognize_drop_path(graph)
     simplify(graph, trained)
     simplify_masks(graph, constants)
     remove_dead(graph)

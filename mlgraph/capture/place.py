@@ -1,0 +1,29 @@
+"""Lines of a model's own source."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import FrameType
+
+import torch
+
+from mlgraph import errors
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_HERE = os.path.dirname(errors.__file__) + os.sep
+
+Place = tuple[str, int]
+
+
+def outside(filename: str) -> bool:
+    """Whether a source file is neither torch's nor this package's."""
+    return not filename.startswith((_TORCH, _HERE, "<"))
+
+
+def place_of_caller() -> Place | None:
+    """The file and line, outside torch and this package, from which code of theirs is called."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not outside(frame.f_code.co_filename):
+        frame = frame.f_back
+    return None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
