@@ -10,16 +10,16 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from mlgraph.capture.export import Call
 from mlgraph.capture.state import State, copies
 from mlgraph.errors import CaptureError
-from mlgraph.graph.interpret import run
+from mlgraph.graph.interpret import Interpretation
 from mlgraph.program import Note, Program
 from mlgraph.program.size_guards import Formula, Operation, holds, names
 from mlgraph.program.tensors import is_fake
@@ -150,11 +150,26 @@ def _reason(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
+class _DrawnAlike(Interpretation):
+    """A run that draws stochastic depth from the random numbers from which the model draws it."""
+
+    def _call(self, node: fx.Node, env: Mapping[fx.Node, Any], device: torch.device) -> Any:
+        rule = node.meta.get("draw")
+        if not self.training or not rule:
+            return super()._call(node, env, device)
+        source, p, dims, _ = cast(tuple[Any, ...], node.args)
+        x = env[source]
+        drawn = torch.rand([n if d in dims else 1 for d, n in enumerate(x.shape)], device=device)
+        kept = drawn >= p if rule == "above" else drawn < 1.0 - p
+        return x * (kept.to(x.dtype) / (1.0 - p))
+
+
 def _run_program(program: Program, call: Call, training: bool) -> Outcome:
     made = copies(program.tensors, training)
 
     def forward(given: Call) -> Any:
-        return run(program, given.args, given.kwargs, training, made)
+        results = _DrawnAlike(program, made, training).run(given.leaves())
+        return pytree.tree_unflatten(results, program.signature.out_spec)
 
     return _outcome(forward, made, call, training)
 
@@ -385,9 +400,8 @@ def checked(comparison: Comparison, made: Made, again: Callable[[], Made]) -> Pr
         notes.append(Note("mode", f"{said}{evaluation[0]}, in training {_listed(training)}"))
     elif training:
         _refuse(program, training, (*made.functions, *hooks))
-    notes += [
-        Note("mode", f"{hook} changes no gradient here, and is not part of the program") for hook in hooks
-    ]
+    unused = "changes no gradient here, and is not part of the program"
+    notes += [Note("mode", f"{hook} {unused}") for hook in hooks]
     program, fixed = _at_other_sizes(comparison, program, call, not training)
     return program.replace(notes=(*program.notes, *notes, *fixed))
 

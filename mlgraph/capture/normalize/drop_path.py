@@ -21,19 +21,22 @@ aten = torch.ops.aten
 class _Draw:
     """Values that are ``scale`` with probability ``keep`` and 0 otherwise; ``uniform`` before rounding.
 
-    ``offset`` belongs to a uniform draw in [offset, offset + 1).
+    ``offset`` belongs to a uniform draw in [offset, offset + 1). ``rule`` says how a uniform draw u keeps:
+    ``"above"`` where u >= 1 - keep, ``"below"`` where u < keep; empty for a Bernoulli draw.
     """
 
     keep: float = 1.0
     scale: float = 1.0
     uniform: bool = False
     offset: float = 0.0
+    rule: str = ""
 
 
 def recognize_drop_path(graph: fx.Graph) -> None:
     """Replace each product of a tensor and a scaled Bernoulli draw of mean 1 by ``mlgraph.ops.drop_path``.
 
-    The draw's sizes tell along which dims the draws are independent. Draws with another mean, which no
+    The draw's sizes tell along which dims the draws are independent, and ``meta["draw"]`` of the new node is
+    the rule by which the model's own draw keeps (``_Draw.rule``). Draws with another mean, which no
     mode switch can leave out, stay as they are.
     """
     draws: dict[fx.Node, _Draw] = {}
@@ -78,7 +81,7 @@ def _bernoulli_of(node: fx.Node) -> _Draw | None:
 
 def _floor(draw: _Draw, _: Any, __: bool) -> _Draw | None:
     rounded = draw.uniform and 0.0 < draw.offset <= 1.0 and draw.scale == 1.0
-    return _Draw(keep=draw.offset) if rounded else None
+    return _Draw(keep=draw.offset, rule="above") if rounded else None
 
 
 def _shift(draw: _Draw, other: Any, _: bool) -> _Draw | None:
@@ -86,11 +89,13 @@ def _shift(draw: _Draw, other: Any, _: bool) -> _Draw | None:
 
 
 def _below(draw: _Draw, other: Any, _: bool) -> _Draw | None:
-    return _Draw(keep=float(other)) if _is_plain_uniform(draw) and _is_number(other) else None
+    plain = _is_plain_uniform(draw) and _is_number(other)
+    return _Draw(keep=float(other), rule="below") if plain else None
 
 
 def _above(draw: _Draw, other: Any, _: bool) -> _Draw | None:
-    return _Draw(keep=1.0 - float(other)) if _is_plain_uniform(draw) and _is_number(other) else None
+    plain = _is_plain_uniform(draw) and _is_number(other)
+    return _Draw(keep=1.0 - float(other), rule="above") if plain else None
 
 
 def _times(draw: _Draw, other: Any, _: bool) -> _Draw | None:
@@ -161,7 +166,7 @@ def _replace(graph: fx.Graph, node: fx.Node, draws: dict[fx.Node, _Draw]) -> Non
     dims = [shift + dim for dim, size in enumerate(drawn) if size != 1 and size == sizes[shift + dim]]
     with graph.inserting_before(node):
         new = graph.call_function(drop_path, (x, 1.0 - draw.keep, dims, True))
-    new.meta = dict(node.meta)
+    new.meta = {**node.meta, "draw": draw.rule}
     node.replace_all_uses_with(new)
     graph.erase_node(node)
 
