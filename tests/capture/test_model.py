@@ -228,7 +228,7 @@ def test_a_branch_on_data_is_refused_with_its_line() -> None:
     with pytest.raises(CaptureError) as caught:
         capture(Branching(), (torch.randn(3),))
     message = str(caught.value)
-    assert "test_capture.py" in message
+    assert "test_model.py" in message
     assert "if x.sum() > 0:" in message
     assert "\n" not in message
 
