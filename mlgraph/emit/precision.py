@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.emit.casts import Casts, follow_casts
 from mlgraph.graph.copying import copy_graph
+from mlgraph.graph.interpret import DOUBLE
 from mlgraph.graph.propagate import propagate
 from mlgraph.program import Program
 
@@ -81,15 +82,19 @@ def widen(program: Program) -> Program:
     Models cast to float32 around norms and softmaxes to be safe in bfloat16; in float64 such a cast would
     lose what exactness is measured by.
     """
-    values = {n: t.detach().double() if t.dtype in _NARROW else t for n, t in program.tensors.items()}
+    values = {
+        n: t.detach().to(DOUBLE[t.dtype]) if t.dtype in DOUBLE else t for n, t in program.tensors.items()
+    }
     inputs = tuple(
-        dataclasses.replace(leaf, dtype=torch.float64) if leaf.dtype in _NARROW else leaf
+        dataclasses.replace(leaf, dtype=DOUBLE[leaf.dtype]) if leaf.dtype in DOUBLE else leaf
         for leaf in program.signature.inputs
     )
     signature = dataclasses.replace(program.signature, inputs=inputs)
 
-    def widened(_: fx.Node, new: fx.Node) -> None:
+    def widened(node: fx.Node, new: fx.Node) -> None:
         new.args, new.kwargs = pytree.tree_map(_double, (new.args, dict(new.kwargs)), is_leaf=_is_node)
+        if _has_default_dtype(node):
+            new.kwargs = {**new.kwargs, "dtype": DOUBLE[node.meta["val"].dtype]}
 
     graph = copy_graph(program.graph, widened)
     tensors = program.tensors.replace(values)
@@ -97,7 +102,16 @@ def widen(program: Program) -> Program:
     return program.with_values(tensors, graph, signature)
 
 
-_NARROW = (torch.float32, torch.bfloat16, torch.float16)
+def _has_default_dtype(node: fx.Node) -> bool:
+    """Whether an op makes a narrow tensor out of none, in torch's default dtype."""
+    target: Any = node.target
+    made = node.meta.get("val")
+    if not isinstance(made, torch.Tensor) or made.dtype not in DOUBLE or not hasattr(target, "_schema"):
+        return False
+    if any(isinstance(source.meta.get("val"), torch.Tensor) for source in node.all_input_nodes):
+        return False
+    names = [argument.name for argument in target._schema.arguments]
+    return "dtype" in names and node.kwargs.get("dtype") is None and len(node.args) <= names.index("dtype")
 
 
 def _is_node(argument: Any) -> bool:
@@ -105,4 +119,4 @@ def _is_node(argument: Any) -> bool:
 
 
 def _double(argument: Any) -> Any:
-    return torch.float64 if argument in _NARROW and isinstance(argument, torch.dtype) else argument
+    return DOUBLE.get(argument, argument) if isinstance(argument, torch.dtype) else argument

@@ -17,7 +17,13 @@ from mlgraph.program import Program
 
 aten = torch.ops.aten
 
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+DOUBLE: Mapping[torch.dtype, torch.dtype] = {
+    torch.float32: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float16: torch.float64,
+    torch.complex64: torch.complex128,
+}
+"""What float64 throughout makes of other dtypes."""
 
 
 def follows_mode(node: fx.Node) -> str | None:
@@ -75,8 +81,8 @@ def run(
 
 
 def double(value: Any) -> Any:
-    """A floating-point tensor in float64; anything else as it is."""
-    return value.double() if isinstance(value, torch.Tensor) and value.dtype in _FLOATS else value
+    """A floating-point tensor in float64, a complex one in complex128; anything else as it is."""
+    return value.to(DOUBLE.get(value.dtype, value.dtype)) if isinstance(value, torch.Tensor) else value
 
 
 class Interpretation:
@@ -150,13 +156,14 @@ class Interpretation:
             if self.widened and "grouped_mm" in op_name(node):
                 return _grouped_product(*args)
         assert callable(node.target)
-        return node.target(*args, **kwargs)
+        # what is made from no tensor has torch's default dtype
+        return pytree.tree_map(self._widen, node.target(*args, **kwargs))
 
     def _constant(self, argument: Any, device: torch.device) -> Any:
         if isinstance(argument, torch.device):
             return device
-        if self.widened and isinstance(argument, torch.dtype) and argument in _FLOATS:
-            return torch.float64
+        if self.widened and isinstance(argument, torch.dtype):
+            return DOUBLE.get(argument, argument)
         return argument
 
 

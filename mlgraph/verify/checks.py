@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mlgraph.emit.precision import widen
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.compare import relative_error
 from mlgraph.graph.example_call import example_leaves
@@ -101,8 +102,8 @@ def verify(
         if name not in CHECKS:
             raise MlgraphError(f"there is no check {name!r}: use {', '.join(CHECKS)}.")
     tell = progress or (lambda _: None)
-    double = _in_double(program)
-    leaves = example_leaves(program, seed)
+    double = widen(program)
+    leaves = example_leaves(double, seed)
     found: list[Check] = []
     skipped: list[str] = []
     if "soundness" in wanted:
@@ -115,13 +116,6 @@ def verify(
         tell("saving and loading")
         found.append(_storage(program))
     return Verification(program.name, tuple(found), tuple(skipped))
-
-
-def _in_double(program: Program) -> Program:
-    values = {
-        n: t.detach().double() if t.is_floating_point() else t.detach() for n, t in program.tensors.items()
-    }
-    return program.with_values(program.tensors.replace(values))
 
 
 def _soundness(program: Program, leaves: Sequence[Any], seed: int) -> list[Check]:
