@@ -22,10 +22,11 @@ def command(
     from mlgraph.inspect.summary import families
     from mlgraph.inspect.text.axes import axis_table, slot_list
     from mlgraph.inspect.text.console import console, show, show_json
+    from mlgraph.program.families import judged
 
     program = open_program(source, trust=trust, loss=loss)
     if json:
-        show_json([asdict(axis) for axis in program.axes])
+        show_json([asdict(axis) for axis in judged(program)])
     elif slots:
         show(*slot_list(program.axes))
     else:

@@ -22,7 +22,8 @@ class Coalesce(Grouped[Pairing]):
     ``width`` divides every axis that is coarsened by default, ``depth`` every chain of blocks. ``pairing``
     is ``adjacent`` (2i, 2i+1), ``halves`` (i, i+n/2) or ``similarity`` (like weights), for neurons and
     blocks alike; ``tied`` is ``exact`` or ``paper``; ``axes`` maps axis or chain names to a factor or an
-    explicit grouping; ``freeze`` names axes and chains that stay.
+    explicit grouping; ``freeze`` names axes and chains that stay. With ``check`` an axis stays that fails a
+    trial on a miniature of the program.
     """
 
     moves: ClassVar[int] = 1
@@ -63,6 +64,7 @@ class Coalesce(Grouped[Pairing]):
             {name: request for name, request in self.axes.items() if name not in named},
             [name for name in self.freeze if name not in named],
             coarse_grouping(program, self.pairing),
+            self.check,
         )
         return groupings, layers
 
@@ -72,6 +74,7 @@ def coalesce(program: Program, depth: int = 1, width: int = 1, **options: Any) -
     """The coarse program; the options are the fields of :class:`Coalesce`.
 
     Raises:
-        AxisError: a size or number of blocks does not divide, or an axis is unknown or frozen.
+        AxisError: a size or number of blocks does not divide, or an axis is unknown or frozen or fails its
+            trial.
     """
     return call(Coalesce, depth=depth, width=width, **options)(program)

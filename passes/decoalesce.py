@@ -22,7 +22,8 @@ class Decoalesce(Grouped[Placement]):
     or ``axes`` it grows: every index of an axis gets that many copies, every block that many.
     ``depth_mode`` is ``copy`` (the paper), ``scaled`` (residual branches of copies divided by their number)
     or ``identity`` (those of extra copies end in zeros, so that the function is kept). ``pairing`` says
-    where the copies of an index or block go: ``adjacent`` (2i, 2i+1) or ``halves`` (i, i+n).
+    where the copies of an index or block go: ``adjacent`` (2i, 2i+1) or ``halves`` (i, i+n). With ``check``
+    an axis stays that fails a trial on a miniature of the program.
     """
 
     moves: ClassVar[int] = -1
@@ -65,6 +66,7 @@ class Decoalesce(Grouped[Placement]):
             {name: request for name, request in self.axes.items() if name not in chains},
             (),
             fine_grouping(self.pairing),
+            self.check,
         )
         return apply_up(program, groupings, layers, self.tied, self.depth_mode, str(self))
 

@@ -29,6 +29,7 @@ class Grouped(Pass, Generic[How]):
         metavar="NAME=N",
         example="--axis mlp=2 or --axis mlp=0,0,1,1",
     )
+    check: bool = option(True, "try the change on a miniature first, and keep what fails")
 
 
 def call(kind: Callable[..., Pass], **options: Any) -> Pass:

@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from mlgraph.program import Program
-from mlgraph.verify.soundness import permute
+from mlgraph.rewrite.rearrange import rearrange
 
 Value = Any
 
@@ -140,7 +140,7 @@ def permutation_error(program: Program, axes: Iterable[str], inputs: Iterable[An
         permutations[name] = moved
     inputs = list(inputs)
     moved_tensors = {
-        name: permute(value, program.axes.tensor_dims[name], permutations)
+        name: rearrange(value, program.axes.tensor_dims[name], permutations)
         if name in program.axes.tensor_dims
         else value
         for name, value in program.tensors.items()
@@ -152,7 +152,7 @@ def permutation_error(program: Program, axes: Iterable[str], inputs: Iterable[An
         if not isinstance(x, torch.Tensor):
             continue
         dims = program.axes.result_dims(node.name) if isinstance(node, fx.Node) else None
-        worst = max(worst, relative_error(y, x if dims is None else permute(x, dims, permutations)))
+        worst = max(worst, relative_error(y, x if dims is None else rearrange(x, dims, permutations)))
     return worst
 
 

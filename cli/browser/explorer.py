@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mlgraph.inspect.modules import Module, TensorLeaf, module_tree
 from mlgraph.inspect.text.axes import any_block
 from mlgraph.program.dims import leaves
+from mlgraph.program.families import judged
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -60,7 +61,7 @@ class Explorer:
     @cached_property
     def axes(self) -> dict[str, Axis]:
         """Axes by id."""
-        return {axis.id: axis for axis in self.program.axes}
+        return {axis.id: axis for axis in judged(self.program)}
 
     @cached_property
     def places(self) -> tuple[Place, ...]:

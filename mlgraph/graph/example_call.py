@@ -22,10 +22,11 @@ def example_call(program: Program, seed: int = 0) -> tuple[tuple[Any, ...], dict
     return tuple(args), dict(kwargs)
 
 
-def example_leaves(program: Program, seed: int = 0) -> list[Any]:
+def example_leaves(program: Program, seed: int = 0, mixed: bool = False) -> list[Any]:
     """Input leaves in placeholder order: normal floats, indices within their tables, ones for other integers.
 
-    What is no tensor is as it was captured.
+    What is no tensor is as it was captured. With ``mixed``, a quarter of the ones are zeros, though none at
+    the first index of the last dim, so that no row of a mask is empty.
     """
     generator = torch.Generator().manual_seed(seed)
     leaves = []
@@ -38,7 +39,10 @@ def example_leaves(program: Program, seed: int = 0) -> list[Any]:
         elif leaf.dtype is not torch.bool and (bound := min(_bounds(node), default=0)):
             leaves.append(torch.randint(0, bound, leaf.shape, generator=generator).to(leaf.dtype))
         else:
-            leaves.append(torch.ones(leaf.shape, dtype=leaf.dtype))
+            ones = torch.ones(leaf.shape, dtype=leaf.dtype)
+            if mixed and leaf.shape:
+                ones[..., 1:] = (torch.rand(ones[..., 1:].shape, generator=generator) > 0.25).to(leaf.dtype)
+            leaves.append(ones)
     return leaves
 
 

@@ -175,3 +175,15 @@ def _grouped_product(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor,
         parts.append(x[start:end] @ weight)
         start = end
     return torch.cat([*parts, x.new_zeros(len(x) - start, weights.shape[-1])])
+
+
+def evaluate(
+    program: Program,
+    tensors: Mapping[str, torch.Tensor],
+    inputs: Iterable[Any],
+    kept: dict[fx.Node, Any] | None = None,
+) -> list[Any]:
+    """The flat results in float64 and evaluation mode, without gradients; random ops draw alike each time."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Interpretation(program, tensors, widened=True, kept=kept).run(inputs)

@@ -13,6 +13,7 @@ from torch import fx
 from mlgraph.errors import AxisError, suggestion
 from mlgraph.graph.ops import op_label
 from mlgraph.program.dims import DimExpr, Join, leaves
+from mlgraph.program.families import judged
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -120,7 +121,7 @@ class _Tracer:
         self.program = program
         self.asked = asked
         self.nodes: dict[str, fx.Node] = {node.name: node for node in program.graph.nodes}
-        self.axes = {axis.id: axis for axis in program.axes}
+        self.axes = {axis.id: axis for axis in judged(program)}
 
     def explain(self, tensor: str, dim: DimExpr) -> Iterator[AxisExplanation]:
         for key in dict.fromkeys(leaf.axis for leaf in leaves(dim) if leaf.axis in self.axes):

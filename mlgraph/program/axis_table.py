@@ -44,6 +44,7 @@ ReasonKind = Literal[
     "uncontracted",  # no parameter contracts it
     "minor",  # another axis of the same dim is coarsened instead
     "alike",  # its counterpart in another block stays
+    "tried",  # a trial of its change on a miniature failed
 ]
 
 
@@ -60,6 +61,10 @@ class Reason:
 
     def __str__(self) -> str:
         return self.text
+
+    def __contains__(self, words: str) -> bool:
+        """Whether the phrase has these words."""
+        return words in self.text
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,7 +27,13 @@ class Family:
 
 def families(program: Program) -> list[Family]:
     """The axes of a program, those alike put together, in the order of the table."""
-    return alike(program.axes)
+    return alike(judged(program))
+
+
+def judged(program: Program) -> tuple[Axis, ...]:
+    """The axes of a program, those frozen that failed a trial on a miniature."""
+    faults = program.sound.faults
+    return tuple(replace(a, frozen=faults[a.id]) if a.id in faults else a for a in program.axes)
 
 
 def alike(axes: Iterable[Axis]) -> list[Family]:

@@ -11,6 +11,7 @@ from typing import Any
 LATE = {
     "Program.axes": "mlgraph.axes.build:infer_axes",
     "Program.blocks": "mlgraph.blocks.find:find_blocks",
+    "Program.sound": "mlgraph.rewrite.self_check:check_defaults",
     "Program.text": "mlgraph.inspect.text.program:program_view",
     "Program.html": "mlgraph.view.notebook:program_html",
     "AxisTable.text": "mlgraph.inspect.text.axes:table_view",

@@ -16,6 +16,7 @@ NoteKind = Literal[
     "kept",  # what a change of width or depth leaves as it is
     "assumed",  # what it changes without knowing
     "approximate",  # where it is no average or copy in the strict sense
+    "unchecked",  # what could not be checked
     "other",
 ]
 

@@ -22,6 +22,9 @@ from mlgraph.program.tensors import Tensors
 if TYPE_CHECKING:
     from mlgraph.program.axis_table import AxisTable
     from mlgraph.program.block_table import BlockTable
+    from mlgraph.program.soundness import Soundness
+
+_ANALYSES = ("axes", "blocks", "sound", "_trials")
 
 
 @dataclass(frozen=True)
@@ -113,13 +116,13 @@ class Program(Shown):
     @cached_property
     def axes(self) -> AxisTable:
         """The inferred axes (design: axis inference); prints as a table."""
-        table: AxisTable = late("Program", "axes")(self._analysed())
+        table: AxisTable = late("Program", "axes")(self.for_analysis())
         return table
 
     @cached_property
     def blocks(self) -> BlockTable:
         """The chains of repeated blocks; prints as a table."""
-        table: BlockTable = late("Program", "blocks")(self._analysed())
+        table: BlockTable = late("Program", "blocks")(self.for_analysis())
         return table
 
     def __repr__(self) -> str:
@@ -149,7 +152,7 @@ class Program(Shown):
         """
         changes = {"graph": graph or self.graph, "signature": signature or self.signature}
         alike = self.replace(tensors=tensors, **changes)
-        for analysis in ("axes", "blocks"):
+        for analysis in _ANALYSES:
             if analysis in self.__dict__:
                 alike.__dict__[analysis] = self.__dict__[analysis]
         return alike
@@ -160,8 +163,14 @@ class Program(Shown):
         kept = {name: meta[name] if name in self.tensors.persistent else self.tensors[name] for name in meta}
         return self.with_values(self.tensors.replace(kept))
 
-    def _analysed(self) -> Program:
-        # analyses look at shapes and constants alone; lazy tensors would be read for each
+    @cached_property
+    def sound(self) -> Soundness:
+        """What a trial of the axes that are coarsened by default shows, on a miniature of this program."""
+        found: Soundness = late("Program", "sound")(self)
+        return found
+
+    def for_analysis(self) -> Program:
+        """This program for what looks at shapes and constants alone: lazy weights are on the meta device."""
         return self if self.tensors.in_memory else self.without_weights()
 
     def state_dict(self) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.notes import kept_constants, kept_unread
 from mlgraph.rewrite.plan import WidthPlan, plan_down
 from mlgraph.rewrite.resize import rewrite
+from mlgraph.rewrite.self_check import trial_notes
 
 
 def apply_down(
@@ -49,6 +50,7 @@ def apply_down(
     notes = [
         *program.notes,
         *plan.approximate,
+        *trial_notes(program, groupings),
         *kept_constants(program, sizes),
         *kept_unread(program, sizes),
         *_selected(program, layers, fixed),

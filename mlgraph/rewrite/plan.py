@@ -38,13 +38,13 @@ def plan_down(program: Program, groupings: Groupings, tied: str = "exact") -> Wi
     return _plan(program, groupings, tied, down=True)
 
 
-def plan_up(program: Program, groupings: Groupings, tied: str = "exact") -> WidthPlan:
+def plan_up(program: Program, groupings: Groupings, tied: str = "exact", fold: bool = True) -> WidthPlan:
     """Plan growth without a parent: ``program`` is the coarse one, groupings map the wider indices to its
-    own."""
-    return _plan(program, groupings, tied, down=False)
+    own. Without ``fold`` every gain stands on its activation, none in a norm."""
+    return _plan(program, groupings, tied, down=False, fold=fold)
 
 
-def _plan(program: Program, groupings: Groupings, tied: str, down: bool) -> WidthPlan:
+def _plan(program: Program, groupings: Groupings, tied: str, down: bool, fold: bool = True) -> WidthPlan:
     table = program.axes
     fine = {axis: grouping.fine for axis, grouping in groupings.items()}
     summing: set[tuple[str, str]] = set()
@@ -76,7 +76,9 @@ def _plan(program: Program, groupings: Groupings, tied: str, down: bool) -> Widt
             )
             approximate.append(Note("approximate", said, found.axis))
         parameters = (
-            _foldable(nodes[found.operands[0][0]], table, found) if found.carrier is not None else None
+            _foldable(nodes[found.operands[0][0]], table, found)
+            if fold and found.carrier is not None
+            else None
         )
         if parameters is not None:
             summing |= {(name, found.axis) for name in parameters}

@@ -16,6 +16,7 @@ from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.notes import kept_constants, kept_unread
 from mlgraph.rewrite.plan import WidthPlan, plan_down, plan_up
 from mlgraph.rewrite.resize import rewrite
+from mlgraph.rewrite.self_check import trial_notes
 from mlgraph.rewrite.transfer import TensorTransfer
 
 
@@ -50,6 +51,7 @@ def apply_up(
         *program.notes,
         *plan.approximate,
         *changes.approximate,
+        *trial_notes(program, groupings),
         *kept_constants(program, sizes),
         *kept_unread(program, sizes),
     ]

@@ -11,6 +11,7 @@ from mlgraph.program.axis_table import Axis
 from mlgraph.program.block_table import Chain
 from mlgraph.rewrite.choices import Pairing, Placement
 from mlgraph.rewrite.grouping import Grouping
+from mlgraph.rewrite.self_check import check_groupings
 from mlgraph.rewrite.similarity import similar, similar_blocks
 
 AxisRequest = int | Sequence[int] | Sequence[Sequence[int]]
@@ -22,18 +23,21 @@ def choose(
     requests: Mapping[str, AxisRequest],
     freeze: Iterable[str],
     grouping: Callable[[Axis, AxisRequest], Grouping],
+    check: bool = True,
 ) -> dict[str, Grouping]:
     """The grouping of every axis that is to change, by axis id.
 
     ``factor`` applies to axes that are coarsened by default, ``requests`` to axes by id or name; ``freeze``
-    exempts.
+    exempts. With ``check``, what is chosen is tried on a miniature first, and axes that fail are left out
+    unless they were requested in spite of a reason to keep them.
 
     Raises:
-        AxisError: a request names no axis, or a frozen one, or does not fit its size.
+        AxisError: a request names no axis, or a frozen one or one that fails, or does not fit its size.
     """
     table = program.axes
     exempt = {axis.id for name in freeze for axis in table.select(name)}
     wanted: dict[str, tuple[Axis, AxisRequest]] = {}
+    asked: set[str] = set()
     if factor != 1:
         wanted |= {axis.id: (axis, factor) for axis in table if axis.coarsenable_by_default}
     for name, request in requests.items():
@@ -41,11 +45,21 @@ def choose(
             if axis.frozen is not None:
                 raise AxisError(f"axis {axis.id} ({axis.size}) cannot change: {axis.frozen} ({axis.where}).")
             wanted[axis.id] = (axis, request)
+            asked.add(axis.id)
     chosen = {}
     for axis_id, (axis, request) in wanted.items():
         if axis_id in exempt or request == 1:
             continue
         chosen[axis_id] = grouping(axis, request)
+    faults = check_groupings(program, chosen).faults if check else {}
+    for axis_id, reason in faults.items():
+        axis, _ = wanted[axis_id]
+        if axis_id in asked and axis.kept is not None:
+            continue  # asked for in spite of the reason why it is kept: done, and noted as approximate
+        if axis_id in asked:
+            where = f" ({reason.node})" if reason.node else ""
+            raise AxisError(f"axis {axis_id} ({axis.size}) cannot change: {reason}{where}.")
+        del chosen[axis_id]
     return chosen
 
 

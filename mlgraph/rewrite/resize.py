@@ -57,16 +57,60 @@ def rewrite(
     Raises:
         MlgraphError: an op cannot run, or does not give the foretold shape, at the new sizes.
     """
+    made = resize_graph(program, sizes, tensors, gains)
+    made.graph.lint()
+    if made.added:
+        tensors = tensors.replace({**tensors, **made.added})
+    propagate(made.graph, program.signature, tensors)
+    _check(program, sizes, made.copies)
+    return program.replace(graph=made.graph, tensors=tensors)
+
+
+@dataclass(frozen=True)
+class ResizedGraph:
+    """A graph at other axis sizes: the copy of every node, and the tensors of gains that were added.
+
+    Nodes have the metadata of those they were copied from; nothing has been run.
+    """
+
+    graph: fx.Graph
+    copies: Mapping[fx.Node, fx.Node]
+    added: Mapping[str, torch.Tensor]
+
+
+class Unresizable(AxisError):
+    """An op whose arguments cannot be recomputed at other sizes; ``node`` is the one that calls it."""
+
+    def __init__(self, text: str, node: fx.Node) -> None:
+        super().__init__(text)
+        self.node = node
+
+
+def resize_graph(
+    program: Program,
+    sizes: Mapping[str, int],
+    tensors: Tensors,
+    gains: Sequence[Gain] = (),
+    left_out: Mapping[fx.Node, fx.Node | None] | None = None,
+) -> ResizedGraph:
+    """The graph of a program with its arguments recomputed for other axis sizes, not run yet.
+
+    Nodes in ``left_out`` have no copy; an earlier node stands in where one is given.
+
+    Raises:
+        Unresizable: an op cuts an axis that changes inside one of its groups.
+    """
     graph = fx.Graph()
     resizer = _Resizer(program, sizes, graph)
-    copies = copy_nodes(program.graph.nodes, graph, resizer.change, resizer.copies)
-    added = _insert_gains(graph, copies, gains, tensors)
-    graph.lint()
-    if added:
-        tensors = tensors.replace({**tensors, **added})
-    propagate(graph, program.signature, tensors)
-    _check(program, sizes, copies)
-    return program.replace(graph=graph, tensors=tensors)
+    copies, left_out = resizer.copies, left_out or {}
+    for node in program.graph.nodes:
+        if node not in left_out:
+            copy_nodes([node], graph, resizer.change, copies)
+        elif (stand_in := left_out[node]) is not None:
+            copies[node] = copies[stand_in]
+    copied = {node.name for node in copies}
+    added = _insert_gains(graph, copies, [gain for gain in gains if gain.node in copied], tensors)
+    return ResizedGraph(graph, copies, added)
 
 
 def _check(program: Program, sizes: Mapping[str, int], copies: Mapping[fx.Node, fx.Node]) -> None:
@@ -105,10 +149,11 @@ class _Resizer:
                 try:
                     resize(self, node, new)
                 except ValueError as error:
-                    raise AxisError(
+                    raise Unresizable(
                         f"{node.target} at {node.meta.get('source', node.name)} cuts an axis that is to "
-                        "change inside "
-                        f"one of its groups ({error}): freeze that axis or choose another grouping."
+                        f"change inside one of its groups ({error}): freeze that axis or choose another "
+                        "grouping.",
+                        node,
                     ) from error
 
     def _concerned(self, node: fx.Node) -> bool:

@@ -22,6 +22,7 @@ _SENTENCES: tuple[tuple[NoteKind, str], ...] = (
     ("mode", r"(?P<subject>\S+|the model) \(\w+\) runs as in evaluation, .*"),
     ("mode", r"training behaviour other than dropout and batch norm is not preserved: .*"),
     ("call", r"(?P<subject>\S+) is called \d+ times; .*"),
+    ("unchecked", r"not checked: .*"),
     ("call", r"captured without its loss, .*"),
     (
         "weights",

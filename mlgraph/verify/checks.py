@@ -16,7 +16,7 @@ from mlgraph.emit.precision import widen
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.compare import relative_error
 from mlgraph.graph.example_call import example_leaves
-from mlgraph.graph.interpret import Interpretation
+from mlgraph.graph.interpret import Interpretation, evaluate
 from mlgraph.program import Program
 from mlgraph.program.axis_table import Axis
 from mlgraph.program.dims import Dims, leaves, resize
@@ -25,7 +25,7 @@ from mlgraph.rewrite.plan import plan_up
 from mlgraph.rewrite.refine import apply_up
 from mlgraph.rewrite.transfer import Roles, TensorTransfer
 from mlgraph.storage import load, save
-from mlgraph.verify.soundness import Deviation, evaluate, permutation_error
+from mlgraph.verify.soundness import Deviation, permutation_error
 
 CHECKS = ("soundness", "inverse", "growth", "gradients", "storage")
 

@@ -1,4 +1,4 @@
-"""Rearranging tensors along axes, and the test of soundness that needs no oracle.
+"""The test of soundness that needs no oracle.
 
 Permuting an axis in all of its slots must not change the function (design: soundness). Evaluation is by
 interpreting the graph in float64 and evaluation mode, so that every value inside it can be compared.
@@ -6,7 +6,7 @@ interpreting the graph in float64 and evaluation mode, so that every value insid
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,38 +14,9 @@ import torch
 from torch import fx
 
 from mlgraph.graph.compare import relative_error
-from mlgraph.graph.interpret import Interpretation, double
+from mlgraph.graph.interpret import double, evaluate
 from mlgraph.program import Program
-from mlgraph.program.dims import DimExpr, Join
-
-Permutations = Mapping[str, torch.Tensor]
-
-
-def order(dim: DimExpr, permutations: Permutations) -> torch.Tensor:
-    """For every index of a dim, the index that comes to its place when axes are permuted."""
-    indices = torch.zeros(1, dtype=torch.long)
-    for term in dim:
-        if isinstance(term, Join):
-            parts, start = [], 0
-            for part in term.parts:
-                inner = order(part, permutations)
-                parts.append(inner + start)
-                start += len(inner)
-            own = torch.cat(parts)
-        else:
-            own = permutations.get(term.axis, torch.arange(term.size))
-        indices = (indices[:, None] * len(own) + own).flatten()
-    return indices
-
-
-def permute(value: torch.Tensor, dims: Iterable[DimExpr], permutations: Permutations) -> torch.Tensor:
-    """The value with every dim rearranged as its axes are."""
-    for position, dim in enumerate(dims):
-        if value.shape[position] > 1:
-            moved = order(dim, permutations)
-            if len(moved) == value.shape[position]:
-                value = value.index_select(position, moved)
-    return value
+from mlgraph.rewrite.rearrange import Moves, rearrange
 
 
 @dataclass(frozen=True)
@@ -76,7 +47,7 @@ def permutation_error(
         permutations[axis] = moved
     tensors = {name: double(tensor.detach()) for name, tensor in program.tensors.items()}
     changed = {
-        name: permute(tensor, table.tensor_dims[name], permutations) if name in table.tensor_dims else tensor
+        name: rearrange(tensor, table.tensor_dims.get(name, ()), permutations)
         for name, tensor in tensors.items()
     }
     before, after = evaluate(program, tensors, inputs), evaluate(program, changed, inputs)
@@ -85,7 +56,7 @@ def permutation_error(
     for x, y, node in results:
         if isinstance(x, torch.Tensor) and isinstance(node, fx.Node):
             dims = table.result_dims(node.name)
-            worst = max(worst, relative_error(y, permute(x, dims, permutations) if dims is not None else x))
+            worst = max(worst, relative_error(y, rearrange(x, dims, permutations) if dims is not None else x))
     if worst <= tolerance:
         return Deviation(worst)
     return Deviation(worst, _first_deviation(program, tensors, changed, inputs, permutations, tolerance))
@@ -100,7 +71,7 @@ def _first_deviation(
     tensors: Mapping[str, torch.Tensor],
     changed: Mapping[str, torch.Tensor],
     inputs: Sequence[Any],
-    permutations: Permutations,
+    permutations: Moves,
     tolerance: float,
 ) -> str:
     before: dict[fx.Node, Any] = {}
@@ -116,18 +87,6 @@ def _first_deviation(
             or len(dims) != x.dim()
         ):
             continue
-        if relative_error(y, permute(x, dims, permutations)) > tolerance:
+        if relative_error(y, rearrange(x, dims, permutations)) > tolerance:
             return f"{node.target} at {node.meta.get('source') or node.name}"
     return "the output"
-
-
-def evaluate(
-    program: Program,
-    tensors: Mapping[str, torch.Tensor],
-    inputs: Iterable[Any],
-    kept: dict[fx.Node, Any] | None = None,
-) -> list[Any]:
-    """The flat results in float64 and evaluation mode, without gradients; random ops draw alike each time."""
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return Interpretation(program, tensors, widened=True, kept=kept).run(inputs)

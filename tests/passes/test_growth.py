@@ -10,7 +10,7 @@ import torch
 import mlgraph
 from mlgraph.graph.compare import relative_error
 from mlgraph.graph.example_call import example_leaves
-from mlgraph.graph.interpret import Interpretation
+from mlgraph.graph.interpret import Interpretation, evaluate
 from mlgraph.passes.aki import Aki
 from mlgraph.passes.base import Pass
 from mlgraph.passes.fpi import Fpi
@@ -20,7 +20,6 @@ from mlgraph.passes.net2net import Net2Net
 from mlgraph.passes.pipeline import parse_pipeline
 from mlgraph.passes.stack import Stack
 from mlgraph.program import Program
-from mlgraph.verify.soundness import evaluate
 from mlgraph.verify.twins import symmetry
 from tests import zoo
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mlgraph.verify.soundness import permute
+from mlgraph.rewrite.rearrange import rearrange
 from tests import oracles, zoo
 from tests.zoo_table import checks
 from tests.zoo_table.checks import Subject
@@ -38,7 +38,7 @@ def test_permuting_one_slot_of_an_axis_alone_changes_the_outputs(subject: Subjec
     axis = max((a for a in program.axes if a.coarsenable_by_default), key=lambda a: (len(a.slots), a.size))
     slot = next(s for s in axis.slots if s.tensor in program.tensors.parameters)
     dims = program.axes.tensor_dims[slot.tensor]
-    moved = permute(program.tensors[slot.tensor], dims, {axis.id: torch.arange(axis.size).roll(1)})
+    moved = rearrange(program.tensors[slot.tensor], dims, {axis.id: torch.arange(axis.size).roll(1)})
     before = oracles.evaluate(program, subject.inputs)
     after = oracles.evaluate(program, subject.inputs, {**program.tensors, slot.tensor: moved})
     assert oracles.outputs_error(after, before) > 1e-6

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import mlgraph
 from mlgraph.program import Program
-from mlgraph.verify.soundness import permute
+from mlgraph.rewrite.rearrange import rearrange
 from tests import oracles, zoo
 from tests.strategies import Shape, groupings, transformers
 
@@ -202,7 +202,7 @@ def twin_difference(program: Program, grads: Mapping[str, torch.Tensor], chosen:
         dims = program.axes.tensor_dims[program.tensors.aliases.get(name, name)]
         # A gradient that vanishes for every input (a bias before a softmax) is rounding alone.
         if grad.abs().max() > 1e-9:
-            worst = max(worst, oracles.relative_error(permute(grad, dims, cycles), grad))
+            worst = max(worst, oracles.relative_error(rearrange(grad, dims, cycles), grad))
     return worst
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlgraph.program.dims import DimExpr, Join, Leaf, size_of
-from mlgraph.verify.soundness import permute
+from mlgraph.rewrite.rearrange import rearrange
 
 SIZES = {"a": 2, "b": 3, "c": 4, "d": 5}
 LEAVES = st.sampled_from([Leaf(axis, size) for axis, size in SIZES.items()])
@@ -52,10 +52,10 @@ def test_a_matrix_is_permuted_as_by_dense_matrices(rows, columns, permuted):
     shape = size_of(rows), size_of(columns)
     value = torch.arange(1, 1 + shape[0] * shape[1], dtype=torch.float64).view(shape)
     expected = dense(rows, matrices) @ value @ dense(columns, matrices).T
-    assert torch.equal(permute(value, (rows, columns), permutations), expected)
+    assert torch.equal(rearrange(value, (rows, columns), permutations), expected)
 
 
 def test_a_broadcast_dim_stays():
     value = torch.arange(3.0).view(1, 3)
-    moved = permute(value, ((Leaf("c", 4),), (Leaf("b", 3),)), {"c": torch.tensor([3, 2, 1, 0])})
+    moved = rearrange(value, ((Leaf("c", 4),), (Leaf("b", 3),)), {"c": torch.tensor([3, 2, 1, 0])})
     assert torch.equal(moved, value)

@@ -1,0 +1,36 @@
+"""Rearranging tensors along axes: the index that every index of a dim takes its values from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+from mlgraph.program.dims import DimExpr, Join, size_of
+
+Moves = Mapping[str, torch.Tensor]
+"""Per axis id, the old index that comes to every new index: a permutation, or copies."""
+
+
+def order(dim: DimExpr, moves: Moves) -> torch.Tensor:
+    """For every new index of a dim, the index of the old dim that comes to its place."""
+    indices = torch.zeros(1, dtype=torch.long)
+    for term in dim:
+        if isinstance(term, Join):
+            parts, start = [], 0
+            for part in term.parts:
+                parts.append(order(part, moves) + start)
+                start += size_of(part)
+            own = torch.cat(parts)
+        else:
+            own = moves[term.axis] if term.axis in moves else torch.arange(term.size)
+        indices = (indices[:, None] * term.size + own).flatten()
+    return indices
+
+
+def rearrange(value: torch.Tensor, dims: Iterable[DimExpr], moves: Moves) -> torch.Tensor:
+    """The value with every dim rearranged as its axes are; a dim that does not have its size stays."""
+    for position, dim in enumerate(dims):
+        if value.shape[position] > 1 and value.shape[position] == size_of(dim):
+            value = value.index_select(position, order(dim, moves))
+    return value

@@ -1,0 +1,431 @@
+"""Trying a change of width on a miniature before it is made.
+
+On a program a few indices wide, with random weights in float64, growth must keep the function, the gradients
+of copies must be those of what they copy, and restriction must undo prolongation. Copies are dealt out at
+random, so that what depends on the order of indices fails too. An axis that fails is not changed, so that a
+wrong rule costs a saving and never a wrong model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from mlgraph.graph.compare import relative_error
+from mlgraph.graph.example_call import example_leaves
+from mlgraph.program import Program
+from mlgraph.program.axis_table import Axis, Reason
+from mlgraph.program.dims import DimExpr, leaves
+from mlgraph.program.notes import Note, NoteKind
+from mlgraph.program.soundness import Soundness
+from mlgraph.rewrite.grouping import Grouping, Groupings
+from mlgraph.rewrite.miniature import Copies, Miniature, Misfit, TooLarge, Trial, draws
+from mlgraph.rewrite.plan import WidthPlan
+
+TOLERANCE = 1e-8
+_FLOOR = 1e-6
+_MOST_COPIES = 3
+_SEEDS = 3
+
+Factors = Mapping[str, int]
+
+
+def check_defaults(program: Program) -> Soundness:
+    """What a trial of all axes that are coarsened by default shows, two copies of each index."""
+    chosen = {axis.id: 2 for axis in program.axes if axis.coarsenable_by_default and axis.size > 1}
+    return check_factors(program, chosen)
+
+
+def check_groupings(program: Program, groupings: Groupings) -> Soundness:
+    """What a trial of these axes together shows, in groups as large as those given (at most 3).
+
+    Groups of unequal size, which means over them do not keep, are tried as groups of two.
+    """
+    return check_factors(program, {axis: _copies(grouping) for axis, grouping in groupings.items()})
+
+
+def _copies(grouping: Grouping) -> int:
+    uniform = grouping.uniform
+    return 2 if uniform is None else min(uniform, _MOST_COPIES)
+
+
+def check_factors(program: Program, factors: Factors) -> Soundness:
+    """What a trial shows of axes (by id) that get so many copies per index; made once per program."""
+    sizes = {axis.id: axis.size for axis in program.axes}
+    factors = {axis: factor for axis, factor in factors.items() if factor > 1 and sizes[axis] > 1}
+    known: dict[frozenset[tuple[str, int]], Soundness] = program.__dict__.setdefault("_trials", {})
+    key = frozenset(factors.items())
+    if key not in known:
+        known[key] = _Check(program.for_analysis(), factors).run() if factors else Soundness()
+        left = frozenset((a, f) for a, f in key if a not in known[key].faults)
+        known.setdefault(left, Soundness(unchecked=known[key].unchecked))
+    return known[key]
+
+
+def trial_notes(program: Program, groupings: Groupings) -> list[Note]:
+    """What trials of a program showed, for one that is made of it along these axes."""
+    trials: Mapping[frozenset[tuple[str, int]], Soundness] = program.__dict__.get("_trials", {})
+    made = trials.get(frozenset((axis, _copies(g)) for axis, g in groupings.items()))
+    notes = []
+    if made is not None and made.unchecked:
+        notes.append(Note("unchecked", f"not checked: {made.unchecked}"))
+    faults = {axis: reason for trial in trials.values() for axis, reason in trial.faults.items()}
+    if groupings:
+        notes += _told("kept", program, {a: r for a, r in faults.items() if a not in groupings})
+    if made is not None:
+        notes += _told("approximate", program, made.faults)
+    return notes
+
+
+def _told(kind: NoteKind, program: Program, faults: Mapping[str, Reason]) -> Iterator[Note]:
+    """A note for each name of axes, on the first of them."""
+    first: dict[str, Axis] = {}
+    for axis in program.axes:
+        if axis.id in faults:
+            first.setdefault(axis.name, axis)
+    for axis in first.values():
+        yield Note(kind, f"{axis.id} ({axis.size}), since {faults[axis.id]}", axis.id)
+
+
+class _Check:
+    """One trial: axes are taken out until the rest passes."""
+
+    def __init__(self, program: Program, factors: Factors) -> None:
+        self.program = program
+        self.factors = dict(factors)
+        self.whole: set[str] = set()
+        self.large_tables = False
+        self.faults: dict[str, Reason] = {}
+        self.nodes = {node.name: node for node in program.graph.nodes}
+        self.fixed = _fixed(program)
+        self.kin = _kin(program)
+        self.leaves = self.inputs = example_leaves(program, mixed=True)
+
+    def run(self) -> Soundness:
+        try:
+            while self.factors and self._fails():
+                pass
+        except TooLarge:
+            return Soundness(self.faults, "even a miniature of it is large")
+        except Misfit as misfit:
+            where = f"{misfit.node.target} at {misfit.node.meta.get('source') or misfit.node.name}"
+            return Soundness(self.faults, f"a miniature of it does not run ({where}: {str(misfit)[:120]})")
+        return Soundness(self.faults)
+
+    def _fails(self) -> bool:
+        """Try what is left; take out what fails."""
+        seed = 0
+        while True:
+            miniature = self._miniature(seed)
+            self.inputs = miniature.inputs(self.leaves)
+            try:
+                small = self._trial(miniature)
+            except Misfit as misfit:
+                self._shrunk_too_far(misfit)
+                return True
+            try:
+                reached = self._compare(miniature, small)
+            except Misfit as misfit:
+                self._blame(miniature, small, {misfit.node: math.nan})
+                return True
+            if reached is None:
+                return True
+            seed += 1
+            if reached or seed == _SEEDS:
+                return False
+
+    def _miniature(self, seed: int = 0) -> Miniature:
+        factors, whole = dict(self.factors), frozenset(self.whole)
+        return Miniature(self.program, factors, whole, self.large_tables, seed)
+
+    def _trial(self, miniature: Miniature) -> _Results:
+        side = miniature.small
+        try:
+            return _run(Trial(side), self.inputs, gradients=True)
+        except Misfit:
+            # what it cannot run on may be masks of both ones and zeros
+            plain = example_leaves(self.program)
+            results = _run(Trial(side), miniature.inputs(plain), gradients=True)
+            self.leaves, self.inputs = plain, miniature.inputs(plain)
+            return results
+
+    def _shrunk_too_far(self, misfit: Misfit) -> None:
+        """Leave axes whole at whose small size an op does not run; those that are whole fail."""
+        if not self.large_tables:
+            self.large_tables = True
+            return
+        found = self._axes_at(misfit.node)
+        if not found:
+            raise misfit
+        if found <= self.whole:
+            self._take_out(found, misfit.node, math.nan)
+        self.whole |= found
+
+    def _compare(self, miniature: Miniature, small: _Results) -> bool | None:
+        """Whether every axis had an effect; None where something failed and was taken out."""
+        plan = miniature.plan()
+        copies = miniature.moves(plan)
+        for name, tensor in miniature.tensors.items():
+            transfer = plan.transfers.get(name)
+            if transfer is not None and transfer.changes:
+                error = _error(transfer.down(transfer.up(tensor)), tensor)
+                if error > TOLERANCE:
+                    held = {leaf.axis for dim in transfer.dims for leaf in leaves(dim)} & set(self.factors)
+                    self._take_out(held, None, error, f"restriction does not undo prolongation of {name}")
+                    return None
+        grown = _run(Trial(miniature.grown(plan), _drawn(small, copies)), self.inputs, gradients=True)
+        for node, x, y in zip(self._outputs(), small.outputs, grown.outputs, strict=True):
+            if isinstance(x, torch.Tensor) and isinstance(node, fx.Node):
+                wanted = copies(x, node)
+                if wanted is not None and _error(y, wanted) > TOLERANCE:
+                    self._locate(miniature, small, node, _error(y, wanted))
+                    return None
+        return self._compare_gradients(miniature, plan, small, grown)
+
+    def _outputs(self) -> list[Any]:
+        return list(self.program.graph.output_node().args[0])  # type: ignore[arg-type]
+
+    def _compare_gradients(
+        self, miniature: Miniature, plan: WidthPlan, small: _Results, grown: _Results
+    ) -> bool | None:
+        """Gradients move by the adjoint of what moves weights, so that copies have equal ones."""
+        if not small.gradients or not grown.gradients:
+            return True
+        scale = max(float(g.abs().max()) for g in small.gradients.values() if g.numel())
+        reached: set[str] = set()
+        tried: set[str] = set()
+        for name, gradient in small.gradients.items():
+            transfer = plan.transfers.get(name)
+            found = grown.gradients.get(name)
+            if transfer is None or found is None or not transfer.changes:
+                continue
+            held = {leaf.axis for dim in transfer.dims for leaf in leaves(dim)}
+            tried |= held
+            if gradient.any():
+                reached |= held
+            wanted = transfer.up(gradient, "gradient")
+            error = _error(found, wanted, floor=1e-4 * scale)
+            if error > TOLERANCE:
+                self._locate_gradient(miniature, small, transfer.dims, name, error)
+                return None
+        return tried & set(self.factors) <= reached
+
+    def _locate(self, miniature: Miniature, small: _Results, output: fx.Node, error: float) -> None:
+        """Find the ops that do not turn copies into copies, each given what it must be given."""
+        plan = miniature.plan(fold=False)
+        found = self._deviating(miniature, small, plan)
+        self._blame(miniature, small, found or {output: error})
+
+    def _deviating(self, miniature: Miniature, small: _Results, plan: WidthPlan) -> dict[fx.Node, float]:
+        copies = miniature.moves(plan)
+        trial = _Healed(miniature.grown(plan), small, copies, self.fixed, set(plan.groupings))
+        try:
+            _run(trial, self.leaves)
+        except Misfit as misfit:
+            return {**trial.deviating, misfit.node: math.nan}
+        return trial.deviating
+
+    def _blame(self, miniature: Miniature, small: _Results, found: Mapping[fx.Node, float]) -> None:
+        """Take out the axes that make these nodes deviate: alone if they do so alone, else together."""
+        candidates = {node: self._axes_at(node) or set(self.factors) for node in found}
+        names = {axis.id: axis.name for axis in self.program.axes}
+        several = {node for node, axes in candidates.items() if len({names[a] for a in axes}) > 1}
+        guilty: dict[fx.Node, set[str]] = {}
+        if several:
+            concerned = {a for node in several for a in candidates[node]}
+            for name in dict.fromkeys(names[a] for a in concerned):
+                alone = [a for a in self.factors if names[a] == name]
+                for node in self._deviating(miniature, small, miniature.plan(alone, fold=False)):
+                    if node in several:
+                        guilty.setdefault(node, set()).update(candidates[node] & set(alone))
+        for node, error in found.items():
+            self._take_out(guilty.get(node) or candidates[node], node, error)
+
+    def _take_out(self, axes: Iterable[str], node: fx.Node | None, error: float, text: str = "") -> None:
+        if node is not None and not text:
+            does = "does not run at other widths" if math.isnan(error) else "makes of copies what are none"
+            text = f"{node.target} {does}, as tried on a miniature"
+        alike = {kin for axis in axes for kin in self.kin.get(axis, {axis})}
+        for axis in alike & set(self.factors):
+            self.faults.setdefault(axis, Reason("tried", text, node.name if node is not None else ""))
+            self.factors.pop(axis, None)
+
+    def _locate_gradient(
+        self, miniature: Miniature, small: _Results, dims: Any, name: str, error: float
+    ) -> None:
+        """The op nearest to the results behind which the gradients of copies differ."""
+        plan = miniature.plan(fold=False)
+        copies = miniature.moves(plan)
+        wanted = _run(Trial(miniature.small), self.inputs, gradients=True, inner=True)
+        found = _run(
+            Trial(miniature.grown(plan), _drawn(small, copies)), self.inputs, gradients=True, inner=True
+        )
+        held = {leaf.axis for dim in dims for leaf in leaves(dim)} & set(self.factors)
+        for node in reversed(list(wanted.inner)):
+            gradient = copies(wanted.inner[node], node)
+            if node in self.fixed or node not in found.inner or gradient is None:
+                continue
+            gradient = gradient * (wanted.inner[node].numel() / gradient.numel())
+            if _error(found.inner[node], gradient, floor=1e-12) > TOLERANCE:
+                user = max(node.users, key=lambda user: user in wanted.inner, default=node)
+                text = f"{user.target} gives copies other gradients, as tried on a miniature"
+                self._take_out(self._axes_at(user) & held or held, user, error, text)
+                return
+        self._take_out(held, None, error, f"copies get other gradients in {name}, as tried on a miniature")
+
+    def _axes_at(self, node: fx.Node) -> set[str]:
+        """The axes on trial in the dims of a node and of what it reads, else of what made its constants."""
+        near = {a for n in (node, *node.all_input_nodes) for a in self._axes_of(n)}
+        stack = [n for n in node.all_input_nodes if n in self.fixed]
+        while not near and stack:
+            current = stack.pop()
+            near |= self._axes_of(current)
+            stack.extend(current.all_input_nodes)
+        return near
+
+    def _axes_of(self, node: fx.Node) -> set[str]:
+        return set(_named(self.program.axes.node_dims.get(node.name, ()))) & set(self.factors)
+
+
+def _named(dims: Iterable[DimExpr]) -> Iterator[str]:
+    return (leaf.axis for dim in dims for leaf in leaves(dim))
+
+
+def _kin(program: Program) -> dict[str, set[str]]:
+    """The axes that lie where an axis lies in other blocks of its chain, by axis id."""
+    out: dict[str, set[str]] = {}
+    for chain in program.blocks:
+        for column in chain.columns():
+            held = [
+                [leaf.axis for d in program.axes.tensor_dims.get(n, ()) for leaf in leaves(d)] for n in column
+            ]
+            for alike in zip(*held, strict=False):
+                together = {kin for axis in alike for kin in out.get(axis, {axis})}
+                out |= dict.fromkeys(together, together)
+    return out
+
+
+def _fixed(program: Program) -> set[fx.Node]:
+    """Nodes that no input reaches."""
+    fixed: set[fx.Node] = set()
+    for node in program.graph.nodes:
+        if node.op != "placeholder" and all(n in fixed for n in node.all_input_nodes):
+            fixed.add(node)
+    return fixed
+
+
+class _Results:
+    """What a run gave: outputs, values of nodes, gradients of tensors and, if asked for, of nodes."""
+
+    def __init__(self, outputs: list[Any], values: Mapping[fx.Node, Any]) -> None:
+        self.outputs = outputs
+        self.values = values
+        self.gradients: dict[str, torch.Tensor] = {}
+        self.inner: dict[fx.Node, torch.Tensor] = {}
+
+
+def _run(trial: Trial, inputs: list[Any], gradients: bool = False, inner: bool = False) -> _Results:
+    given = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in inputs]
+    program = trial.program
+    tensors = {
+        name: t.clone().requires_grad_(
+            gradients and t.is_floating_point() and name in program.tensors.parameters
+        )
+        for name, t in program.tensors.items()
+    }
+    trial.tensors = tensors
+    with torch.set_grad_enabled(gradients), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        outputs = trial.run(given)
+        results = _Results(outputs, trial.values)
+        floats = [r for r in outputs if isinstance(r, torch.Tensor) and r.requires_grad]
+        if not gradients or not floats:
+            return results
+        loss = sum((_mean_square(r) for r in floats), torch.zeros((), dtype=torch.float64))
+        leaves_ = {n: t for n, t in tensors.items() if t.requires_grad}
+        between = (
+            {n: v for n, v in trial.values.items() if isinstance(v, torch.Tensor) and v.requires_grad}
+            if inner
+            else {}
+        )
+        try:
+            found = torch.autograd.grad(loss, [*leaves_.values(), *between.values()], allow_unused=True)
+        except RuntimeError:  # an op without a derivative: there are no gradients to compare
+            return results
+    results.gradients = {n: g for n, g in zip(leaves_, found, strict=False) if g is not None}
+    results.inner = {n: g for n, g in zip(between, found[len(leaves_) :], strict=True) if g is not None}
+    results.outputs = [r.detach() if isinstance(r, torch.Tensor) else r for r in outputs]
+    return results
+
+
+def _mean_square(result: torch.Tensor) -> torch.Tensor:
+    value = result.abs() if result.is_complex() else result
+    loss = value.square().mean()
+    if torch.isfinite(loss):
+        return loss
+    finite = value[torch.isfinite(value)]
+    return finite.square().mean() if finite.numel() else finite.sum()
+
+
+def _drawn(small: _Results, copies: Copies) -> dict[fx.Node, Any]:
+    return {node: copies(value, node) for node, value in small.values.items() if draws(node)}
+
+
+def _error(found: Any, wanted: Any, floor: float = _FLOOR) -> float:
+    """The relative error, what is smaller than ``floor`` counting as being of that size."""
+    if not isinstance(wanted, torch.Tensor):
+        return 0.0
+    found, wanted = found.detach(), wanted.detach()
+    if found.shape == wanted.shape and wanted.is_floating_point() and wanted.numel():
+        # one pass where all is finite and right, as nearly always
+        largest = max(float(wanted.abs().max()), floor)
+        if float((found - wanted).abs().max()) <= TOLERANCE * largest:
+            return 0.0
+    error = relative_error(found, wanted)
+    if error <= TOLERANCE or error == float("inf"):
+        return error
+    finite = wanted[torch.isfinite(wanted)]
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
+    return error * max(largest, 1e-12) / max(largest, floor)
+
+
+class _Healed(Trial):
+    """A run that notes every op whose result is not what it must be, and goes on with what it must be."""
+
+    def __init__(
+        self,
+        side: Any,
+        small: _Results,
+        copies: Copies,
+        fixed: set[fx.Node],
+        grown: set[str],
+    ) -> None:
+        super().__init__(side, _drawn(small, copies))
+        self.small = small
+        self.copies = copies
+        self.fixed = fixed
+        self.grown = grown
+        self.deviating: dict[fx.Node, float] = {}
+
+    def settle(self, node: fx.Node, value: Any) -> Any:
+        if node not in self.small.values:
+            return value
+        if node in self.fixed and self.grown.intersection(_named(self.copies.dims.get(node.name, ()))):
+            # what parameters alone make may be divided by the number of copies
+            return value
+        wanted = self.copies(self.small.values[node], node)
+        if isinstance(value, (tuple, list)) and isinstance(wanted, list):
+            errors = [_error(v, w) for v, w in zip(value, wanted, strict=True) if w is not None]
+            if max(errors, default=0.0) > TOLERANCE:
+                self.deviating[node] = max(errors)
+                return type(value)(v if w is None else w for v, w in zip(value, wanted, strict=True))
+        elif isinstance(value, torch.Tensor) and isinstance(wanted, torch.Tensor):
+            error = _error(value, wanted)
+            if error > TOLERANCE:
+                self.deviating[node] = error
+                return wanted.to(value.dtype)
+        return value
