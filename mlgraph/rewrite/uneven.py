@@ -203,7 +203,7 @@ def _apply(program: Program, axis: str, whole: int, old: int, plan: _Plan) -> Pr
     def shrunk(node: fx.Node, new: fx.Node) -> None:
         if node.name in plan.epsilons:
             at = plan.epsilons[node.name]
-            given: list[Any] = arguments(new)
+            given: list[Any] = arguments(new)[: max(len(new.args), at + 1)]
             if given[at] is None:
                 given[at] = torch.finfo(node.meta["val"].dtype).eps
             new.args = (*given[:at], given[at] * shrink, *given[at + 1 :])
