@@ -20,7 +20,8 @@ def unwrapped(model: nn.Module) -> tuple[nn.Module, tuple[Note, ...]]:
 
 def _inside(model: nn.Module) -> nn.Module | None:
     if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        return model.module
+        inner: nn.Module = model.module
+        return inner
     compiled = model.__dict__.get("_orig_mod") or model._modules.get("_orig_mod")
     if compiled is None:
         return None

@@ -86,7 +86,7 @@ def widen(program: Program) -> Program:
         n: t.detach().to(DOUBLE[t.dtype]) if t.dtype in DOUBLE else t for n, t in program.tensors.items()
     }
     inputs = tuple(
-        dataclasses.replace(leaf, dtype=DOUBLE[leaf.dtype]) if leaf.dtype in DOUBLE else leaf
+        leaf if leaf.dtype is None else dataclasses.replace(leaf, dtype=DOUBLE.get(leaf.dtype, leaf.dtype))
         for leaf in program.signature.inputs
     )
     signature = dataclasses.replace(program.signature, inputs=inputs)
