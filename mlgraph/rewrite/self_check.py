@@ -208,7 +208,7 @@ class _Check:
             if gradient.any():
                 reached |= held
             wanted = transfer.up(gradient, "gradient")
-            error = _error(found, wanted, floor=1e-4 * scale)
+            error = _error(found, wanted, floor=1e-2 * scale)
             if error > TOLERANCE:
                 self._locate_gradient(miniature, small, transfer.dims, name, error)
                 return None
