@@ -23,7 +23,8 @@ class Coalesce(Grouped[Pairing]):
     is ``adjacent`` (2i, 2i+1), ``halves`` (i, i+n/2) or ``similarity`` (like weights), for neurons and
     blocks alike; ``tied`` is ``exact`` or ``paper``; ``axes`` maps axis or chain names to a factor or an
     explicit grouping; ``freeze`` names axes and chains that stay. With ``check`` an axis stays that fails a
-    trial on a miniature of the program.
+    trial on a miniature of the program; ``force`` lets ``axes`` name such that can change approximately only
+    (a softmax normalises over them).
     """
 
     moves: ClassVar[int] = 1
@@ -39,10 +40,14 @@ class Coalesce(Grouped[Pairing]):
 
     def __call__(self, program: Program) -> Program:
         from mlgraph.rewrite.coarsen import apply_down
+        from mlgraph.rewrite.notes import nothing_changed
 
         groupings, layers = self.groupings(program)
         options = {"pairing": self.pairing, "tied": self.tied}
-        return apply_down(program, groupings, layers, self.tied, str(self), options)
+        coarse = apply_down(program, groupings, layers, self.tied, str(self), options)
+        if self.width == 1 or groupings:
+            return coarse
+        return coarse.replace(notes=(*coarse.notes, nothing_changed(program, self.width)))
 
     def on_shapes(self, program: Program) -> Program:
         # Shapes have no weights to compare, and groups of like ones have the sizes of groups of neighbours.
@@ -65,6 +70,7 @@ class Coalesce(Grouped[Pairing]):
             [name for name in self.freeze if name not in named],
             coarse_grouping(program, self.pairing),
             self.check,
+            self.force,
         )
         return groupings, layers
 
@@ -74,7 +80,7 @@ def coalesce(program: Program, depth: int = 1, width: int = 1, **options: Any) -
     """The coarse program; the options are the fields of :class:`Coalesce`.
 
     Raises:
-        AxisError: a size or number of blocks does not divide, or an axis is unknown or frozen or fails its
-            trial.
+        AxisError: a size or number of blocks does not divide, or an axis is unknown or frozen, fails its
+            trial, or cannot change exactly and is not forced.
     """
     return call(Coalesce, depth=depth, width=width, **options)(program)

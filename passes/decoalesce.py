@@ -23,7 +23,8 @@ class Decoalesce(Grouped[Placement]):
     ``depth_mode`` is ``copy`` (the paper), ``scaled`` (residual branches of copies divided by their number)
     or ``identity`` (those of extra copies end in zeros, so that the function is kept). ``pairing`` says
     where the copies of an index or block go: ``adjacent`` (2i, 2i+1) or ``halves`` (i, i+n). With ``check``
-    an axis stays that fails a trial on a miniature of the program.
+    an axis stays that fails a trial on a miniature of the program; ``force`` lets ``axes`` name such that can
+    change approximately only (a softmax normalises over them).
     """
 
     moves: ClassVar[int] = -1
@@ -46,6 +47,7 @@ class Decoalesce(Grouped[Placement]):
         return self._grow(program, depth, width)
 
     def _grow(self, program: Program, depth: int, width: int) -> Program:
+        from mlgraph.rewrite.notes import nothing_changed
         from mlgraph.rewrite.refine import apply_up
         from mlgraph.rewrite.requests import choose, fine_grouping, grown_layers
 
@@ -67,8 +69,12 @@ class Decoalesce(Grouped[Placement]):
             (),
             fine_grouping(self.pairing),
             self.check,
+            self.force,
         )
-        return apply_up(program, groupings, layers, self.tied, self.depth_mode, str(self))
+        grown = apply_up(program, groupings, layers, self.tied, self.depth_mode, str(self))
+        if width == 1 or groupings:
+            return grown
+        return grown.replace(notes=(*grown.notes, nothing_changed(program, width)))
 
 
 @signed(Decoalesce)
@@ -82,6 +88,7 @@ def decoalesce(
     """The fine program of a coarse one; the options are the fields of :class:`Decoalesce`.
 
     Raises:
-        MlgraphError: there is no parent to go back to, or blocks cannot be scaled as ``depth_mode`` asks.
+        MlgraphError: there is no parent to go back to, blocks cannot be scaled as ``depth_mode`` asks, or an
+            axis cannot change exactly and is not forced.
     """
     return call(Decoalesce, depth_mode=depth_mode, depth=depth, width=width, **options)(program)

@@ -30,6 +30,7 @@ class Grouped(Pass, Generic[How]):
         example="--axis mlp=2 or --axis mlp=0,0,1,1",
     )
     check: bool = option(True, "try the change on a miniature first, and keep what fails")
+    force: bool = option(False, "change axes given by name even where that is only approximate")
 
 
 def call(kind: Callable[..., Pass], **options: Any) -> Pass:

@@ -46,16 +46,9 @@ def infer_axes(program: Program) -> AxisTable:
             )
     axes, borrowed = _adopt_unread(program, tensor_dims, axes)
     columns = (column for chain in program.blocks for column in chain.columns())
-    axes = keep_alike(axes, tensor_dims, columns)
+    means = tuple(dict.fromkeys((node.name, expressions.dim(dim)) for node, dim in run.averages))
+    axes = keep_alike(axes, tensor_dims, list(columns), means)
     sums = tuple(_sums(run, ids))
-    averages = tuple(
-        dict.fromkeys(
-            (ids[id(leaf)], node.name)
-            for node, dim in run.averages
-            for leaf in factors.leaves(dim)
-            if id(leaf) in ids
-        )
-    )
     tables = frozenset(
         run.views[n.args[0]].tensor
         for n in program.graph.nodes
@@ -67,7 +60,7 @@ def infer_axes(program: Program) -> AxisTable:
             borne: list[Role] = ["emits"] * len(list(leaves(dim)))
             flat_roles[tensor, index] = tuple(borne)
     return AxisTable(
-        tuple(axes), tensor_dims, node_dims, flat_roles, sums, averages, tables, run.unknown, borrowed
+        tuple(axes), tensor_dims, node_dims, flat_roles, sums, means, tables, run.unknown, borrowed
     )
 
 
@@ -215,7 +208,7 @@ def _axes(
     ids: dict[int, str] = {}
     for key, (leaf, places) in occurrences.items():
         ids[key], name = named[key]
-        kept = None if leaf.frozen or not leaf.blocked else leaf.blocked[0]
+        kept = None if leaf.frozen else min(leaf.blocked, key=lambda r: r.kind != "inexact", default=None)
         if leaf.frozen is None and kept is None:
             kept = unmade(run, leaf, places, roles)
         if leaf.frozen is None and kept is None and key in minor:

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
+
+# Arguments that say which dims an op works on, or how, in the same words at any width.
+_OF_ANY_WIDTH = re.compile(
+    r"dim|axis|axes|source|destination|dtype|layout|memory_format|reduction|ord$|n$|p$|correction|ignore_index"
+)
+_SIZES = re.compile(r"(Optional\[)?(int\]?|List\[(int|float)\]\]?)")
+
+
+def carries_sizes(node: fx.Node) -> bool:
+    """Whether an op call has numbers among its arguments that may be sizes or positions of some width."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    for position, argument in enumerate(node.target._schema.arguments):
+        given = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
+        if (
+            given is not None
+            and _SIZES.fullmatch(str(argument.type))
+            and not _OF_ANY_WIDTH.match(argument.name)
+        ):
+            return True
+    return False
 
 
 def decompose(node: fx.Node) -> fx.GraphModule | None:

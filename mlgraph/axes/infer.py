@@ -11,7 +11,7 @@ from torch import fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from mlgraph.axes import factors
-from mlgraph.axes.decompose import decompose
+from mlgraph.axes.decompose import carries_sizes, decompose
 from mlgraph.axes.factors import Dim, Misaligned
 from mlgraph.axes.rules import find_rule
 from mlgraph.axes.rules.registry import Dims, Rule
@@ -87,7 +87,7 @@ class Inference(Views):
     def freeze(self, dim: Dim, text: str, node: fx.Node, kind: ReasonKind = "op") -> None:
         factors.freeze(dim, Reason(kind, text, self._named(node)))
 
-    def block(self, dim: Dim, text: str, node: fx.Node, kind: ReasonKind = "op") -> None:
+    def block(self, dim: Dim, text: str, node: fx.Node, kind: ReasonKind = "inexact") -> None:
         factors.block(dim, Reason(kind, text, self._named(node)))
 
     def average(self, node: fx.Node, dim: Dim) -> None:
@@ -101,28 +101,38 @@ class Inference(Views):
         if len(joined) == 1 and len(operands) > 1 and not any(a in self.views for a, _ in operands):
             self._contract_joined(node, dim, operands, *joined[0])
             return
-        carriers = [
-            (self.views[a].gathered, -i, a, p) for i, (a, p) in enumerate(operands) if a in self.views
-        ]
-        carriers = [c for c in carriers if factors.size_of(self.views[c[2]].dims[c[3]]) > 1]
+        carriers = [i for i, operand in enumerate(operands) if self._carries(*operand, dim)]
         carrier: str | None = None
         carried: Dim = ()
+        divisible = True
         if carriers and len(operands) > 1:
-            _, _, argument, position = min(carriers, key=lambda c: c[:2])
-            view = self.views[argument]
-            carrier, carried = view.tensor, view.dims[position]
+            chosen = min(carriers, key=lambda i: (self.views[operands[i][0]].gathered, -i))
+            argument, position = operands[chosen]
+            carrier, carried = self.views[argument].tensor, self.views[argument].dims[position]
             factors.add_role(carried, "contracts")
-            for other, index in operands:
-                if other is not argument:
-                    self.emit(other, [index])
-            operands = sorted(operands, key=lambda operand: operand[0] is argument)
+            operands = [*operands[:chosen], *operands[chosen + 1 :], operands[chosen]]
+            others = list(operands[:-1])
         else:
-            for other, index in operands:
-                self.emit(other, [index])
-            self.block(dim, "activations are summed over it with no parameter on one side", node, "summed")
+            others = list(operands)
+            divisible = all(
+                self.value(a).is_floating_point() or self.value(a).is_complex() for a, _ in operands
+            )
+            text = "activations are summed over it with no parameter on one side"
+            self.block(dim, text, node, "summed" if divisible else "inexact")
+        for other, index in others:
+            self.emit(other, [index])
+        repairable = self.inside is None and divisible
         self.contractions.append(
-            Contraction(self.inside or node, dim, tuple(operands), carrier, carried, self.inside is None)
+            Contraction(self.inside or node, dim, tuple(operands), carrier, carried, repairable)
         )
+
+    def _carries(self, argument: Any, position: int, dim: Dim) -> bool:
+        """Whether a dim is a parameter's own, so that a sum over it can be divided in the parameter."""
+        view = self.views.get(argument)
+        if view is None or factors.size_of(view.dims[position]) != factors.size_of(dim):
+            return False
+        own = {id(leaf) for dim in self.own[view.tensor] for leaf in factors.leaves(dim)}
+        return all(id(leaf) in own or leaf.frozen is not None for leaf in factors.leaves(view.dims[position]))
 
     def _contract_joined(
         self, node: fx.Node, dim: Dim, operands: Sequence[tuple[Any, int]], argument: fx.Node, position: int
@@ -216,6 +226,8 @@ class Inference(Views):
             result = self._freeze_around(node, failure)
         elif result is None or not _fits(result, value):
             result = self._without_rule(node)
+        if self.inside is not None:
+            self._freeze_what_is_made(node, result)
         self.values[node] = result
         if has(node, Trait.ACTIVATION):
             for dim in result:
@@ -272,9 +284,13 @@ class Inference(Views):
 
     def _without_rule(self, node: fx.Node) -> Any:
         name = str(node.target)
+        if carries_sizes(node):
+            return self._freeze_around(node, f"there is no rule for {name}, which is given sizes")
         body = decompose(node) if self.inside is None else None
         if body is not None:
-            return self._enter(node, body)
+            result = self._enter(node, body)
+            if _fits(result, self.value(node)):
+                return result
         return self._freeze_around(node, f"there is no rule for {name}")
 
     def _freeze_around(self, node: fx.Node, text: str) -> Any:
@@ -291,6 +307,19 @@ class Inference(Views):
                 for i, v in enumerate(value)
             ]
         return self.fresh(node, text, kind="no rule")
+
+    def _freeze_what_is_made(self, node: fx.Node, result: Any) -> None:
+        """Freeze dims that a decomposition makes at a size of its own: nothing ties them to the op's."""
+        read = {
+            id(leaf)
+            for operand in node.all_input_nodes
+            for dim in _every_dim(self.values.get(operand) or [])
+            for leaf in factors.leaves(dim)
+        }
+        for dim in _every_dim(result):
+            for leaf in factors.leaves(dim):
+                if id(leaf) not in read:
+                    self.freeze((leaf,), f"its size is made inside {self.inside.target}", node, "no rule")  # type: ignore[union-attr]
 
     def _enter(self, node: fx.Node, body: fx.GraphModule) -> Any:
         """Run the rules on an op's decomposition."""
@@ -347,6 +376,8 @@ def _holds_tensor(value: Any) -> bool:
 
 def _fits(result: Any, value: Any) -> bool:
     """Whether inferred dims have the sizes of the value."""
+    if not isinstance(result, list):
+        return False
     if isinstance(value, (tuple, list)):
         return len(result) == len(value) and all(
             _fits(dims, item)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mlgraph.errors import AxisError
-from mlgraph.program.dims import Dims, NodeDims, render
+from mlgraph.program.dims import DimExpr, Dims, NodeDims, leaves, render
 from mlgraph.program.display import Shown
 
 Role = Literal["emits", "contracts", "both"]
@@ -38,6 +38,9 @@ ReasonKind = Literal[
     "unaligned",  # it meets dims that are divided in another way
     "no rule",  # no rule covers an op on it
     "op",  # what else an op does with its indices
+    "inexact",  # an op changes with its size: a softmax, a norm, a count
+    "groups",  # it numbers groups of channels
+    "mean",  # a mean is taken over it together with what keeps its size
     "summed",  # activations are summed over it
     "unread",  # nothing reads it
     "constant",  # its values are constants of the model
@@ -87,6 +90,11 @@ class Axis:
         return self.frozen is None and self.kept is None
 
     @property
+    def exact(self) -> bool:
+        """Whether a change of this axis, asked for by name, keeps the function where growth does."""
+        return self.frozen is None and (self.kept is None or self.kept.kind != "inexact")
+
+    @property
     def where(self) -> str:
         """The node that gave rise to the reason why the axis stays; empty where there is none."""
         reason = self.frozen or self.kept
@@ -112,17 +120,27 @@ class Sum:
 
 @dataclass(frozen=True, eq=False)
 class AxisTable(Shown, Sequence[Axis]):
-    """All axes of a program; indexed by position, by id, or by a name that one axis has."""
+    """All axes of a program; indexed by position, by id, or by a name that one axis has.
+
+    ``means`` lists the means that nodes take, each with the dim that it is taken over.
+    """
 
     axes: tuple[Axis, ...]
     tensor_dims: dict[str, Dims]
     node_dims: dict[str, NodeDims]
     roles: dict[tuple[str, int], tuple[Role, ...]]
     sums: tuple[Sum, ...]
-    averages: tuple[tuple[str, str], ...]
+    means: tuple[tuple[str, DimExpr], ...]
     tables: frozenset[str]
     unknown: dict[str, str] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
+
+    @property
+    def averages(self) -> tuple[tuple[str, str], ...]:
+        """Every axis that a mean is taken over, with the node that takes it."""
+        named = {axis.id for axis in self.axes}
+        found = ((leaf.axis, node) for node, dim in self.means for leaf in leaves(dim))
+        return tuple(dict.fromkeys((axis, node) for axis, node in found if axis in named))
 
     def __len__(self) -> int:
         return len(self.axes)

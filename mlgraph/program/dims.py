@@ -67,6 +67,18 @@ def leaves(dim: DimExpr) -> Iterator[Leaf]:
                 yield from leaves(part)
 
 
+def multiplicities(dim: DimExpr, copies: Mapping[str, frozenset[int]]) -> frozenset[int]:
+    """How many copies the indices of a dim have, given those of axes: one number if they are alike."""
+    out = frozenset({1})
+    for term in dim:
+        if isinstance(term, Leaf):
+            own = copies.get(term.axis, frozenset({1}))
+        else:
+            own = frozenset().union(*(multiplicities(part, copies) for part in term.parts))
+        out = frozenset(a * b for a in out for b in own)
+    return out
+
+
 def resized(dim: DimExpr, sizes: Sizes) -> int:
     """Number of indices of a dim once axes have the given sizes."""
     return math.prod(_resized_term(term, sizes) for term in dim)

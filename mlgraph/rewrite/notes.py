@@ -9,6 +9,7 @@ says nothing of its dims; those that its neighbours do not tell either are kept.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 
@@ -54,6 +55,15 @@ def kept_unread(program: Program, sizes: Mapping[str, int]) -> list[Note]:
             text = f"{name}{changed}, which nothing reads, changes as its neighbours do"
             found.append(Note("assumed", text, name))
     return found
+
+
+def nothing_changed(program: Program, width: int) -> Note:
+    """The note on a width that no axis of the program takes, with the reasons that keep most of them."""
+    reasons = Counter(
+        str(axis.frozen or axis.kept or "it is exempt") for axis in program.axes if axis.size > 1
+    )
+    told = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
+    return Note("kept", f"width={width} changes nothing, for no axis can change: {told or 'there is none'}")
 
 
 def _place(node: fx.Node) -> str:

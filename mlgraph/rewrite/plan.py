@@ -13,7 +13,7 @@ from mlgraph.graph.ops import has, op_name, positions
 from mlgraph.graph.traits import MOVES, PASSES, Trait
 from mlgraph.program import Note, Program
 from mlgraph.program.axis_table import AxisTable, Role, Sum
-from mlgraph.program.dims import DimExpr, Leaf, resize
+from mlgraph.program.dims import DimExpr, Leaf, leaves, multiplicities, resize
 from mlgraph.rewrite.grouping import Groupings
 from mlgraph.rewrite.resize import Gain
 from mlgraph.rewrite.transfer import TensorTransfer
@@ -49,7 +49,7 @@ def _plan(program: Program, groupings: Groupings, tied: str, down: bool, fold: b
     fine = {axis: grouping.fine for axis, grouping in groupings.items()}
     summing: set[tuple[str, str]] = set()
     gains: list[Gain] = []
-    approximate = _uneven_averages(table, groupings)
+    approximate = [*_forced(table, groupings), *_uneven_means(table, groupings)]
     nodes = {node.name: node for node in program.graph.nodes}
     joined = _joined_tables(table)
     repaired: set[tuple[str, str]] = set()
@@ -122,12 +122,30 @@ def _axes_of(dim: DimExpr) -> list[str]:
     return out
 
 
-def _uneven_averages(table: AxisTable, groupings: Groupings) -> list[Note]:
-    """What is approximate about means over axes whose groups have unequal sizes."""
-    uneven = {axis for axis, grouping in groupings.items() if grouping.uniform is None}
-    hit = dict.fromkeys(axis for axis, _ in table.averages if axis in uneven)
-    said = "means over {} weigh its groups of unequal size alike"
-    return [Note("approximate", said.format(axis), axis) for axis in hit]
+def _forced(table: AxisTable, groupings: Groupings) -> list[Note]:
+    """What is approximate about axes that no change of width leaves exact."""
+    changing = [axis for axis in table if axis.id in groupings and groupings[axis.id].uniform != 1]
+    return [
+        Note("approximate", f"{axis.id} changes although {axis.kept}", axis.id)
+        for axis in changing
+        if not axis.exact
+    ]
+
+
+def _uneven_means(table: AxisTable, groupings: Groupings) -> list[Note]:
+    """What is approximate about means: of groups of unequal sizes, or of which a part alone changes."""
+    copies = {axis: frozenset(grouping.group_sizes) for axis, grouping in groupings.items()}
+    found = []
+    for node, dim in table.means:
+        if len(multiplicities(dim, copies)) > 1:
+            uneven = [leaf.axis for leaf in leaves(dim) if len(copies.get(leaf.axis, ())) > 1]
+            said = "means over {} weigh its groups of unequal size alike"
+            found += [Note("approximate", said.format(axis), axis) for axis in uneven]
+            if not uneven:
+                alone = sorted({leaf.axis for leaf in leaves(dim) if leaf.axis in copies})
+                text = f"{node} takes a mean of which {', '.join(alone)} is a part that changes alone"
+                found += [Note("approximate", text, axis) for axis in alone]
+    return list(dict.fromkeys(found))
 
 
 def _gain(table: AxisTable, found: Sum, groupings: Groupings, down: bool) -> Gain:
@@ -162,6 +180,8 @@ def _foldable(node: Any, table: AxisTable, found: Sum) -> list[str] | None:
     ops).
     """
     if not isinstance(node, fx.Node) or len(node.users) != 1 or node.op != "call_function":
+        return None
+    if [operand for operand, _ in found.operands].count(found.operands[0][0]) > 1:
         return None
     if has(node, PASSES | MOVES):
         return _foldable(node.args[0], table, found)

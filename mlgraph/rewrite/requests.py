@@ -24,15 +24,18 @@ def choose(
     freeze: Iterable[str],
     grouping: Callable[[Axis, AxisRequest], Grouping],
     check: bool = True,
+    force: bool = False,
 ) -> dict[str, Grouping]:
     """The grouping of every axis that is to change, by axis id.
 
     ``factor`` applies to axes that are coarsened by default, ``requests`` to axes by id or name; ``freeze``
     exempts. With ``check``, what is chosen is tried on a miniature first, and axes that fail are left out
-    unless they were requested in spite of a reason to keep them.
+    unless they were requested in spite of a reason to keep them. ``force`` lets requests change axes that
+    cannot change exactly.
 
     Raises:
-        AxisError: a request names no axis, or a frozen one or one that fails, or does not fit its size.
+        AxisError: a request names no axis, a frozen one, one that fails or one that cannot change exactly, or
+            does not fit its size.
     """
     table = program.axes
     exempt = {axis.id for name in freeze for axis in table.select(name)}
@@ -44,6 +47,11 @@ def choose(
         for axis in table.select(name):
             if axis.frozen is not None:
                 raise AxisError(f"axis {axis.id} ({axis.size}) cannot change: {axis.frozen} ({axis.where}).")
+            if not axis.exact and not force and request != 1:
+                raise AxisError(
+                    f"axis {axis.id} ({axis.size}) cannot change exactly: {axis.kept} ({axis.where}); "
+                    "add force to change it approximately."
+                )
             wanted[axis.id] = (axis, request)
             asked.add(axis.id)
     chosen = {}

@@ -210,7 +210,7 @@ def _sizes_at(position: int) -> _Resize:
 
 
 for _names, _position in (
-    ("view reshape _unsafe_view expand broadcast_to new_zeros new_ones new_empty new_full", 1),
+    ("view reshape _unsafe_view expand expand_copy broadcast_to new_zeros new_ones new_empty new_full", 1),
     ("view_copy _reshape_copy", 1),
     ("zeros ones empty full rand randn", 0),
 ):
@@ -289,7 +289,10 @@ def _conv(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
         new.update_kwarg("groups", count)
 
 
-@_resizer("split chunk tensor_split split_with_sizes unsafe_split unsafe_chunk")
+@_resizer(
+    "split chunk tensor_split split_with_sizes unsafe_split unsafe_chunk unsafe_split_with_sizes split_copy "
+    "split_with_sizes_copy"
+)
 def _split(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
     position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
     results = r.dims[node.name].results
@@ -326,6 +329,37 @@ def _slice(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
         return
     stop = _WHOLE if last >= size else r.offset(dim, last)
     new.args, new.kwargs = (new.args[0], position, r.offset(dim, first), stop, 1), {}
+
+
+@_resizer("slice_scatter")
+def _slice_scatter(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
+    given: dict[str, Any] = dict(zip(("dim", "start", "end", "step"), node.args[2:], strict=False))
+    given |= node.kwargs
+    position: Any = given.get("dim", 0)
+    dim = r.of(node.args[0])[position]
+    if r.new_size(dim) == size_of(dim):
+        return
+    bounds = [given.get("start"), given.get("end"), given.get("step", 1)]
+    if any(isinstance(bound, fx.Node) for bound in bounds):
+        raise ValueError("a computed bound")
+    first, last, step = slice(*bounds).indices(size_of(dim))
+    if step != 1:
+        raise ValueError("a strided slice")
+    new.args = (*new.args[:2], position, r.offset(dim, first), r.offset(dim, last), 1)
+    new.kwargs = {}
+
+
+@_resizer("select_scatter")
+def _select_scatter(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
+    dim = r.of(node.args[0])[int(node.args[2])]  # type: ignore[arg-type]
+    if r.new_size(dim) != size_of(dim):
+        index = int(node.args[3]) % size_of(dim)  # type: ignore[arg-type]
+        new.update_arg(3, r.offset(dim, index))
+
+
+@_resizer("channel_shuffle native_channel_shuffle")
+def _channel_shuffle(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
+    new.update_arg(1, _leading(r, r.of(node.args[0])[1], int(node.args[1])))  # type: ignore[arg-type]
 
 
 @_resizer("narrow")
@@ -367,8 +401,7 @@ def _insert_gains(
     for gain in gains:
         node, key = by_name[gain.node], (gain.node, gain.operand)
         operand = scaled.get(key, by_name[gain.operand])
-        uses = max(1, _flat_nodes(node).count(operand))
-        values = [value ** (1 / uses) for value in gain.values]
+        values = gain.values
         with graph.inserting_before(node):
             factor: Any = values[0]
             if len(set(values)) > 1:
@@ -379,15 +412,16 @@ def _insert_gains(
                 factor = graph.get_attr(name)
             new = graph.call_function(torch.ops.aten.mul.Tensor, (operand, factor))
         new.meta = {k: v for k, v in node.meta.items() if k in ("module", "source")}
-        node.replace_input_with(operand, new)
+        _replace_first(node, operand, new)
         scaled[key] = new
     return added
 
 
-def _flat_nodes(node: fx.Node) -> list[fx.Node]:
-    found: list[fx.Node] = []
-    fx.map_arg((node.args, node.kwargs), lambda n: found.append(n))
-    return found
+def _replace_first(node: fx.Node, old: fx.Node, new: fx.Node) -> None:
+    """Replace the first use of an input: where a node reads a value twice, one factor suffices."""
+    left = [new]
+    swapped = fx.map_arg((node.args, node.kwargs), lambda n: left.pop() if n is old and left else n)
+    node.args, node.kwargs = swapped
 
 
 def _free_name(tensors: Tensors, added: Mapping[str, torch.Tensor]) -> str:

@@ -1,6 +1,15 @@
 """One rule per op: how an op relates the dims of its operands to those of its result."""
 
-from mlgraph.axes.rules import contraction, indexing, normalization, pointwise, recurrent, shape, spatial
+from mlgraph.axes.rules import (
+    contraction,
+    indexing,
+    losses,
+    normalization,
+    pointwise,
+    recurrent,
+    shape,
+    spatial,
+)
 from mlgraph.axes.rules.einsum import register_rule
 from mlgraph.axes.rules.registry import Context, Rule, find_rule
 
@@ -10,6 +19,7 @@ __all__ = [
     "contraction",
     "find_rule",
     "indexing",
+    "losses",
     "normalization",
     "pointwise",
     "recurrent",

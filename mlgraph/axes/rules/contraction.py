@@ -38,7 +38,7 @@ def _added(ctx: Context, node: fx.Node, product: Dims) -> Dims:
     """The product with the op's first argument added to it by broadcasting."""
     added = ctx.dims(node.args[0])
     for dim, target in zip(reversed(added), reversed(product), strict=False):
-        if size_of(dim) > 1:
+        if size_of(dim) != 1:
             ctx.unify(target, dim, node)
     ctx.emit(node.args[0])
     return product
@@ -112,6 +112,9 @@ def _attention(ctx: Context, node: fx.Node) -> Result:
     hint(q[-1], "head_dim")
     hint(v[-1], "v_dim")
     ctx.block(k[-2], "attention is normalised over it", node)
+    if (node.args[5] if len(node.args) > 5 else node.kwargs.get("is_causal")) is True:
+        for dim in (q[-2], k[-2]):
+            ctx.freeze(dim, "the order of its indices matters to causal attention", node)
     scores = [*result[:-1], k[-2]]
     for dim, target in zip(reversed(ctx.dims(mask)), reversed(scores), strict=False):
         if size_of(dim) > 1:
@@ -146,15 +149,15 @@ def _convolution(ctx: Context, node: fx.Node, groups: int, transposed: bool) -> 
         ctx.unify(x_groups, w_groups, node)
         if transposed:
             ctx.unify(x_inner, w_inner, node)
-            ctx.contract(node, x_inner, [(source, 1), (weight, 0)])
+            ctx.contract(node, x_inner, [(source, 1 if batched else 0), (weight, 0)])
             result = (*w_groups, *c_out)
         else:
             ctx.unify(x_inner, c_in, node)
-            ctx.contract(node, c_in, [(source, 1), (weight, 1)])
+            ctx.contract(node, c_in, [(source, 1 if batched else 0), (weight, 1)])
             result = (*w_groups, *w_inner)
         ctx.emit(weight, [emitted])
         if size_of(channels) > groups:
-            ctx.block(w_groups, "it is a number of convolution groups", node)
+            ctx.block(w_groups, "it is a number of convolution groups", node, "groups")
     if isinstance(bias, fx.Node):
         ctx.unify(result, ctx.dims(bias)[0], node)
         ctx.emit(bias)

@@ -56,7 +56,7 @@ def contract(
             dim = dims[index][position]
             if size_of(dim) == 1:
                 continue
-            if size_of(chosen) > 1:
+            if size_of(chosen) != 1:
                 ctx.unify(chosen, dim, node)
             else:
                 chosen = dim

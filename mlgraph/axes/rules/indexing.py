@@ -9,7 +9,7 @@ from torch import fx
 from mlgraph.axes.factors import Dim, fresh, hint, size_of
 from mlgraph.axes.factors import freeze as _freeze
 from mlgraph.axes.rules.pointwise import broadcast
-from mlgraph.axes.rules.registry import Context, Dims, Result, rule, structure
+from mlgraph.axes.rules.registry import Context, Dims, Result, arguments, frozen_whole, rule, structure
 from mlgraph.graph.ops import op_name
 from mlgraph.program.axis_table import Reason
 
@@ -44,10 +44,16 @@ def _given(index: Any) -> bool:
 @structure("embedding_bag")
 def _embedding_bag(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     ctx.freeze(dims[0], "it indexes a lookup table", node, "lookup")
-    return [
-        [*ctx.fresh(node, "bags", output=0)[:1], dims[1]],
-        *(ctx.fresh(node, "bags", output=i) for i in range(1, len(ctx.value(node)))),
-    ]
+    for operand in node.all_input_nodes:
+        if operand is not node.args[0]:
+            for dim in ctx.dims(operand):
+                ctx.freeze(dim, "bags are cut out of it", node)
+            ctx.emit(operand)
+    out: list[Dims] = [ctx.fresh(node, "it numbers bags", output=i) for i in range(len(ctx.value(node)))]
+    for result in (out[0], out[-1]):
+        if len(result) == 2 and size_of(result[1]) == size_of(dims[1]):
+            result[1] = dims[1]
+    return out  # type: ignore[return-value]
 
 
 @structure("index _unsafe_index")
@@ -120,59 +126,102 @@ def _match(ctx: Context, a: Dim, b: Dim, node: fx.Node) -> None:
         ctx.freeze(b, "part of it is indexed", node)
 
 
-@rule("scatter scatter_add scatter_reduce index_add index_copy index_fill index_reduce")
+@rule("scatter scatter_add scatter_reduce")
 def _scatter(ctx: Context, node: fx.Node) -> Result:
+    """Index and source lie along the dim that is indexed, as much of the others as the index has."""
     dims = ctx.dims(node.args[0])
-    position = int(node.args[1]) % len(dims)  # type: ignore[arg-type]
-    ctx.freeze(dims[position], _INDEXED, node)
+    position = int(node.args[1]) % max(len(dims), 1)  # type: ignore[arg-type]
     for operand in node.args[2:4]:
         other = ctx.dims(operand)
-        if len(other) == len(dims):
-            for i, (a, b) in enumerate(zip(dims, other, strict=True)):
-                if i != position:
-                    _match(ctx, a, b, node)
+        for i, (a, b) in enumerate(zip(dims, other, strict=False)):
+            if i == position:
+                ctx.freeze(a, _INDEXED, node)
+                ctx.freeze(b, _INDEXED, node)
+            else:
+                _match(ctx, a, b, node)
         ctx.emit(operand)
     ctx.emit(node.args[0])
     return dims
 
 
+@rule("index_add index_copy index_fill index_reduce")
+def _scatter_slices(ctx: Context, node: fx.Node) -> Result:
+    """Slices along one dim, taken in the order of a list of indices."""
+    dims = ctx.dims(node.args[0])
+    position = int(node.args[1]) % max(len(dims), 1)  # type: ignore[arg-type]
+    given = arguments(node)
+    source = ctx.dims(given.get("source"))
+    frozen = [*dims[position : position + 1], *ctx.dims(given["index"])]
+    if len(source) == len(dims):
+        for i, (a, b) in enumerate(zip(dims, source, strict=True)):
+            if i == position:
+                frozen.append(b)
+            else:
+                _match(ctx, a, b, node)
+    else:
+        frozen += [*dims, *source]
+    for dim in frozen:
+        ctx.freeze(dim, _INDEXED, node)
+    for operand in node.all_input_nodes:
+        ctx.emit(operand)
+    return dims
+
+
 @rule("index_put _unsafe_index_put")
 def _index_put(ctx: Context, node: fx.Node) -> Result:
+    """What is indexed is frozen, with the indices; the values' other dims are those of the slices written."""
     dims = ctx.dims(node.args[0])
     given: list[Any] = list(node.args[1])  # type: ignore[arg-type]
-    cursor = 0
+    positions = [i for i, index in enumerate(given) if index is not None]
+    frozen: Dims = [dim for index in given if index is not None for dim in ctx.dims(index)]
+    cursor = rank = 0
     kept: Dims = []
     for index in given:
         value = ctx.value(index) if index is not None else None
-        width = value.dim() if value is not None and _is_bool(value) else 1
-        for i in range(cursor, cursor + width):
-            if index is None:
-                kept.append(dims[i])
-            else:
-                ctx.freeze(dims[i], _INDEXED, node)
+        masks = value is not None and _is_bool(value)
+        width = 1 if value is None or not masks else value.dim()
+        (frozen if index is not None else kept).extend(dims[cursor : cursor + width])
+        rank = max(rank, 1 if masks else 0 if value is None else value.dim())
         cursor += width
     kept.extend(dims[cursor:])
+    where = _insertion(positions, given)
+    written: list[Dim | None] = [*kept[:where], *([None] * rank), *kept[where:]]
     values = ctx.dims(node.args[2])
-    for a, b in zip(reversed(kept), reversed(values), strict=False):
-        if size_of(b) > 1:
+    for a, b in zip(reversed(written), reversed(values), strict=False):
+        if a is None:
+            frozen.append(b)
+        elif size_of(b) != 1:
             _match(ctx, a, b, node)
+    for dim in frozen:
+        ctx.freeze(dim, _INDEXED, node)
+    for operand in node.all_input_nodes:
+        ctx.emit(operand)
     return dims
 
 
-@rule("masked_scatter")
-def _masked_scatter(ctx: Context, node: fx.Node) -> Result:
-    dims = broadcast(ctx, node, list(node.args[:2]))
-    source = ctx.dims(node.args[2])
-    for dim in dims[:-1]:
-        ctx.freeze(dim, _INDEXED, node)
-    if source and dims and size_of(source[-1]) == size_of(dims[-1]):
-        ctx.unify(source[-1], dims[-1], node)
-        source = source[:-1]
-    elif dims:
-        ctx.freeze(dims[-1], _INDEXED, node)
-    for dim in source:
-        ctx.freeze(dim, _INDEXED, node)
-    return dims
+@rule("masked_scatter _unsafe_masked_index _unsafe_masked_index_put_accumulate put take resize resize_as")
+def _by_data(ctx: Context, node: fx.Node) -> Result:
+    return frozen_whole(ctx, node, _INDEXED)
+
+
+@rule(
+    "bucketize searchsorted histc bincount unique_consecutive unique_dim _unique2 nonzero nonzero_static "
+    "nonzero_numpy where.default isin masked_select"
+)
+def _lookup(ctx: Context, node: fx.Node) -> Result:
+    name = op_name(node)
+    elementwise = name in ("bucketize", "isin")
+    for operand in node.all_input_nodes:
+        if not (elementwise and operand is node.args[0]):
+            for dim in ctx.dims(operand):
+                ctx.freeze(dim, f"its indices depend on data in {name}", node)
+        ctx.emit(operand)
+    if elementwise:
+        return ctx.dims(node.args[0])
+    value = ctx.value(node)
+    if isinstance(value, (tuple, list)):
+        return [ctx.fresh(node, f"its size depends on data in {name}", output=i) for i in range(len(value))]
+    return ctx.fresh(node, f"its size depends on data in {name}")
 
 
 @rule("topk kthvalue")

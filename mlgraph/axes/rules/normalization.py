@@ -6,7 +6,6 @@ from torch import fx
 
 from mlgraph.axes.factors import Misaligned, regroup, size_of
 from mlgraph.axes.rules.registry import Context, Dims, Result, rule
-from mlgraph.graph.ops import op_name
 
 
 @rule("layer_norm rms_norm native_layer_norm _fused_rms_norm")
@@ -28,27 +27,25 @@ def _layer_norm(ctx: Context, node: fx.Node) -> Result:
     return dims
 
 
-@rule("group_norm native_group_norm")
+@rule("group_norm")
 def _group_norm(ctx: Context, node: fx.Node) -> Result:
     dims = ctx.dims(node.args[0])
-    native = op_name(node).startswith("native")
-    groups = int(node.args[6 if native else 1])  # type: ignore[arg-type]
-    parameters = node.args[1:3] if native else node.args[2:4]
+    groups = int(node.args[1])  # type: ignore[arg-type]
     channels = dims[1]
-    for parameter in parameters:
+    for parameter in [*node.args[2:4], node.kwargs.get("weight"), node.kwargs.get("bias")]:
         if isinstance(parameter, fx.Node):
             ctx.unify(channels, ctx.dims(parameter)[0], node)
             ctx.emit(parameter)
     try:
         outer, inner = regroup([channels], [groups, size_of(channels) // groups])
         if size_of(inner) > 1:
-            ctx.block(outer, "it is a number of normalisation groups", node)
+            ctx.block(outer, "it is a number of normalisation groups", node, "groups")
             ctx.average(node, inner)
     except Misaligned:
         ctx.freeze(channels, "normalisation groups do not align with it", node, "unaligned")
-    value = ctx.value(node)
-    if isinstance(value, (tuple, list)):
-        return [dims, *(ctx.fresh(node, "statistics of groups", output=i) for i in range(1, len(value)))]
+    for dim in dims[2:]:
+        ctx.average(node, dim)
+    ctx.emit(node.args[0])
     return dims
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx
 
 from mlgraph.axes.factors import Dim, size_of
-from mlgraph.axes.rules.registry import Context, Dims, Result, Rule, rule, set_rule, structure
+from mlgraph.axes.rules.registry import Context, Dims, Result, Rule, arguments, rule, set_rule, structure
 from mlgraph.graph import ops
 from mlgraph.graph.ops import op_name
 
@@ -47,13 +47,26 @@ set_rule("pointwise", Rule(infer=_pointwise))
 
 # Tagged pointwise only in part of the supported versions of torch.
 for _names in (
-    "where masked_fill clamp clamp_min clamp_max lerp addcmul addcdiv prelu rrelu glu_jvp",
+    "where masked_fill clamp clamp_min clamp_max lerp addcmul addcdiv rrelu glu_jvp",
     "mish hardswish hardsigmoid hardtanh relu6 selu celu softplus softshrink hardshrink threshold "
     "log_sigmoid",
     "mse_loss.x smooth_l1_loss.x feature_dropout isclose nan_to_num",
     "zeros_like ones_like full_like empty_like fill copy",
 ):
     rule(_names)(_pointwise)
+
+
+@rule("prelu")
+def _prelu(ctx: Context, node: fx.Node) -> Result:
+    """Slopes lie along dim 1, unless there is one for all."""
+    dims, slopes = ctx.dims(node.args[0]), ctx.dims(node.args[1])
+    for operand in node.args[:2]:
+        ctx.emit(operand)
+    if len(slopes) == 1 and size_of(slopes[0]) != 1:
+        ctx.unify(dims[1 if len(dims) > 1 else 0], slopes[0], node)
+    elif len(slopes) > 1:
+        return broadcast(ctx, node, list(node.args[:2]))
+    return dims
 
 
 @structure(
@@ -88,10 +101,7 @@ def _random_factory(ctx: Context, node: fx.Node) -> Result:
     return dims
 
 
-@rule(
-    "zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor empty_strided "
-    "new_empty_strided"
-)
+@rule("zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor")
 def _uniform(ctx: Context, node: fx.Node) -> Result:
     return ctx.fresh(node)
 
@@ -141,7 +151,16 @@ def _sum(ctx: Context, node: fx.Node) -> Result:
     return [() if i in gone else dim for i, dim in enumerate(dims) if keep or i not in gone]
 
 
-@rule("amax amin any all count_nonzero")
+@rule("count_nonzero")
+def _count(ctx: Context, node: fx.Node) -> Result:
+    gone, out = _reduce(ctx, node)
+    for dim in gone:
+        ctx.block(dim, "a count over it grows with its copies", node)
+    ctx.emit(node.args[0])
+    return out
+
+
+@rule("amax amin any all")
 def _extreme(ctx: Context, node: fx.Node) -> Result:
     """Copies do not change an extreme."""
     _, out = _reduce(ctx, node)
@@ -174,10 +193,22 @@ def _statistic(ctx: Context, node: fx.Node) -> Result:
     position = 2 if op_name(node) in ("norm", "linalg_vector_norm") else 1
     gone, out = _reduce(ctx, node, position)
     for dim in gone:
-        ctx.block(dim, "a reduction over it changes with its size", node)
+        if _is_mean_square(node):
+            ctx.average(node, dim)
+        else:
+            ctx.block(dim, "a reduction over it changes with its size", node)
     ctx.emit(node.args[0])
     value = ctx.value(node)
     return [list(out), list(out)] if isinstance(value, (tuple, list)) else out
+
+
+def _is_mean_square(node: fx.Node) -> bool:
+    """Whether a variance or deviation divides by the number of indices itself."""
+    given = arguments(node)
+    name = op_name(node)
+    return name in ("var", "std", "var_mean", "std_mean") and (
+        given.get("unbiased") is False or given.get("correction") in (0, 0.0)
+    )
 
 
 @rule("softmax log_softmax _softmax _log_softmax _safe_softmax")
@@ -188,12 +219,12 @@ def _softmax(ctx: Context, node: fx.Node) -> Result:
     return dims
 
 
-@rule("cumsum cumprod cummax cummin logcumsumexp sort argsort flip roll renorm")
+@rule("cumsum cumprod cummax cummin logcumsumexp sort argsort flip roll")
 def _ordered(ctx: Context, node: fx.Node) -> Result:
     """Ops whose result depends on the order of indices along a dim."""
     dims = ctx.dims(node.args[0])
     name = op_name(node)
-    position = 2 if name in ("roll", "renorm") else 1
+    position = 2 if name == "roll" else 1
     given: Any = (
         node.args[position] if len(node.args) > position else node.kwargs.get("dim", node.kwargs.get("dims"))
     )
@@ -209,63 +240,21 @@ def _ordered(ctx: Context, node: fx.Node) -> Result:
     return [list(dims) for _ in value] if isinstance(value, (tuple, list)) else list(dims)
 
 
+@rule("renorm")
+def _renorm(ctx: Context, node: fx.Node) -> Result:
+    """Every slice along one dim is scaled by its norm over all the others."""
+    dims = ctx.dims(node.args[0])
+    position = int(node.args[2]) % len(dims)  # type: ignore[arg-type]
+    for index, dim in enumerate(dims):
+        if index != position:
+            ctx.block(dim, "a norm over it grows with its copies", node)
+    ctx.emit(node.args[0])
+    return dims
+
+
 @rule("tril triu")
 def _triangle(ctx: Context, node: fx.Node) -> Result:
     dims = ctx.dims(node.args[0])
     for dim in dims[-2:]:
         ctx.freeze(dim, "the order of its indices matters to a triangular mask", node)
     return dims
-
-
-@rule("cross_entropy_loss nll_loss nll_loss_nd nll_loss2d nll_loss_forward nll_loss2d_forward")
-def _cross_entropy(ctx: Context, node: fx.Node) -> Result:
-    logits, target = ctx.dims(node.args[0]), ctx.dims(node.args[1])
-    classes = 1 if len(logits) > 1 else 0
-    ctx.freeze(logits[classes], "it indexes classes", node, "classes")
-    rest = [dim for i, dim in enumerate(logits) if i != classes]
-    for a, b in zip(rest, target, strict=False):
-        ctx.unify(a, b, node)
-    value = ctx.value(node)
-    if isinstance(value, (tuple, list)):
-        nothing: list[Dims] = [[] for _ in value]
-        return nothing
-    return rest if value.dim() else []
-
-
-@rule(
-    "mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits kl_div"
-)
-def _elementwise_loss(ctx: Context, node: fx.Node) -> Result:
-    operands = _tensors(ctx, node.args)
-    dims = broadcast(ctx, node, operands)
-    if ctx.value(node).dim():
-        return dims
-    for dim in dims:
-        ctx.average(node, dim)
-    return []
-
-
-@rule("cosine_similarity pairwise_distance cdist")
-def _similarity(ctx: Context, node: fx.Node) -> Result:
-    for operand in node.args[:2]:
-        for dim in ctx.dims(operand):
-            ctx.freeze(dim, "a distance is taken over it", node)
-    return ctx.fresh(node, "a distance is taken over it")
-
-
-@rule(
-    "bucketize searchsorted histc bincount unique_consecutive unique_dim _unique2 nonzero nonzero_static "
-    "nonzero_numpy where.default isin"
-)
-def _lookup(ctx: Context, node: fx.Node) -> Result:
-    name = op_name(node)
-    for operand in _tensors(ctx, node.args):
-        if name not in ("bucketize", "isin"):
-            for dim in ctx.dims(operand):
-                ctx.freeze(dim, f"its indices depend on data in {name}", node)
-    if name in ("bucketize", "isin"):
-        return ctx.dims(node.args[0])
-    value = ctx.value(node)
-    if isinstance(value, (tuple, list)):
-        return [ctx.fresh(node, f"its size depends on data in {name}", output=i) for i in range(len(value))]
-    return ctx.fresh(node, f"its size depends on data in {name}")

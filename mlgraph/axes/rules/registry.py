@@ -33,8 +33,8 @@ class Context(Protocol):
     def freeze(self, dim: Dim, text: str, node: fx.Node, kind: ReasonKind = "op") -> None:
         """Keep a dim from being coarsened at all, for the reason given."""
 
-    def block(self, dim: Dim, text: str, node: fx.Node, kind: ReasonKind = "op") -> None:
-        """Keep a dim from being coarsened by default, for the reason given."""
+    def block(self, dim: Dim, text: str, node: fx.Node, kind: ReasonKind = "inexact") -> None:
+        """Keep a dim from being coarsened by default; unless ``inexact``, a change asked for is exact."""
 
     def contract(self, node: fx.Node, dim: Dim, operands: Sequence[tuple[Any, int]]) -> None:
         """Record that ``node`` sums over ``dim``, which is the given dim of each operand."""
@@ -117,6 +117,24 @@ def set_rule_by_name(name: str, new: Rule) -> None:
 def set_rule(op: Any, new: Rule) -> None:
     """Put a rule in the table under an op, any callable, or a name for a class of ops."""
     _RULES[op] = new
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of an ATen call by name; those left at their defaults are absent."""
+    target: Any = node.target
+    return dict(zip((a.name for a in target._schema.arguments), node.args, strict=False)) | dict(node.kwargs)
+
+
+def frozen_whole(ctx: Context, node: fx.Node, text: str) -> Result:
+    """What an op reads and makes, frozen for one reason."""
+    for operand in node.all_input_nodes:
+        ctx.emit(operand)
+        for dim in ctx.dims(operand):
+            ctx.freeze(dim, text, node)
+    value = ctx.value(node)
+    if isinstance(value, (tuple, list)):
+        return [ctx.fresh(node, text, output=i) if hasattr(v, "shape") else [] for i, v in enumerate(value)]
+    return ctx.fresh(node, text)
 
 
 def find_rule(op: Any) -> Rule | None:

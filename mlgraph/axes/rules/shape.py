@@ -8,7 +8,7 @@ from typing import Any
 from torch import fx
 
 from mlgraph.axes.factors import Dim, Misaligned, concatenate, fresh, hint, regroup, size_of, split
-from mlgraph.axes.rules.registry import Context, Dims, Result, rule, structure
+from mlgraph.axes.rules.registry import Context, Dims, Result, arguments, rule, structure
 from mlgraph.graph.ops import op_name
 from mlgraph.program.axis_table import ReasonKind
 
@@ -30,7 +30,7 @@ def freeze_all(ctx: Context, dims: Sequence[Dim], text: str, node: fx.Node, kind
         ctx.freeze(dim, text, node, kind)
 
 
-@structure("view reshape _unsafe_view flatten unflatten view_as reshape_as _reshape_copy view_copy")
+@structure("view.default reshape _unsafe_view flatten unflatten _reshape_copy view_copy.default")
 def _reshape(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     sizes = shape_of(ctx, node)
     before, after = list(ctx.value(node.args[0]).shape), list(ctx.value(node).shape)
@@ -134,7 +134,7 @@ def _squeeze(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     return [dim for i, dim in enumerate(dims) if i not in chosen or size_of(dim) != 1]
 
 
-@structure("expand expand_as broadcast_to")
+@structure("expand broadcast_to expand_copy")
 def _expand(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     sizes = shape_of(ctx, node)
     padded = [()] * (len(sizes) - len(dims)) + dims
@@ -147,6 +147,18 @@ def _expand(ctx: Context, node: fx.Node, dims: Dims) -> Result:
             hint(new, "rep")
             out.append(new)
     return out
+
+
+@rule("expand_as view_as reshape_as")
+def _like(ctx: Context, node: fx.Node) -> Result:
+    """The first argument at the sizes of the second, with which it changes."""
+    function = _expand if op_name(node) == "expand_as" else _reshape
+    out: Any = function(ctx, node, ctx.dims(node.args[0]))
+    for a, b in zip(out, ctx.dims(node.args[1]), strict=True):
+        ctx.unify(a, b, node)
+    for operand in node.args[:2]:
+        ctx.emit(operand)
+    return out  # type: ignore[no-any-return]
 
 
 @structure("repeat tile")
@@ -170,7 +182,8 @@ def _repeat_interleave(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     count: Any = node.args[1] if len(node.args) > 1 else None
     position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim")
     if not isinstance(count, int) or position is None:
-        freeze_all(ctx, dims, "it is repeated by data", node)
+        counted = ctx.dims(count) if isinstance(count, fx.Node) else []
+        freeze_all(ctx, [*dims, *counted], "it is repeated by data", node)
         return ctx.fresh(node, "it is repeated by data")
     out = list(dims)
     out[position] = (*out[position], *_repetition(count))
@@ -188,7 +201,10 @@ def cut(ctx: Context, node: fx.Node, dim: Dim, sizes: Sequence[int]) -> list[Dim
         return parts
 
 
-@structure("split split_with_sizes chunk tensor_split unsafe_split unsafe_chunk split_copy")
+@structure(
+    "split split_with_sizes chunk tensor_split unsafe_split unsafe_chunk unsafe_split_with_sizes split_copy "
+    "split_with_sizes_copy"
+)
 def _split(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
     position %= len(dims)
@@ -340,12 +356,13 @@ def _slice_scatter(ctx: Context, node: fx.Node) -> Result:
     position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
     position %= len(dims)
     size, length = size_of(dims[position]), size_of(source[position])
-    given = [ctx.value(a) for a in node.args[3:6]]
+    named = arguments(node)
+    given = [ctx.value(named.get(name)) for name in ("start", "end", "step")]
     if any(bound is not None and not isinstance(bound, int) for bound in given):
         freeze_all(ctx, [dims[position], source[position]], _CUT_BY_DATA, node)
         start = step = 0
     else:
-        start, _, step = slice(*[*given, None, None, None][:3]).indices(size)
+        start, _, step = slice(*given).indices(size)
     for index, (a, b) in enumerate(zip(dims, source, strict=True)):
         if index != position or length == size:
             ctx.unify(a, b, node)
@@ -354,16 +371,44 @@ def _slice_scatter(ctx: Context, node: fx.Node) -> Result:
             ctx.unify(cut(ctx, node, a, sizes)[1 if start else 0], b, node)
         else:
             freeze_all(ctx, [a, b], _CUT, node)
+    for operand in node.args[:2]:
+        ctx.emit(operand)
+    return dims
+
+
+@rule("select_scatter")
+def _select_scatter(ctx: Context, node: fx.Node) -> Result:
+    """The first argument with one index of a dim replaced by the second."""
+    dims, source = ctx.dims(node.args[0]), ctx.dims(node.args[1])
+    position = int(node.args[2]) % len(dims)  # type: ignore[arg-type]
+    index, count = ctx.value(arguments(node)["index"]), size_of(dims[position])
+    if not isinstance(index, int) or count > _UNBIND_LIMIT:
+        ctx.freeze(dims[position], "one of its indices is replaced", node)
+    elif count > 1:
+        index %= count
+        cut(ctx, node, dims[position], [s for s in (index, 1, count - index - 1) if s])
+    for a, b in zip([dim for i, dim in enumerate(dims) if i != position], source, strict=True):
+        ctx.unify(a, b, node)
+    for operand in node.args[:2]:
+        ctx.emit(operand)
     return dims
 
 
 @rule("diff")
 def _diff(ctx: Context, node: fx.Node) -> Result:
+    text = "neighbouring indices are subtracted"
+    given = arguments(node)
     dims = ctx.dims(node.args[0])
-    position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", -1)
-    ctx.freeze(dims[position], "neighbouring indices are subtracted", node)
+    position: int = given.get("dim", -1) % len(dims)
+    for operand in (node.args[0], given.get("prepend"), given.get("append")):
+        for index, (a, b) in enumerate(zip(dims, ctx.dims(operand), strict=False)):
+            if index == position:
+                ctx.freeze(b, text, node)
+            elif b is not a:
+                ctx.unify(a, b, node)
+        ctx.emit(operand)
     out = list(dims)
-    out[position] = ctx.fresh(node, "neighbouring indices are subtracted")[position]
+    out[position] = ctx.fresh(node, text)[position]
     return out
 
 
@@ -394,5 +439,8 @@ def _glu(ctx: Context, node: fx.Node) -> Result:
 
 @structure("diagonal")
 def _diagonal(ctx: Context, node: fx.Node, dims: Dims) -> Result:
-    freeze_all(ctx, dims, "its diagonal is taken", node)
-    return ctx.fresh(node, "its diagonal is taken")
+    given = arguments(node)
+    taken = {int(given.get(name, default)) % len(dims) for name, default in (("dim1", 0), ("dim2", 1))}
+    freeze_all(ctx, [dims[i] for i in taken], "its diagonal is taken", node)
+    kept = [dim for i, dim in enumerate(dims) if i not in taken]
+    return [*kept, ctx.fresh(node, "its diagonal is taken")[-1]]

@@ -7,16 +7,21 @@ from typing import Any
 from torch import fx
 
 from mlgraph.axes.factors import concatenate, fresh, regroup, size_of
-from mlgraph.axes.rules.registry import Context, Dims, Result, rule, structure
+from mlgraph.axes.rules.registry import Context, Dims, Result, arguments, rule, structure
 from mlgraph.axes.rules.shape import freeze_all, shape_of
 from mlgraph.graph.ops import op_name
 
 _SLIDING = "windows slide over it"
 
 
-@structure("constant_pad_nd pad reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d")
+@structure(
+    "constant_pad_nd pad reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
+    "replication_pad2d replication_pad3d"
+)
 def _pad(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     pads = [ctx.value(p) for p in node.args[1]]  # type: ignore[union-attr]
+    name: str = op_name(node)
+    mode = arguments(node).get("mode", "constant") if name == "pad" else name.partition("_pad")[0]
     out = list(dims)
     for i in range(len(pads) // 2):
         position = len(dims) - 1 - i
@@ -24,11 +29,13 @@ def _pad(ctx: Context, node: fx.Node, dims: Dims) -> Result:
         if before == after == 0:
             continue
         dim = out[position]
-        if before < 0 or after < 0:
-            ctx.freeze(dim, "padding cuts it", node)
-            dim = fresh(shape_of(ctx, node)[position])
-            ctx.freeze(dim, "padding cuts it", node)
-            out[position] = dim
+        data = not isinstance(before, int) or not isinstance(after, int)
+        if mode != "constant" or data or before < 0 or after < 0:
+            text = (
+                "padding cuts it" if mode == "constant" else f"{mode} padding takes some of its indices twice"
+            )
+            out[position] = fresh(shape_of(ctx, node)[position])
+            freeze_all(ctx, [dim, out[position]], text, node)
             continue
         borders = [fresh(before), fresh(after)]
         freeze_all(ctx, borders, "it is padding", node)
@@ -77,7 +84,27 @@ def _pixel_shuffle(ctx: Context, node: fx.Node, dims: Dims) -> Result:
         return [*lead, channels, (*h, *a), (*w, *b)]
     high, a = regroup([h], [size_of(h) // factor, factor])
     wide, b = regroup([w], [size_of(w) // factor, factor])
+    freeze_all(ctx, [a, b], "pixels are rearranged by it", node)
     return [*lead, (*c, *a, *b), high, wide]
+
+
+@structure("channel_shuffle native_channel_shuffle")
+def _channel_shuffle(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+    groups = int(node.args[1])  # type: ignore[arg-type]
+    major, minor = regroup([dims[1]], [groups, size_of(dims[1]) // groups])
+    return [dims[0], (*minor, *major), *dims[2:]]
+
+
+@rule("grid_sampler grid_sampler_2d grid_sampler_3d")
+def _grid_sampler(ctx: Context, node: fx.Node) -> Result:
+    """Samples of the first argument's channels at points that the second gives by their coordinates."""
+    dims, grid = ctx.dims(node.args[0]), ctx.dims(node.args[1])
+    freeze_all(ctx, [*dims[2:], grid[-1]], "points are given by coordinates in it", node)
+    if size_of(dims[0]) != 1:
+        ctx.unify(dims[0], grid[0], node)
+    for operand in node.args[:2]:
+        ctx.emit(operand)
+    return [dims[0], dims[1], *grid[1:-1]]
 
 
 _POOLED = {"1d": 1, "2d": 2, "3d": 3}
@@ -89,7 +116,7 @@ _POOLED = {"1d": 1, "2d": 2, "3d": 3}
     "_adaptive_avg_pool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d "
     "upsample_bicubic2d upsample_linear1d upsample_trilinear3d _upsample_bilinear2d_aa "
     "_upsample_bicubic2d_aa "
-    "_upsample_nearest_exact2d grid_sampler grid_sampler_2d"
+    "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d"
 )
 def _pool(ctx: Context, node: fx.Node) -> Result:
     """Leading dims are kept; windows or resampling run over the trailing, spatial ones."""
