@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import torch
@@ -65,15 +66,11 @@ def samples(name: str, count: int | None = None, seed: int = 0) -> Iterator[Samp
         given = list(info.sample_inputs("cpu", dtype, requires_grad=False))
         order = list(range(len(given)))
         random.Random(f"{name}{seed}").shuffle(order)
-        left = len(given) if count is None else count
-        for index in order:
-            one = given[index]
-            sample = traced(f"{name}[{index}]", info.op, one.input, *one.args, **one.kwargs)
-            if sample is not None and left > 0:
-                left -= 1
-                yield sample
-            if left <= 0:
-                return
+        tries = order if count is None else order[: 4 * count]
+        found = (
+            traced(f"{name}[{i}]", info.op, given[i].input, *given[i].args, **given[i].kwargs) for i in tries
+        )
+        yield from islice((sample for sample in found if sample is not None), count)
 
 
 def traced(name: str, function: Any, *args: Any, **kwargs: Any) -> Sample | None:
