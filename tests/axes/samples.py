@@ -20,6 +20,7 @@ from mlgraph.capture.normalize.functional import functional
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.propagate import propagate
 from mlgraph.program import Input, Program, Signature, Tensors
+from mlgraph.program.tensors import InMemory
 
 aten = torch.ops.aten
 DTYPES = (torch.float64, torch.complex128, torch.int64, torch.bool)
@@ -135,7 +136,7 @@ def program_of(sample: Sample, activations: Sequence[bool]) -> Program | None:
     spec = pytree.tree_structure(((0,), {}))
     inputs = (Input("zero", (), torch.float64),)
     signature = Signature(inputs, spec, pytree.tree_structure(tuple(results)))
-    tensors = Tensors(values, frozenset(parameters), frozenset(values))
+    tensors = Tensors(InMemory(values), frozenset(parameters), frozenset(values))
     try:
         propagate(graph, signature, tensors)
     except MlgraphError:
