@@ -101,7 +101,7 @@ def report(found: Report) -> list[Any]:
             table(["recipe", "runs", "FLOPs", "time"], rows, right=(1,)),
             "",
         ]
-    return [*lines, "wrote " + ", ".join(str(path) for path in found.files)]
+    return [*lines, *found.notes, "wrote " + ", ".join(str(path) for path in found.files)]
 
 
 def report_json(found: Report) -> dict[str, Any]:
@@ -110,6 +110,7 @@ def report_json(found: Report) -> dict[str, Any]:
         "baseline": [run.name for run in found.baseline],
         "recipes": [_recipe_json(comparison) for comparison in found.comparisons],
         "files": [str(path) for path in found.files],
+        "notes": list(found.notes),
     }
 
 

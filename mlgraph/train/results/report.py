@@ -42,22 +42,33 @@ class Run:
         return json.dumps({**own, "run": run}, sort_keys=True)
 
     @property
+    def subject(self) -> str:
+        """Task, data and model class: what runs share whose losses can be compared."""
+        data = self.config.get("data", {})
+        fields = ("task", "train", "eval", "eval_share", "tokenizer", "sequence")
+        compared = {key: data.get(key) for key in fields}
+        model = self.config.get("run", {}).get("model", {}).get("name")
+        return json.dumps({**compared, "model": model}, sort_keys=True)
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether it was evaluated at level 1."""
+        return bool(curve(self.history, "flops"))
+
+    @property
     def is_plain(self) -> bool:
         """Whether nothing but training happens in it."""
         return all(phase["phase"] == "train" for phase in self.config.get("run", {}).get("phases", ()))
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
-    """Read a run directory; ``TrainError`` where it is none or has no evaluation."""
+    """Read a run directory; ``TrainError`` where it is none."""
     folder = Path(path)
     try:
         config = json.loads((folder / "run.json").read_text())
     except (OSError, ValueError) as error:
         raise TrainError(f"{folder} is no run directory: name one that `mlgraph train` made.") from error
-    history = read_metrics(folder / "metrics.jsonl")
-    if not curve(history, "flops"):
-        raise TrainError(f"{folder} has no evaluation at level 1 yet: let it run on, with evaluation data.")
-    return Run(folder.name, config, history)
+    return Run(folder.name, config, read_metrics(folder / "metrics.jsonl"))
 
 
 @dataclass(frozen=True)
@@ -70,13 +81,19 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], baseline: Sequence[Run]) -> list[Comparison]:
-    """Every recipe against the baseline's run of the same seed, or its first where there is none."""
+    """Every recipe against the baseline's run of the same seed, or its first where there is none.
+
+    Runs are compared with a baseline of their own task, data and model class alone.
+    """
     others = [run for run in runs if run not in baseline]
-    of_seed = {run.seed: run for run in reversed(baseline)}
     found = []
     for _, group in groupby(sorted(others, key=lambda run: run.recipe), key=lambda run: run.recipe):
         members = list(group)
-        pairs = [(of_seed.get(run.seed, baseline[0]), run) for run in members]
+        own = [run for run in baseline if run.subject == members[0].subject]
+        if not own:
+            continue
+        of_seed = {run.seed: run for run in reversed(own)}
+        pairs = [(of_seed.get(run.seed, own[0]), run) for run in members]
         savings = {
             cost: [s for base, run in pairs if (s := saving(base.history, run.history, cost)) is not None]
             for cost in COSTS
@@ -86,7 +103,9 @@ def compare(runs: Sequence[Run], baseline: Sequence[Run]) -> list[Comparison]:
 
 
 def choose_baseline(runs: Sequence[Run], name: str | None) -> list[Run]:
-    """The runs to compare with: those with the recipe of the run ``name``, else of the best plain run."""
+    """The runs to compare with: those with the recipe of the run ``name``, else of the best plain run of each
+    task, data and model class.
+    """
     if name is not None:
         named = [run for run in runs if run.name == name]
         if not named:
@@ -94,11 +113,13 @@ def choose_baseline(runs: Sequence[Run], name: str | None) -> list[Run]:
                 f"There is no run {name!r} to compare with: choose {', '.join(r.name for r in runs)}."
             )
         return [run for run in runs if run.recipe == named[0].recipe]
-    plain = [run for run in runs if run.is_plain]
-    if not plain:
-        return []
-    best = min(plain, key=lambda run: curve(run.history, "flops")[-1][1])
-    return [run for run in plain if run.recipe == best.recipe]
+    chosen = []
+    for subject in dict.fromkeys(run.subject for run in runs):
+        plain = [run for run in runs if run.is_plain and run.subject == subject]
+        if plain:
+            best = min(plain, key=lambda run: curve(run.history, "flops")[-1][1])
+            chosen += [run for run in plain if run.recipe == best.recipe]
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -108,11 +129,23 @@ class Report:
     files: Sequence[Path]
     baseline: Sequence[Run]
     comparisons: Sequence[Comparison]
+    notes: Sequence[str] = ()
 
 
-def write_report(runs: Sequence[Run], out: Path, baseline: str | None = None) -> Report:
-    """Write ``out``, a self-contained HTML page, and the pictures beside it as PNG."""
+def write_report(given: Sequence[Run], out: Path, baseline: str | None = None) -> Report:
+    """Write ``out``, a self-contained HTML page, and the pictures beside it as PNG.
+
+    Runs without an evaluation at level 1 are left out, which the notes of the result say, and runs that
+    differ in task, data or model class are compared apart. Raises ``TrainError`` where no run is left.
+    """
+    runs = [run for run in given if run.is_evaluated]
+    if not runs:
+        raise TrainError(
+            f"{given[0].name if given else 'No run'} has no evaluation at level 1 yet: let it run on, with "
+            "evaluation data."
+        )
     base = choose_baseline(runs, baseline)
+    notes = _notes(given, runs, base)
     comparisons = compare(runs, base) if base else []
     pictures = {cost: plot(runs, cost, base) for cost in COSTS}
     files = []
@@ -121,7 +154,22 @@ def write_report(runs: Sequence[Run], out: Path, baseline: str | None = None) ->
         write_bytes(path, picture)
         files.append(path)
     write_text(out, page(runs, base, comparisons, pictures))
-    return Report([out, *files], base, comparisons)
+    return Report([out, *files], base, comparisons, notes)
+
+
+def _notes(given: Sequence[Run], runs: Sequence[Run], baseline: Sequence[Run]) -> list[str]:
+    left = [run.name for run in given if run not in runs]
+    notes = [f"{name} is left out: it has no evaluation at level 1 yet" for name in left]
+    groups = [[run for run in runs if run.subject == s] for s in dict.fromkeys(run.subject for run in runs)]
+    if len(groups) > 1:
+        named = "; ".join(", ".join(run.name for run in group) for group in groups)
+        notes.append(f"compared apart, since task, data or model class differ: {named}")
+    compared = {run.subject for run in baseline}
+    for group in groups:
+        if baseline and group[0].subject not in compared:
+            names = ", ".join(run.name for run in group)
+            notes.append(f"{names}: there is no run from scratch to compare with")
+    return notes
 
 
 def plot(runs: Sequence[Run], cost: str, baseline: Sequence[Run]) -> bytes:

@@ -110,16 +110,37 @@ def test_runs_are_paired_by_seed_and_grouped_by_what_they_were_told(tmp_path: Pa
     ]
     runs = [read_run(path) for path in paths]
     found = {comparison.name: comparison for comparison in compare(runs, choose_baseline(runs, None))}
-    assert {name: len(comparison.runs) for name, comparison in found.items()} == {"v0": 3, "other": 1}
+    # the other one read another text
+    assert {name: len(comparison.runs) for name, comparison in found.items()} == {"v0": 3}
     assert [saved.cost for saved in found["v0"].savings["flops"]] == [12.0, 10.0, 10.0]
 
 
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="is no run directory"):
         read_run(tmp_path)
-    path = _directory(tmp_path, "young", vcycle(3, levels=1), 0, [])
+    young = read_run(_directory(tmp_path, "young", vcycle(3, levels=1), 0, []))
     with pytest.raises(TrainError, match="no evaluation at level 1"):
-        read_run(path)
+        write_report([young], tmp_path / "report.html")
     run = read_run(_directory(tmp_path, "a", vcycle(3, levels=1), 0, [(1, 1)]))
     with pytest.raises(TrainError, match="no run 'b'"):
         choose_baseline([run], "b")
+
+
+def test_runs_of_different_tasks_are_never_compared(tmp_path: Path) -> None:
+    """An image loss never "reaches" a text loss."""
+    plain, cycle = vcycle(10, levels=1), vcycle(10, 2, 4)
+    paths = [
+        _directory(tmp_path, "text", plain, 0, [(10, 6), (20, 5)]),
+        _directory(tmp_path, "image", plain, 0, [(10, 2), (20, 1)], text="images"),
+        _directory(tmp_path, "image-cycle", cycle, 0, [(10, 2), (15, 1)], text="images"),
+        _directory(tmp_path, "sound-cycle", cycle, 0, [(10, 2), (15, 1)], text="sounds"),
+        _directory(tmp_path, "young", cycle, 1, []),
+    ]
+    report = write_report([read_run(path) for path in paths], tmp_path / "report.html")
+    assert {run.name for run in report.baseline} == {"text", "image"}
+    assert {c.name: c.savings["flops"][0].share for c in report.comparisons} == {"image-cycle": 0.25}
+    assert report.notes == [
+        "young is left out: it has no evaluation at level 1 yet",
+        "compared apart, since task, data or model class differ: text; image, image-cycle; sound-cycle",
+        "sound-cycle: there is no run from scratch to compare with",
+    ]
