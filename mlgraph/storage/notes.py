@@ -1,13 +1,18 @@
 """Notes as the sentences that format 2 keeps of them, and back.
 
-This is the one place that reads a kind out of a sentence: files hold nothing else.
+Files written before notes had kinds hold nothing but sentences, and this is the one place that reads a kind
+out of one. Of a note whose sentence would be read otherwise, newer files keep kind and subject beside.
 """
 
 from __future__ import annotations
 
 import re
+import typing
+from collections.abc import Iterable
+from typing import Any
 
 from mlgraph.program.notes import Note, NoteKind
+from mlgraph.storage.values import Malformed, shorten
 
 _SENTENCES: tuple[tuple[NoteKind, str], ...] = (
     ("kept", r"kept: (?P<text>the factor \S+ at (?P<subject>\S+), which is .*)"),
@@ -34,8 +39,33 @@ _SENTENCES: tuple[tuple[NoteKind, str], ...] = (
 """The kind of a note by its sentence: the first pattern that fits. Groups give its text and its subject."""
 
 
+def encode_kinds(notes: Iterable[Note]) -> dict[str, Any]:
+    """Kind and subject by sentence, of the notes that their sentences alone do not give back."""
+    return {str(note): [note.kind, note.subject] for note in notes if decode_note(str(note)) != note}
+
+
+def decode_notes(sentences: Iterable[str], kinds: Any) -> list[Note]:
+    """The notes of a file; ``kinds`` is what :func:`encode_kinds` gave. Raises ``Malformed``."""
+    if not isinstance(kinds, dict):
+        raise Malformed("the kinds of its notes are no dict")
+    return [
+        _told(sentence, kinds[sentence]) if sentence in kinds else decode_note(sentence)
+        for sentence in sentences
+    ]
+
+
+def _told(sentence: str, given: Any) -> Note:
+    if not isinstance(given, list) or len(given) != 2 or not isinstance(given[1], str):
+        raise Malformed(f"the kind of its note {shorten(sentence)} is malformed")
+    kind, subject = given
+    if kind not in typing.get_args(NoteKind):
+        raise Malformed(f"its note {shorten(sentence)} is of a kind {shorten(repr(kind))} that is not known")
+    whole = Note(kind, sentence, subject)
+    return whole if str(whole) == sentence else Note(kind, sentence.removeprefix(f"{kind}: "), subject)
+
+
 def decode_note(sentence: str) -> Note:
-    """The note of a sentence in a file; of the kind ``"other"`` where no pattern fits."""
+    """The note that a sentence alone tells of; of the kind ``"other"`` where no pattern fits."""
     for kind, pattern in _SENTENCES:
         found = re.fullmatch(pattern, sentence, re.DOTALL)
         if found:

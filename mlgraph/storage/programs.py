@@ -22,7 +22,7 @@ from mlgraph.program.tensors import InMemory, Shapes
 from mlgraph.storage.formulas import decode_formula
 from mlgraph.storage.graphs import decode_graph, encode_graph
 from mlgraph.storage.limits import bounded, quiet
-from mlgraph.storage.notes import decode_note
+from mlgraph.storage.notes import decode_notes, encode_kinds
 from mlgraph.storage.origins import (
     decode_history,
     decode_origin,
@@ -105,14 +105,18 @@ def _encode_origin(program: Program) -> dict[str, Any]:
     """What the file's origin says: the program's, and what else format 2 keeps there.
 
     That are the parameters of its signature, the tensors that are frozen or written in evaluation, the
-    submodule that it is of, and its history.
+    submodule that it is of, its history, and the kinds of notes that their words do not tell.
     """
     tensors = program.tensors
     said = {
         "parameters": program.signature.parameters,
         **{key: tuple(n for n in tensors if n in getattr(tensors, key)) for key in _TENSOR_KINDS},
     }
-    behind = {"module": program.submodule, "history": program.history}
+    behind = {
+        "module": program.submodule,
+        "history": program.history,
+        "notes": encode_kinds(program.notes),
+    }
     return {
         **{key: value for key, value in said.items() if value},
         **encode_origin(program.origin),
@@ -174,8 +178,8 @@ def _decode_one(
     label, number, inputs, in_spec, out_spec, ranges, table, aliases, lineage, origin, said, *guards = fields(
         row, *_FIELDS, *(["guards"] if guarded else [])
     )
-    notes = [decode_note(text(note)) for note in array(said)]
     came_from = _dict(origin)
+    notes = decode_notes([text(note) for note in array(said)], came_from.pop("notes", {}))
     leaves = tuple(_decode_input(leaf) for leaf in array(inputs))
     signature = Signature(
         leaves,

@@ -132,6 +132,13 @@ CHANGES: dict[str, tuple[Change, str]] = {
         lambda p: _set(p.saved, "origin", to=_origin(rescales={"dict": [["up.weight", "2"]]})),
         "two numbers",
     ),
+    "note of no kind": (
+        lambda p: _set(
+            p.saved, "origin", to=_origin(notes={"dict": [["size of head is fixed", {"list": ["odd", ""]}]]})
+        ),
+        "not known",
+    ),
+    "kinds are text": (lambda p: _set(p.saved, "origin", to=_origin(notes="x")), "no dict"),
     "history is text": (lambda p: _set(p.saved, "origin", to=_origin(history="x")), "no list of passes"),
     "neither up nor down": (
         lambda p: _set(p.saved, "lineage", "options", to={"dict": [["direction", "left"]]}),

@@ -49,6 +49,9 @@ def test_those_of_a_capture(tmp_path: Path) -> None:
         Note("class", "the structure a.Holder has no form in a file and was saved as a tuple", "a.Holder"),
         Note("approximate", "aten.mm.default sums over a.hidden#2 inside an op without a rule", "a.hidden#2"),
         Note("other", "size of head is fixed"),
+        Note("call", "said in words that no table knows", "encoder"),
+        Note("kept", "the same, of another kind"),
+        Note("other", "kept: to look like one that is not"),
     ],
     ids=str,
 )
