@@ -32,8 +32,13 @@ def suggestion(wrong: str, right: Iterable[str], instead: str = "use one of {}."
     Where none is, ``instead``, which may list the names in place of ``{}``.
     """
     names = list(right)
-    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+    close = nearest(wrong, names, 1)
     return f"did you mean {close[0]!r}?" if close else instead.format(", ".join(names))
+
+
+def nearest(wrong: str, right: Iterable[str], most: int) -> list[str]:
+    """The names in ``right`` that are like a wrong one, the likest first, at most ``most``."""
+    return difflib.get_close_matches(wrong, list(right), n=most, cutoff=0.5)
 
 
 def first_line(error: BaseException, most: int = 200) -> str:

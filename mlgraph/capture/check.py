@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.capture.export import Call
 from mlgraph.capture.state import State, copies
-from mlgraph.errors import CaptureError
+from mlgraph.errors import CaptureError, first_line
 from mlgraph.graph.interpret import Interpretation
 from mlgraph.program import Note, Program
 from mlgraph.program.size_guards import Formula, Operation, holds, names
@@ -89,7 +89,7 @@ class Comparison:
             with self._model_as_it_was(training):
                 found = _run_program(program, call, training)
         except Exception as error:  # whatever stands in the way of the program
-            return [Difference("error", "", f"its program does not run: {_reason(error)}")]
+            return [Difference("error", "", f"its program does not run: {first_line(error)}")]
         return list(_compare(wanted, found, self.tensors))
 
     def outcome(self, call: Call, training: bool) -> Outcome:
@@ -101,7 +101,7 @@ class Comparison:
             try:
                 outcome = self._run(call, training)
             except Exception as error:  # a model may raise anything on sizes that it does not take
-                raise CannotRun(_reason(error)) from error
+                raise CannotRun(first_line(error)) from error
         self._known = [*self._known[-1:], (call, training, outcome)]
         return outcome
 
@@ -144,10 +144,6 @@ class Comparison:
 def _set_modes(modes: Mapping[nn.Module, bool]) -> None:
     for module, mode in modes.items():
         module.training = mode
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 class _DrawnAlike(Interpretation):

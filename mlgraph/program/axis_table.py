@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mlgraph.errors import AxisError
+from mlgraph.errors import AxisError, nearest
 from mlgraph.program.dims import DimExpr, Dims, NodeDims, leaves, render
 from mlgraph.program.display import Shown
 
@@ -170,7 +169,7 @@ class AxisTable(Shown, Sequence[Axis]):
         )
         if not found:
             known = sorted({axis.name for axis in self.axes} | {axis.id for axis in self.axes})
-            near = difflib.get_close_matches(name, known, n=3) or sorted({axis.name for axis in self.axes})
+            near = nearest(name, known, 3) or sorted({axis.name for axis in self.axes})
             raise AxisError(f"there is no axis '{name}'; the nearest are {', '.join(near)}.")
         return found
 

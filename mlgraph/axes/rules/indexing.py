@@ -10,7 +10,8 @@ from mlgraph.axes.factors import Dim, fresh, hint, size_of
 from mlgraph.axes.factors import freeze as _freeze
 from mlgraph.axes.rules.pointwise import broadcast
 from mlgraph.axes.rules.registry import Context, Dims, Result, arguments, frozen_whole, rule, structure
-from mlgraph.graph.ops import op_name
+from mlgraph.graph.ops import has, op_name
+from mlgraph.graph.traits import Trait
 from mlgraph.program.axis_table import Reason
 
 _INDEXED = "it is indexed by data"
@@ -27,16 +28,7 @@ def _embedding(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 def _given(index: Any) -> bool:
     """Whether indices are an input of the model, at most rearranged."""
-    while isinstance(index, fx.Node) and index.op == "call_function" and index.args:
-        if getattr(index.target, "_opname", "") not in (
-            "view",
-            "reshape",
-            "to",
-            "contiguous",
-            "slice",
-            "flatten",
-        ):
-            return False
+    while has(index, Trait.IDENTITY | Trait.CASTS | Trait.RESHAPES | Trait.SELECTS):
         index = index.args[0]
     return isinstance(index, fx.Node) and index.op == "placeholder"
 
