@@ -14,7 +14,7 @@ from torch import fx
 
 from mlgraph.blocks.near_misses import near_misses
 from mlgraph.blocks.partition import Partition
-from mlgraph.blocks.periodic import divisions, find_runs
+from mlgraph.blocks.periodic import divisions, find_runs, fronted
 from mlgraph.graph.constants import loose_constants
 from mlgraph.graph.dataflow import Dataflow
 from mlgraph.program import Program
@@ -42,7 +42,9 @@ def _find_chains(flow: Dataflow) -> tuple[Chain, ...]:
     claimed: set[fx.Node] = set()
     found: list[tuple[int, Chain]] = []
     for run in find_runs(flow):
-        for partition, first, last in divisions(flow, run, claimed):
+        for partition, first, last in (*fronted(flow, run, claimed), *divisions(flow, run, claimed)):
+            if any(not claimed.isdisjoint(core) for core in partition.cores[first:last]):
+                continue
             chain = _chain(flow, partition, first, last)
             if chain is not None:
                 claimed.update(*partition.cores[first:last])
@@ -52,15 +54,18 @@ def _find_chains(flow: Dataflow) -> tuple[Chain, ...]:
 
 
 def _chain(flow: Dataflow, partition: Partition, first: int, last: int) -> Chain | None:
-    """The chain of blocks ``first..last`` of a partition, or None when they only seemed isomorphic."""
+    """The chain of blocks ``first..last`` of a partition, or None when they only seemed isomorphic.
+
+    All are compared with the second: of a first one it may not be clear what it reads.
+    """
     matches = []
     for block in range(first, last):
-        match = partition.match(first, block)
+        match = partition.match(first + 1, block)
         if match is None:
             return None
         matches.append(match)
     position = {name: i for i, name in enumerate(flow.program.tensors)}
-    own = sorted((node for node in matches[0] if partition.inside(node, first)), key=flow.order.__getitem__)
+    own = sorted(matches[0], key=flow.order.__getitem__)
     tensors = [node for node in own if node.op == "get_attr"]
     tensors.sort(key=lambda node: position[str(node.target)])
     names = [[str(match[node].target) for node in tensors] for match in matches]
@@ -83,6 +88,11 @@ def _chain(flow: Dataflow, partition: Partition, first: int, last: int) -> Chain
         _block(flow, partition, block, ends, [match[node] for node in own], [match[node] for node in tensors])
         for block, match in zip(range(first, last), matches, strict=True)
     ]
+    if set(blocks[0].sides) != set(blocks[-1].sides):
+        # what enters the first is also what all of them read
+        if {*blocks[0].sides, blocks[0].entry} != set(blocks[-1].sides):
+            return None
+        blocks[0] = replace(blocks[0], sides=blocks[-1].sides)
     targets = {node.name: str(node.target) for node in flow.nodes if node.op == "get_attr"}
     shared = tuple(targets[side] for side in blocks[0].sides if side in targets)
     chain = replace(chain, blocks=tuple(blocks), shared=shared)

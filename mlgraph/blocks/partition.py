@@ -103,15 +103,21 @@ class Partition:
         stack = list(zip(*ends, strict=True))
         while stack:
             left, right = (self.flow.resolve(node) for node in stack.pop())
+            if not is_tensor_valued(left):
+                continue
+            if left is self.bounds[first]:
+                if right is not self.bounds[second]:
+                    return None
+                continue
+            if not self.inside(left, first):
+                if left is not right:
+                    return None
+                continue
             if left in forward or right in backward:
                 if forward.get(left) is not right or backward.get(right) is not left:
                     return None
                 continue
-            if not is_tensor_valued(left):
-                continue
             forward[left], backward[right] = right, left
-            if left is self.bounds[first] or not self.inside(left, first):
-                continue
             stack += [
                 (a, b)
                 for a, b in zip(self.flow.operands(left), self.flow.operands(right), strict=True)

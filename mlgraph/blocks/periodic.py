@@ -9,9 +9,11 @@ from itertools import pairwise
 import numpy as np
 from torch import fx
 
+from mlgraph.blocks.front import extended, heads
 from mlgraph.blocks.partition import Partition
 from mlgraph.graph.dataflow import Dataflow
-from mlgraph.graph.ops import is_tensor_valued
+from mlgraph.graph.ops import has, is_tensor_valued
+from mlgraph.graph.traits import Trait
 from mlgraph.program.numbering import common_path, stretches
 
 
@@ -32,12 +34,14 @@ class Atom:
 class CutPath:
     """Cut points of an activation stream, and the atoms between them.
 
-    ``within`` are the nodes that depend on the stream's source.
+    ``within`` are the nodes that depend on the stream's source; a ``late`` path has a source that is no input
+    of the model, so that it may begin in the midst of a block.
     """
 
     cuts: tuple[fx.Node, ...]
     within: Mapping[fx.Node, fx.Node]
     atoms: tuple[Atom, ...]
+    late: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ def find_runs(flow: Dataflow) -> list[Run]:
     atoms = _Atoms(flow)
     found: list[Run] = []
     explained: set[fx.Node] = set()
-    for source in _sources(flow):
+    for source in [*_sources(flow), *heads(flow)]:
+        late = not (source.op == "placeholder" or has(source, Trait.TABLE))
         if all(flow.resolve(user) in explained for user in flow.users(source)):
             continue
         within = flow.dominators(source)
@@ -69,11 +74,11 @@ def find_runs(flow: Dataflow) -> list[Run]:
             # What lies inside a repeated block is no chain of its own.
             if len(cuts) < 3 or explained.issuperset(cuts[1:]):
                 continue
-            path = CutPath(cuts, within, tuple(atoms.between(a, b, within) for a, b in pairwise(cuts)))
+            path = CutPath(cuts, within, tuple(atoms.between(a, b, within) for a, b in pairwise(cuts)), late)
             for run in _runs(path):
                 found.append(run)
                 explained.update(*(atom.nodes for atom in path.atoms[run.start : run.stop]))
-    return sorted(found, key=lambda run: (-run.weight, run.period))
+    return sorted(found, key=lambda run: (-run.weight, run.period, run.start - run.stop))
 
 
 class _Atoms:
@@ -118,19 +123,21 @@ def _sources(flow: Dataflow) -> list[fx.Node]:
 def _tensors_of(flow: Dataflow, nodes: Sequence[fx.Node], within: Mapping[fx.Node, fx.Node]) -> list[str]:
     """Names, in order of use, of the stored tensors that only these nodes read."""
     tensors = flow.program.tensors
-    found: dict[str, None] = {}
-    for node in nodes:
-        stack = [arg for arg in reversed(flow.data[node]) if arg not in within]
-        while stack:
-            arg = stack.pop()
-            if sum(1 for _ in flow.users(arg)) > 1:
-                continue
-            if arg.op == "get_attr" and (
-                arg.target in tensors.parameters or arg.target in tensors.persistent
-            ):
-                found[str(arg.target)] = None
+    outside: dict[fx.Node, None] = {}
+    stack = [arg for node in reversed(nodes) for arg in reversed(flow.data[node]) if arg not in within]
+    while stack:
+        arg = stack.pop()
+        if arg not in outside:
+            outside[arg] = None
             stack.extend(reversed(flow.data[arg]))
-    return list(found)
+    readers = set(nodes)
+    for arg in sorted(outside, key=flow.order.__getitem__, reverse=True):
+        if readers.issuperset(map(flow.resolve, flow.users(arg))):
+            readers.add(arg)
+    stored = tensors.parameters | tensors.persistent
+    return [
+        str(arg.target) for arg in outside if arg.op == "get_attr" and arg in readers and arg.target in stored
+    ]
 
 
 def _runs(path: CutPath) -> list[Run]:
@@ -175,6 +182,26 @@ def divisions(flow: Dataflow, run: Run, claimed: set[fx.Node]) -> Iterator[tuple
         if best is not None:
             for first, last in best[2]:
                 yield best[1], first, last
+
+
+def fronted(flow: Dataflow, run: Run, claimed: set[fx.Node]) -> Iterator[tuple[Partition, int, int]]:
+    """Divisions of a run that can begin one block earlier, in the manner of :func:`divisions`.
+
+    Where a path begins late, nothing but such a block tells where in the period blocks begin.
+    """
+    atoms = run.path.atoms[run.start : run.stop]
+    if not run.path.late or any(not claimed.isdisjoint(atom.nodes) for atom in atoms):
+        return
+    for first in range(run.start, run.start + run.period):
+        bounds = run.path.cuts[first : run.stop + 1 : run.period]
+        if len(bounds) < 3:
+            continue
+        partition = Partition.of(flow, bounds, run.path.within)
+        blocks = len(bounds) - 1
+        if partition.same_stretches() == [(0, blocks)] and partition.reads_weights(0):
+            longer = extended(partition, 0, claimed)
+            if longer is not None:
+                yield longer, 0, blocks + 1
 
 
 def _true_stretches(flags: Sequence[bool]) -> Iterator[tuple[int, int]]:

@@ -235,6 +235,10 @@ class Dataflow:
             return ("placeholder", node.name)
         return (str(node.target), _shape(node.meta.get("val")))
 
+    def alike(self, left: fx.Node, right: fx.Node) -> bool:
+        """Whether two nodes are of one operator, result shape and literals, whatever nodes they read."""
+        return self._own(left)[0] == self._own(right)[0]
+
     def intern(self, key: Hashable) -> int:
         """A small integer, equal for equal keys."""
         return self._interned.setdefault(key, len(self._interned))

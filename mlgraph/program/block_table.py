@@ -17,8 +17,9 @@ class Block:
     ``nodes`` are all its nodes in graph order. ``aligned`` are those that have a counterpart in every
     block, position i of one block answering position i of another; so do ``tensors`` (canonical
     names of tensors that only this block reads). ``entry`` lies outside the block, ``exit`` inside.
-    ``sides`` are the other outside nodes that it reads, the same in all blocks; ``extras`` are nodes
-    other than the exit that are read outside (or are results of the program).
+    ``sides`` are the other outside nodes that it reads, the same in all blocks; of a first block that is fed
+    with what all of them read, the entry is among them. ``extras`` are nodes other than the exit that are
+    read outside (or are results of the program).
     """
 
     index: int

@@ -65,6 +65,16 @@ def _layout(chain: Chain, layouts: Mapping[str, tuple[int, ...]]) -> tuple[int, 
     return layout
 
 
+def _forms(chain: Chain, layout: tuple[int, ...]) -> tuple[int, ...]:
+    """The old block whose nodes each new block takes over.
+
+    That is the block that it copies, but for a first block fed with what all blocks read: which of its reads
+    are of the one and which of the other, only the blocks after it tell.
+    """
+    doubled = chain.blocks[0].entry in chain.blocks[0].sides
+    return tuple(1 if doubled and old == 0 and new > 0 else old for new, old in enumerate(layout))
+
+
 class _Surgery:
     """One rebuilding of a graph; ``run`` makes it."""
 
@@ -72,6 +82,7 @@ class _Surgery:
         self.program = program
         self.labels = labels
         self.flow = Dataflow(program)
+        self.forms = tuple(map(_forms, labels.chains, labels.layouts))
         self.nodes: dict[str, fx.Node] = {node.name: node for node in program.graph.nodes}
         self.member: dict[fx.Node, Place] = {}
         self.entries: dict[Place, fx.Node] = {}
@@ -138,14 +149,14 @@ class _Surgery:
             if place is None:
                 yield Instance(node)
                 continue
-            for block, old in enumerate(self.labels.layouts[place[0]]):
+            for block, old in enumerate(self.forms[place[0]]):
                 if old == place[1]:
                     yield Instance(node, (place[0], block))
 
     def read(self, node: fx.Node, place: Place | None) -> Instance:
         """What a reader outside blocks sees for ``node``; ``place`` is the new block of a list element."""
         if node in self.after:
-            return Instance(*self.exit(self.after[node], len(self.labels.layouts[self.after[node]]) - 1))
+            return Instance(*self.exit(self.after[node], len(self.forms[self.after[node]]) - 1))
         if place is None:
             origin = self.collections.origin(node)
             place = self.collections.single(*origin, f"node {node.name}") if origin else None
@@ -154,7 +165,7 @@ class _Surgery:
         index, block = place
         old = self.member.get(node)
         if old is not None:
-            counterpart = self.counterpart(node, old, (index, self.labels.layouts[index][block]))
+            counterpart = self.counterpart(node, old, (index, self.forms[index][block]))
             return Instance(counterpart, place)
         return Instance(node, place)
 
@@ -169,14 +180,14 @@ class _Surgery:
         return self.nodes[blocks[new[1]].aligned[at]]
 
     def exit(self, index: int, block: int) -> tuple[fx.Node, Place]:
-        return self.exits[index, self.labels.layouts[index][block]], (index, block)
+        return self.exits[index, self.forms[index][block]], (index, block)
 
     def operand(self, instance: Instance, node: fx.Node) -> Instance:
         """The instance that ``instance`` reads where the old node read ``node``."""
         if instance.place is None:
             return self.read(node, None)
         index, block = instance.place
-        old = (index, self.labels.layouts[index][block])
+        old = (index, self.forms[index][block])
         if self.member.get(instance.node) != old:
             # A node beyond one block: it reads this block's copy, and others as any outside node.
             inner = self.collections.origin(node)
@@ -256,6 +267,12 @@ class _Surgery:
         index, block = instance.place
         return self.begin[index], 1 + block, position
 
+    def source(self, place: Place, tensor: str) -> str:
+        """The old tensor that stands in a new block where the block of its form reads ``tensor``."""
+        blocks = self.labels.chains[place[0]].blocks
+        form, old = self.forms[place[0]][place[1]], self.labels.layouts[place[0]][place[1]]
+        return tensor if form == old else blocks[old].tensors[blocks[form].tensors.index(tensor)]
+
     def copy(
         self,
         graph: fx.Graph,
@@ -269,7 +286,7 @@ class _Surgery:
         if node.op == "get_attr":
             target = str(node.target)
             if inside and place is not None:
-                name = self.tensor_of[self.labels.chains[place[0]].name, place[1], target]
+                name = self.tensor_of[self.labels.chains[place[0]].name, place[1], self.source(place, target)]
             else:
                 name = self.outside_tensor[target]
             copy = graph.create_node("get_attr", name, name=name.replace(".", "_"))
@@ -283,7 +300,7 @@ class _Surgery:
         copy.meta = dict(node.meta)
         if module := copy.meta.get("module"):
             if inside and place is not None:
-                home = self.labels.layouts[place[0]][place[1]]
+                home = self.forms[place[0]][place[1]]
                 copy.meta["module"] = self.labels.block_path(*place, module, home)
             else:
                 copy.meta["module"] = self.labels.outside_path(module)
