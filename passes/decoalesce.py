@@ -49,13 +49,13 @@ class Decoalesce(Grouped[Placement]):
     def _grow(self, program: Program, depth: int, width: int) -> Program:
         from mlgraph.rewrite.notes import nothing_changed
         from mlgraph.rewrite.refine import apply_up
-        from mlgraph.rewrite.requests import choose, fine_grouping, grown_layers
+        from mlgraph.rewrite.requests import choose, fine_grouping, grown_layers, why_none
 
         chains = {chain.name: chain for chain in program.blocks} if depth != 1 or self.axes else {}
         if depth != 1 and not chains:
             raise MlgraphError(
-                "depth cannot grow: the graph has no chain of repeated blocks; leave depth out, width "
-                "still works."
+                "depth cannot grow: the graph has no chain of repeated blocks"
+                f"{why_none(program)}; leave depth out, width still works."
             )
         layers = {}
         for name, chain in chains.items():

@@ -14,6 +14,8 @@ from mlgraph.graph.ops import op_name
 if TYPE_CHECKING:
     from mlgraph.program.block_table import Chain
 
+_WIDE = 0.4
+
 Family = dict[int, dict[str, tuple[int, ...]]]
 """Per number of a module list, its parameters by what follows the number, with their shapes."""
 
@@ -38,6 +40,25 @@ def near_misses(flow: Dataflow, chains: Sequence[Chain]) -> Iterator[str]:
             while apart and apart[0][0] == stop:
                 stop = apart.pop(0)[1]
             yield f"{prefix}{start}-{stop} {_difference(flow, prefix, family, *pair)}"
+    for name, parts in parted(flow).items():
+        yield f"{name} holds {parts} layers in one tensor, which are no blocks: give each its own"
+
+
+def parted(flow: Dataflow) -> dict[str, int]:
+    """Tensors of the model that are read in parts far apart, an index at a time, with the number of parts."""
+    calls = {node: at for at, node in enumerate(n for n in flow.nodes if n.op == "call_function")}
+    found: dict[str, int] = {}
+    for node in flow.nodes:
+        if node.op != "get_attr":
+            continue
+        parts: list[fx.Node] = []
+        for user in flow.users(node):
+            parts += flow.users(user) if op_name(user) == "unbind" else [user]
+        taken = {repr(part.args[1:]) for part in parts if op_name(part) in ("select", "getitem")}
+        at = [calls[reader] for part in parts for reader in flow.users(part)]
+        if 1 < len(taken) == len(parts) and at and max(at) - min(at) > _WIDE * len(calls):
+            found[str(node.target)] = len(parts)
+    return found
 
 
 def _families(flow: Dataflow) -> dict[str, Family]:

@@ -54,6 +54,8 @@ def apply_down(
         *kept_constants(program, sizes),
         *kept_unread(program, sizes),
         *_selected(program, layers, fixed),
+        # a chain does not leave out a layer like its own without a word
+        *(Note("kept", line) for line in (program.blocks.rejected if layers else ())),
     ]
     lineage = Lineage(
         operation,

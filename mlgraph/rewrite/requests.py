@@ -124,8 +124,8 @@ def group_layers(
     chains = list(program.blocks)
     if depth != 1 and not chains:
         raise AxisError(
-            "depth cannot change: the graph has no chain of repeated blocks; leave depth at 1, "
-            "width still works."
+            "depth cannot change: the graph has no chain of repeated blocks"
+            f"{why_none(program)}; leave depth at 1, width still works."
         )
     frozen = set(freeze)
     out = {}
@@ -149,6 +149,12 @@ def group_layers(
         else:
             out[chain.name] = Grouping.placed(pairing, count, request)
     return out
+
+
+def why_none(program: Program) -> str:
+    """Why there is no chain, in brackets, where modules look alike; else nothing."""
+    rejected = program.blocks.rejected
+    return f" ({'; '.join(rejected)})" if rejected else ""
 
 
 def grown_layers(chain: Chain, request: Any, pairing: Placement) -> Grouping:
