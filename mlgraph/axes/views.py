@@ -68,6 +68,10 @@ class Views:
         else:
             self.joins[node] = Joined(tuple(known), position)
 
+    def stand_for(self, node: fx.Node, source: Any) -> None:
+        if source in self.views:
+            self.views[node] = self.views[source]
+
     def follow(self, node: fx.Node, structure: Any) -> None:
         """Apply a rearrangement to the private dims of a parameter, so that its roles stay its own."""
         source = node.args[0]

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import io
 import linecache
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType, TracebackType
@@ -120,7 +121,10 @@ def _with_sizes(model: nn.Module, call: Call, dynamic_shapes: Any, tracing: Trac
             contextlib.redirect_stdout(io.StringIO()),
             tracing.active(limit=dynamic_shapes == "auto"),
             questions.recorded(),
+            warnings.catch_warnings(),
         ):
+            # a hook that works a weight out anew puts it on its module, which is left as it was
+            warnings.filterwarnings("ignore", "The tensor attribute")
             args, kwargs = given.args, given.kwargs
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
         return Exported(program, on, tracing.notes, questions, dynamic_shapes != "auto", tracing.gradients)

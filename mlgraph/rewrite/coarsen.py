@@ -20,6 +20,7 @@ from mlgraph.rewrite.notes import kept_constants, kept_unread
 from mlgraph.rewrite.plan import WidthPlan, plan_down
 from mlgraph.rewrite.resize import rewrite
 from mlgraph.rewrite.self_check import trial_notes
+from mlgraph.rewrite.weight_norm import effective, with_lengths
 
 
 def apply_down(
@@ -37,10 +38,11 @@ def apply_down(
     stacked = stack_down(narrow, layers)
     members = group_members(narrow, layers, stacked)
     fixed = constants(program) if layers else frozenset()
+    moved = effective(program)
     recipes: dict[str, Recipe] = {}
     for name in stacked.program.tensors:
         group = members.get(name, (stacked.sources[name].name,))
-        made = _Coarse(program, narrow, plan, group[:1] if group[0] in fixed else group)
+        made = _Coarse(moved, narrow, plan, group[:1] if group[0] in fixed else group)
         recipes[name] = Recipe(made.whole, made.chunks)
     tensors = stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors))
     # a mean is trained where one of its terms is
@@ -64,12 +66,13 @@ def apply_down(
         {chain: grouping.coarse_of for chain, grouping in layers.items()},
         dict(options),
     )
-    return stacked.program.replace(
+    coarse = stacked.program.replace(
         tensors=tensors,
         lineage=lineage,
         notes=tuple(dict.fromkeys(notes)),
         history=(*program.history, operation),
     )
+    return with_lengths(coarse)
 
 
 def _selected(program: Program, layers: Mapping[str, Grouping], fixed: Collection[str]) -> Iterator[Note]:

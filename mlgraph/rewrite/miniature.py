@@ -26,6 +26,7 @@ from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import WidthPlan, plan_up
 from mlgraph.rewrite.rearrange import Moves, order
 from mlgraph.rewrite.resize import Unresizable, resize_graph
+from mlgraph.rewrite.weight_norm import with_lengths
 
 WIDTHS = (4, 5, 3)
 """Sizes that axes take in turn, so that neighbours differ."""
@@ -222,7 +223,7 @@ class Miniature:
         held = program.tensors.replace({**tensors, **made.added})
         origin = {new: old for old, new in made.copies.items() if old not in self.left_out}
         dims = {n: _resized(d, sizes) for n, d in program.axes.node_dims.items()}
-        return Side(program.replace(graph=made.graph, tensors=held), origin, dims)
+        return Side(with_lengths(program.replace(graph=made.graph, tensors=held)), origin, dims)
 
 
 def _dealt(size: int, factor: int, generator: torch.Generator) -> Grouping:

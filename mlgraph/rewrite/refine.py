@@ -18,6 +18,7 @@ from mlgraph.rewrite.plan import WidthPlan, plan_down, plan_up
 from mlgraph.rewrite.resize import rewrite
 from mlgraph.rewrite.self_check import trial_notes
 from mlgraph.rewrite.transfer import TensorTransfer
+from mlgraph.rewrite.weight_norm import effective, with_lengths
 
 
 def apply_up(
@@ -33,11 +34,12 @@ def apply_up(
     wide = _widened(program, plan)
     stacked = restack(wide, {chain: grouping.coarse_of for chain, grouping in layers.items()})
     changes = residual_changes(wide, layers, depth_mode, "coarse")
+    moved = effective(program)
     recipes: dict[str, Recipe] = {}
     for name, source in stacked.sources.items():
         place = (source.chain, source.block, source.position)
         affine = changes.affine.get(place)  # type: ignore[arg-type]
-        recipes[name] = _up_recipe(program, wide, plan.transfers.get(source.name), source.name, affine)
+        recipes[name] = _up_recipe(moved, wide, plan.transfers.get(source.name), source.name, affine)
     lineage = Lineage(
         operation,
         program.skeleton(),
@@ -55,12 +57,13 @@ def apply_up(
         *kept_constants(program, sizes),
         *kept_unread(program, sizes),
     ]
-    return stacked.program.replace(
+    grown = stacked.program.replace(
         tensors=stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors)),
         lineage=lineage,
         notes=tuple(dict.fromkeys(notes)),
         history=(*program.history, operation),
     )
+    return with_lengths(grown)
 
 
 def _widened(program: Program, plan: WidthPlan) -> Program:
@@ -143,16 +146,18 @@ def refine_by_lineage(program: Program, depth_mode: str, operation: str) -> Prog
         chains[chain].blocks[block].tensors[position]: affine
         for (chain, block, position), affine in found.affine.items()
     }
+    moved = effective(program)
     recipes = {
-        name: _up_recipe(program, parent, plan.transfers.get(name), coarse_of[name], changes.get(name))
+        name: _up_recipe(moved, parent, plan.transfers.get(name), coarse_of[name], changes.get(name))
         for name in parent.tensors
     }
-    return parent.replace(
+    fine = parent.replace(
         tensors=parent.tensors.replace(realise(program, recipes, parent.tensors)),
         notes=tuple(dict.fromkeys([*parent.notes, *found.approximate])),
         origin=program.origin,
         history=(*program.history, operation),
     )
+    return with_lengths(fine)
 
 
 def _kept_counterpart(

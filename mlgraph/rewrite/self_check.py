@@ -25,6 +25,7 @@ from mlgraph.program.soundness import Soundness
 from mlgraph.rewrite.grouping import Grouping, Groupings
 from mlgraph.rewrite.miniature import Copies, Miniature, Misfit, TooLarge, Trial, draws
 from mlgraph.rewrite.plan import WidthPlan
+from mlgraph.rewrite.weight_norm import lengths
 
 TOLERANCE = 1e-8
 _FLOOR = 1e-6
@@ -102,6 +103,7 @@ class _Check:
         self.faults: dict[str, Reason] = {}
         self.nodes = {node.name: node for node in program.graph.nodes}
         self.fixed = _fixed(program)
+        self.lengths = lengths(program)
         self.kin = _kin(program)
         self.leaves = self.inputs = example_leaves(program, mixed=True)
 
@@ -201,7 +203,7 @@ class _Check:
         for name, gradient in small.gradients.items():
             transfer = plan.transfers.get(name)
             found = grown.gradients.get(name)
-            if transfer is None or found is None or not transfer.changes:
+            if transfer is None or found is None or not transfer.changes or name in self.lengths:
                 continue
             held = {leaf.axis for dim in transfer.dims for leaf in leaves(dim)}
             tried |= held

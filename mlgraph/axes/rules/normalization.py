@@ -68,3 +68,25 @@ def _batch_norm(ctx: Context, node: fx.Node) -> Result:
             results.append([dims[1]] if alike else ctx.fresh(node, "statistics of a batch", output=index))
         return results
     return dims
+
+
+@rule("_weight_norm")
+def _weight_norm(ctx: Context, node: fx.Node) -> Result:
+    """A weight kept as direction and length, which move by it: the direction stands for the weight."""
+    direction, length = node.args[:2]
+    if not _is_only_normalised(direction) or not _is_only_normalised(length):
+        return None
+    dims = ctx.dims(direction)
+    for dim, own in zip(dims, ctx.dims(length), strict=False):
+        if size_of(own) > 1:
+            ctx.unify(dim, own, node)
+    ctx.emit(length)
+    ctx.stand_for(node, direction)
+    return dims
+
+
+def _is_only_normalised(node: object) -> bool:
+    """Whether a tensor of the program is read as a part of one normalised weight and nowhere else."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return False
+    return len(node.users) == 1

@@ -48,6 +48,9 @@ class Context(Protocol):
     def join(self, node: fx.Node, operands: Sequence[Any], position: int) -> None:
         """Record that ``node`` lists its operands along a dim: parameters that are joined stay parameters."""
 
+    def stand_for(self, node: fx.Node, source: Any) -> None:
+        """Record that the result has the roles of a parameter, as if it were that parameter."""
+
     def value(self, argument: Any) -> Any:
         """The example value of an argument: ints for symbolic sizes, fake tensors for tensors."""
 

@@ -1,0 +1,260 @@
+"""One tiny model of every model type in the libraries' own registries, captured, coarsened and regrown.
+
+``python -m tests.zoo.families --out FILE [--only hf|timm] [--sample N] [--limit SECONDS] [NAME...]`` appends
+one line of JSON per model to FILE and skips those that it holds already, so that a run can be broken off and
+taken up again. A model that cannot be built small is listed with the reason. Every model has a process of its
+own, ended after the limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import mlgraph
+from mlgraph.capture.inputs.example import example_inputs
+from tests import oracles
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+LARGEST = 30_000_000
+# Fragments of the names of configuration fields, the first that fits, and what a tiny model has there.
+_TINY: tuple[tuple[str, int], ...] = (
+    ("vocab", 99),
+    ("key_value_heads", 2),
+    ("kv_heads", 2),
+    ("heads", 4),
+    ("head_dim", 8),
+    ("experts_per", 2),
+    ("top_k", 2),
+    ("experts", 4),
+    ("layers_per", 2),
+    ("num_hidden_layers", 2),
+    ("layers", 2),
+    ("n_layer", 2),
+    ("depth", 2),
+    ("intermediate", 64),
+    ("ffn", 64),
+    ("mlp_dim", 64),
+    ("inner", 64),
+    ("d_ff", 64),
+    ("image_size", 32),
+    ("patch_size", 8),
+    ("max_position", 64),
+    ("n_positions", 64),
+    ("lora_rank", 16),
+    ("hidden_size", 32),
+    ("hidden_dim", 32),
+    ("embedding_size", 32),
+    ("embed_dim", 32),
+    ("d_model", 32),
+    ("n_embd", 32),
+    ("d_kv", 8),
+    ("dim", 32),
+)
+# One head per model type, the first that it has.
+_HEADS = (
+    "CAUSAL_LM", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_CLASSIFICATION", "CTC", "AUDIO_CLASSIFICATION",
+    "SPEECH_SEQ_2_SEQ", "OBJECT_DETECTION", "SEMANTIC_SEGMENTATION", "DEPTH_ESTIMATION", "BACKBONE",
+)  # fmt: skip
+
+
+def transformers_types() -> list[str]:
+    """Every model type that transformers knows a model of."""
+    from transformers.models.auto import modeling_auto
+
+    return list(modeling_auto.MODEL_MAPPING_NAMES)
+
+
+def timm_modules() -> list[str]:
+    """Every module of models that timm has."""
+    import timm
+
+    return list(timm.list_modules())
+
+
+def build(name: str) -> tuple[nn.Module, Call]:
+    """The tiny model of ``hf:TYPE`` or ``timm:MODULE`` and inputs. Raises whatever the library raises."""
+    library, _, kind = name.partition(":")
+    torch.manual_seed(0)
+    if library == "hf":
+        return _transformers_model(kind)
+    model = _timm_model(kind)
+    return model, example_inputs(model)
+
+
+def _transformers_model(kind: str) -> tuple[nn.Module, Call]:
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    heads = [getattr(modeling_auto, f"MODEL_FOR_{head}_MAPPING_NAMES", {}) for head in _HEADS]
+    named = next((h[kind] for h in (*heads, modeling_auto.MODEL_MAPPING_NAMES) if kind in h), None)
+    name = named if isinstance(named, str) else named[0]  # type: ignore[index]
+    cls: Any = getattr(transformers, name)
+    failure: Exception | None = None
+    for lists in (True, False):
+        config = transformers.CONFIG_MAPPING[kind]()
+        try:
+            _shrink(config, lists)
+            with torch.device("meta"):
+                size = sum(parameter.numel() for parameter in cls(config).parameters())
+            if size > LARGEST:
+                raise ValueError(f"{size:,} parameters, whose widths no known field makes smaller")
+            model: nn.Module = cls(config).eval()
+            return model, example_inputs(model, loss=False)
+        except Exception as error:  # whatever a configuration makes of its fields
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def _shrink(config: Any, lists: bool) -> None:
+    for field, value in list(vars(config).items()):
+        if hasattr(value, "to_dict") and hasattr(value, "model_type"):
+            _shrink(value, lists)
+        elif isinstance(value, bool) or field.startswith("_"):
+            continue
+        elif isinstance(value, int) and (tiny := _tiny(field)) is not None:
+            setattr(config, field, min(value, tiny) if value > 0 else value)
+        elif lists and isinstance(value, list | tuple) and value and all(type(v) is int for v in value):
+            setattr(config, field, type(value)(_smaller(field, list(value))))
+    for field in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+        value = getattr(config, field, None)
+        if value is None and field in ("pad_token_id", "decoder_start_token_id"):
+            setattr(config, field, 0)
+        elif isinstance(value, int) and value > 90:
+            setattr(config, field, 1)
+
+
+def _tiny(field: str) -> int | None:
+    return next((size for fragment, size in _TINY if fragment in field), None)
+
+
+def _smaller(field: str, values: list[int]) -> list[int]:
+    if "depths" in field or "layers" in field or "blocks" in field:
+        return [min(value, 2) for value in values]
+    if "heads" in field or "head" in field:
+        return [min(value, 4) for value in values]
+    if min(values) >= 16 and ("size" in field or "dim" in field or "channels" in field):
+        factor = min(values) // 16
+        return [max(16, value // factor) for value in values]
+    return values
+
+
+def _timm_model(module: str) -> nn.Module:
+    import timm
+
+    sizes = {}
+    for name in timm.list_models(module=module)[:40]:
+        with torch.device("meta"):
+            sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters())
+        if sizes[name] < LARGEST // 6:
+            break
+    smallest = min(sizes, key=sizes.__getitem__)
+    if sizes[smallest] > LARGEST:
+        raise ValueError(f"the smallest has {sizes[smallest]:,} parameters")
+    model: nn.Module = timm.create_model(smallest)
+    return model.eval()
+
+
+def check(name: str) -> dict[str, Any]:
+    """What holds of one model: ``built``, ``captured``, ``coarsened``, ``regrown``; the first that does not,
+    with its error or reason."""
+    row: dict[str, Any] = {"name": name}
+    stage = "built"
+    try:
+        model, (args, kwargs) = build(name)
+        row["class"], row["parameters"] = type(model).__name__, sum(p.numel() for p in model.parameters())
+        stage = "captured"
+        program = mlgraph.capture(model, args, kwargs)
+        with torch.no_grad():
+            wanted = model(*args, **kwargs)
+            error = oracles.outputs_error(mlgraph.emit(program).eval()(*args, **kwargs), wanted)
+        if not error <= 1e-5:
+            raise AssertionError(f"outputs differ by {error:.1e}")
+        row["chains"] = [len(chain) for chain in program.blocks]
+        row["axes"] = sorted({axis.name for axis in program.axes if axis.coarsenable_by_default})
+        stage = "coarsened"
+        small = mlgraph.coalesce(program, width=2)
+        row["kept"] = small.num_parameters() / max(1, program.num_parameters())
+        if program.blocks.chains and all(len(chain) % 2 == 0 for chain in program.blocks):
+            mlgraph.emit(mlgraph.coalesce(program, depth=2)).eval()(*args, **kwargs)
+        stage = "regrown"
+        mlgraph.emit(mlgraph.decoalesce(small)).eval()(*args, **kwargs)
+        report = mlgraph.verify(program, checks=("soundness", "growth"))
+        if not report:
+            raise AssertionError(str(report.failures[0]))
+        stage = "all"
+    except Exception as error:  # what is wrong is what this table is for
+        row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        row["refused"] = isinstance(error, mlgraph.MlgraphError)
+    row["fails"] = stage
+    return row
+
+
+def _work(name: str, sender: Connection) -> None:
+    warnings.filterwarnings("ignore")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    torch.set_num_threads(1)
+    sender.send(check(name))
+
+
+def rows(names: list[str], limit: float) -> Iterator[dict[str, Any]]:
+    """One row for each name, checked in a process of its own for at most ``limit`` seconds."""
+    # forked, so that the libraries are imported once
+    context = multiprocessing.get_context("fork")
+    for name in names:
+        receiver, sender = context.Pipe(duplex=False)
+        start = time.monotonic()
+        process = context.Process(target=_work, args=(name, sender))
+        process.start()
+        sender.close()
+        row = {"name": name, "fails": "time", "error": f"not done in {limit:.0f} s"}
+        if receiver.poll(limit):
+            try:
+                row = receiver.recv()
+            except EOFError:
+                row = {"name": name, "fails": "process", "error": "the process ended"}
+        process.kill()
+        process.join()
+        yield row | {"seconds": round(time.monotonic() - start, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", choices=("hf", "timm"))
+    parser.add_argument("--sample", type=int)
+    parser.add_argument("--limit", type=float, default=60.0)
+    options = parser.parse_args()
+    every = [f"hf:{kind}" for kind in transformers_types()] + [f"timm:{module}" for module in timm_modules()]
+    chosen = options.names or [n for n in every if options.only in (None, n.partition(":")[0])]
+    if options.sample is not None:
+        chosen = random.Random(0).sample(chosen, min(options.sample, len(chosen)))
+    text = options.out.read_text() if options.out.exists() else ""
+    done = {json.loads(line)["name"] for line in text.splitlines()}
+    with options.out.open("a") as file:
+        for row in rows([name for name in chosen if name not in done], options.limit):
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(row["name"], row["fails"], row["seconds"], row.get("error", "")[:160], flush=True)
+    found = Counter(json.loads(line)["fails"] for line in options.out.read_text().splitlines())
+    print(dict(found))
+
+
+if __name__ == "__main__":
+    main()
