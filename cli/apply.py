@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import DryRun, Dtype, Json, Loss, Out, ShardSize, Trust
+from mlgraph.cli.options import DryRun, Dtype, Inputs, Json, Loss, Model, Out, ShardSize, Trust
 
 
 def command(
@@ -25,6 +25,8 @@ def command(
     dry_run: DryRun = False,
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
+    inputs: Inputs = None,
+    model: Model = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -50,7 +52,7 @@ def command(
     from mlgraph.passes.pipeline import parse_pipeline
 
     operator = parse_pipeline(pipeline)
-    program = open_program(source, trust=trust, loss=loss)
+    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
     require_numbers(program)
     with status(f"applying {operator}"):
         result = operator(program)

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Json, Loss, Source, Trust
+from mlgraph.cli.options import Inputs, Json, Loss, Model, Source, Trust
 
 
 def command(
     source: Source,
     slots: Annotated[bool, typer.Option("--slots", help="List where each axis occurs.")] = False,
+    inputs: Inputs = None,
+    model: Model = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -24,7 +26,7 @@ def command(
     from mlgraph.inspect.text.console import console, show, show_json
     from mlgraph.program.families import judged
 
-    program = open_program(source, trust=trust, loss=loss)
+    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
     if json:
         show_json([asdict(axis) for axis in judged(program)])
     elif slots:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from mlgraph.cli.options import Loss, Source, Trust
+from mlgraph.cli.options import Inputs, Loss, Model, Source, Trust
 
 
-def command(source: Source, loss: Loss = True, trust: Trust = False) -> None:
+def command(
+    source: Source, inputs: Inputs = None, model: Model = None, loss: Loss = True, trust: Trust = False
+) -> None:
     """Explore a model full-screen: its tree, its axes and where each occurs, and what coarsening would do.
 
     Keys are listed at the bottom; ? explains them. Nothing is written.
@@ -20,7 +22,7 @@ def command(source: Source, loss: Loss = True, trust: Trust = False) -> None:
         raise MlgraphError("mlgraph browse needs textual: install it with pip install 'mlgraph[browse]'.")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise MlgraphError("mlgraph browse needs a terminal: use mlgraph inspect where output is piped.")
-    program = open_program(source, trust=trust, loss=loss)
+    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
 
     from mlgraph.cli.browser.app import Browser
     from mlgraph.cli.browser.explorer import Explorer

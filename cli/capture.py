@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
 
-import typer
-
-from mlgraph.cli.options import Json, Loss, Module, Out, Source, Trust
+from mlgraph.cli.options import Inputs, Json, Loss, Model, Module, Out, Source, Trust
 
 
 def command(
     source: Source,
     out: Out = None,
-    inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="[NAME=]DTYPE[SIZES]",
-            help="An example input, as ids=int64[3,7]; repeatable. Needed for a pickled module.",
-            show_default=False,
-        ),
-    ] = None,
     module: Module = None,
+    inputs: Inputs = None,
+    model: Model = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -37,7 +27,7 @@ def command(
     from mlgraph.inspect.text.program import captured
     from mlgraph.storage import save
 
-    program = open_program(source, trust=trust, loss=loss, inputs=tuple(inputs or ()), module=module)
+    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model, module=module)
     path = out or default_output(source, "").with_suffix(".pt")
     save(program, path)
     figures = summarize(program)

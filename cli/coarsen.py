@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mlgraph.cli.options import DryRun, Dtype, Json, Loss, Module, Out, ShardSize, Source, Trust
+from mlgraph.cli.options import (
+    DryRun,
+    Dtype,
+    Inputs,
+    Json,
+    Loss,
+    Model,
+    Module,
+    Out,
+    ShardSize,
+    Source,
+    Trust,
+)
 from mlgraph.cli.pass_options import runs
 from mlgraph.passes.coalesce import Coalesce
 
@@ -26,6 +38,8 @@ def command(
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
     module: Module = None,
+    inputs: Inputs = None,
+    model: Model = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -38,7 +52,7 @@ def command(
 
     if not operator.asks:
         raise typer.BadParameter("say how much smaller: --depth N, --width N or --axis NAME=N")
-    program = open_program(source, trust=trust, loss=loss, module=module)
+    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model, module=module)
     with status("coarsening"):
         coarse = run_pass(operator, program, weights=not dry_run)
     report(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Freeze, Json, Loss, Source, Trust
+from mlgraph.cli.options import Freeze, Inputs, Json, Loss, Model, Source, Trust
 
 
 def command(
@@ -19,6 +19,8 @@ def command(
         bool, typer.Option("--all", help="Show the way to every parameter that shares an axis.")
     ] = False,
     freeze: Freeze = None,
+    inputs: Inputs = None,
+    model: Model = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -33,7 +35,7 @@ def command(
     from mlgraph.inspect.text.console import console, show, show_json
     from mlgraph.inspect.text.explanation import explanation
 
-    program = open_program(source, trust=trust, loss=loss)
+    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
     found = mlgraph.explain(program, target, freeze=[*frozen_by_user(program), *(freeze or ())])
     if json:
         show_json([asdict(dim) for dim in found])

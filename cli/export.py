@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Json, Loss, Source, Trust
+from mlgraph.cli.options import Inputs, Json, Loss, Model, Source, Trust
 
 
 def command(
@@ -23,6 +23,8 @@ def command(
             show_default=False,
         ),
     ],
+    inputs: Inputs = None,
+    model: Model = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -33,7 +35,7 @@ def command(
     from mlgraph.inspect.text.console import show, show_json
     from mlgraph.interop.export import export
 
-    program = open_program(source, trust=trust, loss=loss)
+    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
     with status(f"writing {out}"):
         form = export(program, out)
     if json:

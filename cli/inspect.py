@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Json, Loss, Module, Source, Trust
+from mlgraph.cli.options import Inputs, Json, Loss, Model, Module, Source, Trust
 
 
 def command(
@@ -28,6 +28,8 @@ def command(
         bool, typer.Option("--code", help="Show the generated forward functions instead.")
     ] = False,
     module: Module = None,
+    inputs: Inputs = None,
+    model: Model = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -44,7 +46,7 @@ def command(
         raise typer.BadParameter(f"{' and '.join(asked)} are views of their own; ask for one at a time")
     if asked and (params or depth is not None):
         raise typer.BadParameter(f"--depth and --params shape the tree of modules, which {asked[0]} replaces")
-    program = open_program(source, trust=trust, loss=loss, module=module)
+    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model, module=module)
     if json:
         data = {"--blocks": block_data, "--graph": graph_data, "--code": code_data}
         show_json(data[asked[0]](program) if asked else inspection_data(program))

@@ -36,5 +36,23 @@ Module = Annotated[
         show_default=False,
     ),
 ]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="[NAME=]DTYPE[SIZES]",
+        help="An example input, as ids=int64[3,7]; repeatable. Needed for a pickled module.",
+        show_default=False,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="Of a state dict: a config.json, timm:NAME,key=value, or FILE.py:CLASS(ARGUMENTS).",
+        show_default=False,
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
 Freeze = Annotated[list[str] | None, option_of(Coalesce, "freeze")]

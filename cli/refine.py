@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlgraph.cli.options import DryRun, Dtype, Json, Loss, Out, ShardSize, Source, Trust
+from mlgraph.cli.options import DryRun, Dtype, Inputs, Json, Loss, Model, Out, ShardSize, Source, Trust
 from mlgraph.cli.pass_options import runs
 from mlgraph.passes.decoalesce import Decoalesce
 
@@ -15,6 +15,8 @@ def command(
     dry_run: DryRun = False,
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
+    inputs: Inputs = None,
+    model: Model = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -26,7 +28,7 @@ def command(
     from mlgraph.cli.coarsen import Write, report, run_pass
     from mlgraph.cli.results import open_program, status
 
-    program = open_program(source, trust=trust, loss=loss)
+    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
     with status("refining"):
         fine = run_pass(operator, program, weights=not dry_run)
     write = Write(out, "grown" if operator.grows else "refined", dtype, shard_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,8 @@ def open_program(
     *,
     trust: bool = False,
     loss: bool = True,
-    inputs: tuple[str, ...] = (),
+    inputs: Sequence[str] | None = None,
+    model: str | None = None,
     module: str | None = None,
 ) -> Program:
     """The program of a SOURCE string or of its submodule; a terminal shows a sign of life meanwhile."""
@@ -44,7 +45,7 @@ def open_program(
         from mlgraph.interop.open import open_source
 
         given = parse_inputs(inputs) if inputs else None
-        return open_source(source, trust=trust, loss=loss, inputs=given, module=module)
+        return open_source(source, trust=trust, loss=loss, inputs=given, module=module, model=model)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Json, Loss, Source, Trust
+from mlgraph.cli.options import Inputs, Json, Loss, Model, Source, Trust
 
 
 def command(
@@ -16,6 +16,8 @@ def command(
         typer.Option("--check", metavar="NAME", help="Run this check only; repeatable.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of permutations and inputs.")] = 0,
+    inputs: Inputs = None,
+    model: Model = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -30,7 +32,7 @@ def command(
     from mlgraph.inspect.text.verification import verdict, verification
     from mlgraph.verify.checks import CHECKS
 
-    program = open_program(source, trust=trust, loss=loss)
+    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
     with status("verifying"):
         report = mlgraph.verify(program, tuple(checks or CHECKS), seed=seed)
     if json:

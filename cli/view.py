@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlgraph.cli.options import Loss, Source, Trust
+from mlgraph.cli.options import Inputs, Loss, Model, Source, Trust
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -27,6 +27,8 @@ def command(
         int, typer.Option("--depth", min=1, metavar="N", help="Show the model coarsened by this beside it.")
     ] = 1,
     width: Annotated[int, typer.Option("--width", min=1, metavar="N", help="The same for width.")] = 1,
+    inputs: Inputs = None,
+    model: Model = None,
     loss: Loss = True,
     trust: Trust = False,
 ) -> None:
@@ -48,7 +50,7 @@ def command(
     path = out or default_output(source, "").with_suffix(".html")
     if path.suffix not in (".html", ".svg"):
         raise FileError(f"{path} ends in neither .html nor .svg: name a page or a picture.")
-    program = open_program(source, trust=trust, loss=loss)
+    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
     with status("drawing"):
         shown = {"": program}
         if other is not None:

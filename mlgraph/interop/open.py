@@ -15,9 +15,10 @@ from mlgraph.capture.model import capture as capture_module
 from mlgraph.errors import CaptureError, FileError, first_line
 from mlgraph.files import file_errors
 from mlgraph.interop import load as build
+from mlgraph.interop.state_dict import model_with, no_model, read_state_dict
 from mlgraph.interop.trusted import load_trusted, trusted_module
 from mlgraph.program import Note, Program
-from mlgraph.storage.kinds import foreign_kind
+from mlgraph.storage.kinds import PICKLE, foreign_kind
 
 
 def capture(
@@ -59,16 +60,18 @@ def open_source(
     inputs: Arguments | None = None,
     module: str | None = None,
     check: bool = True,
+    model: str | None = None,
 ) -> Program:
     """The program that ``source`` names.
 
     ``source`` is a file that mlgraph saved, a Hugging Face directory (one that mlgraph wrote gives back the
     program with its lineage), ``timm:NAME,key=value``,
     ``hf:CONFIG.json`` (random weights) or, with ``trust``, a ``.pt2`` or a pickled module, both of which
-    run code on loading. With ``loss``, a transformers head is captured with its labels and loss where that
-    can be. ``inputs``, positional and keyword arguments, take the place of those made from the
-    configuration. ``module`` is the path of a submodule to capture instead of the whole model; ``check`` is
-    that of :func:`mlgraph.capture.model.capture`.
+    run code on loading. A state dict is loaded into ``model`` (see
+    :func:`mlgraph.interop.state_dict.model_with`). With ``loss``, a transformers head is captured with its
+    labels and loss where that can be. ``inputs``, positional and keyword arguments, take the place of those
+    made from the configuration. ``module`` is the path of a submodule to capture instead of the whole model;
+    ``check`` is that of :func:`mlgraph.capture.model.capture`.
     ``Program.origin`` says where it came from. Raises FileError and CaptureError.
     """
     text = os.fspath(source)
@@ -85,6 +88,16 @@ def open_source(
         if known is not None:
             return known
         return _capture(build.huggingface_directory(path, trust=trust), loss, inputs, module, check)
+    if _kind(path) == PICKLE:
+        state = read_state_dict(path)
+        if state is not None and model is None:
+            raise no_model(path)
+        if state is not None and model is not None:
+            return _capture(model_with(path, state, model), loss, inputs, module, check)
+    if model is not None:
+        raise FileError(
+            f"{path} holds no state dict, so --model (in Python model=) has nothing to load: leave it out."
+        )
     return _open_file(path, trust, loss, inputs, module, check)
 
 

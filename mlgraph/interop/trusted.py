@@ -4,6 +4,8 @@ them.
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,10 @@ def trusted_module(path: Path) -> Built:
 
 
 def _unpickled(path: str | Path) -> Any:
+    # the class of a pickled module often lies in a file of the folder in which one works
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)
     try:
         return torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # unpickling runs any code, which raises anything

@@ -34,7 +34,8 @@ def example_inputs(model: nn.Module, loss: bool = True) -> Arguments:
     if is_timm(model):
         return (_timm_image(model),), {}
     raise CaptureError(
-        f"What {type(model).__name__} takes is not known; give example inputs as args or kwargs."
+        f"What {type(model).__name__} takes is not known; give example inputs, with --input x=float32[2,8] "
+        "on the command line, as args or kwargs in Python."
     )
 
 
