@@ -73,8 +73,7 @@ class Gradients:
 
         def apply(cls: type[Function], *args: Any, **kwargs: Any) -> Any:
             if cls is checkpoint.CheckpointFunction:
-                run, _, *operands = args
-                return run(*operands)
+                return _without_checkpoint(*args)
             if not outside(_file_of(cls)):
                 return _APPLY.__get__(None, cls)(*args, **kwargs)
             return self._trace(cls, args)
@@ -109,6 +108,23 @@ class Gradients:
             return results[0] if single else results
         made = _with_backward(cls, args, context, results)
         return made[0] if single else made
+
+
+@contextlib.contextmanager
+def without_checkpoints() -> Iterator[None]:
+    """While a model runs: what it would compute again for its gradient it keeps."""
+
+    def apply(cls: type[Function], *args: Any, **kwargs: Any) -> Any:
+        if cls is checkpoint.CheckpointFunction:
+            return _without_checkpoint(*args)
+        return _APPLY.__get__(None, cls)(*args, **kwargs)
+
+    with _applied(apply):
+        yield
+
+
+def _without_checkpoint(run: Callable[..., Any], _: bool, *operands: Any) -> Any:
+    return run(*operands)
 
 
 def _line(place: Place) -> str:

@@ -195,6 +195,8 @@ class _Importer:
             new.meta = {"module": _module_of(node), "source": source_of(node.meta.get("stack_trace"))}
             with self.fake_mode, torch.no_grad():  # type: ignore[union-attr]
                 new.meta |= {"symbolic": argument.meta["symbolic"].to(dtype), **self.meta}
+            # autocast casts a weight once, and anything else for every op anew, gradients too
+            new.meta["apart"] = argument.op != "get_attr"
             return new
 
         mapped: tuple[Any, Any] = fx.map_arg((args, kwargs), cast)

@@ -10,7 +10,8 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from mlgraph.capture.check import Comparison, Made, checked, why_not
+from mlgraph.capture.check import Made, checked, why_not
+from mlgraph.capture.comparison import Comparison
 from mlgraph.capture.export import Call, Exported, export
 from mlgraph.capture.importer import import_graph
 from mlgraph.capture.inputs.caches import without_caches

@@ -112,7 +112,9 @@ class _Simulation:
         elif was is not None and target is self.dtype:
             self.restored[node] = was.origin
         elif target is torch.float32 and (target is self.dtype or self.dtype.itemsize < 4):
-            known = _is_floating(source) and source in self.activations and source.op == "call_function"
+            # what the model itself keeps in lower precision goes back to the model's dtype
+            known = _dtype(source) is self.dtype and source in self.activations
+            known = known and source.op == "call_function"
             self.raised[node] = was or _Raised(node, source if known else None)
             self.raising.add(node)
 

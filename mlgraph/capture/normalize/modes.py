@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from mlgraph.errors import CaptureError
+
 aten = torch.ops.aten
 
 _DROPOUTS = {
@@ -33,6 +35,11 @@ def follow_modes(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> None:
                 node.args = (*node.args[:2], True)
             elif node.target is aten.dropout.default:
                 _write_out(graph, node)
+            else:
+                raise CaptureError(
+                    f"{node.meta.get('source')} drops out in evaluation too, which a program can hold of "
+                    "plain dropout alone; use that, or let it follow the mode"
+                )
         elif node.target is aten.batch_norm.default:
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats:
                 node.args = (*node.args[:5], True, *node.args[6:])

@@ -10,6 +10,7 @@ from torch import fx
 from mlgraph.capture.masks.attention import simplify_masks
 from mlgraph.capture.normalize.drop_path import recognize_drop_path
 from mlgraph.capture.normalize.functional import functional
+from mlgraph.capture.normalize.out_arguments import write_by_copies
 from mlgraph.capture.normalize.scalars import read_sizes_directly
 from mlgraph.capture.normalize.simplify import (
     confine_casts,
@@ -35,6 +36,7 @@ def normalize(
     constants by the name that ``fresh_name(module, label)`` gave them. In a graph not captured in
     ``training`` the random draws are those that evaluation makes too, and stay as they are.
     """
+    write_by_copies(graph)
     functional(graph)
     read_sizes_directly(graph)
     confine_casts(graph)

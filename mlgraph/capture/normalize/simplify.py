@@ -207,7 +207,7 @@ def _merge_equal(graph: fx.Graph, dirty: set[fx.Node]) -> None:
         if node.target is aten.empty.memory_format or "empty" in str(node.target):
             continue
         key = _key(node)
-        if key is None:
+        if key is None or node.meta.get("apart"):
             continue
         first = seen.setdefault(key, node)
         if first is not node:

@@ -1,0 +1,298 @@
+"""A program beside the model it was captured from: results, gradients and buffers on one call.
+
+Both run on copies of the model's tensors and of the inputs, from the same random state, so that neither sees
+what the other wrote, and nothing of the user's is changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from mlgraph.capture.export import Call
+from mlgraph.capture.gradients import without_checkpoints
+from mlgraph.capture.state import State, copies
+from mlgraph.graph.interpret import Interpretation
+from mlgraph.program import Program
+
+# Relative errors that rounding explains, where the same operators run in the same order.
+_TOLERANCE = {torch.float64: 1e-10, torch.complex128: 1e-10, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+_SINGLE = 1e-5
+# Gradients that are zero but for rounding are compared on the scale of the largest one.
+_NEGLIGIBLE = 1e-1
+_SEED = 20240707
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing in which a program is not its model.
+
+    ``kind`` is ``"structure"``, ``"output"``, ``"gradient"``, ``"buffer"`` or ``"error"`` (the program does
+    not run where the model does); ``what`` names the result or tensor; ``text`` says how they differ.
+    """
+
+    kind: str
+    what: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run gave: its value, gradients by name, and written tensors as they are afterwards."""
+
+    value: Any
+    gradients: Mapping[str, torch.Tensor | None]
+    written: Mapping[str, torch.Tensor]
+
+
+class CannotRun(Exception):
+    """The model itself does not run on a call."""
+
+
+class Comparison:
+    """A model, and programs of it, on copies of the model's tensors.
+
+    ``tensors`` are the model's own under the names that its programs give them.
+    """
+
+    def __init__(self, model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+        self.model, self.tensors = model, tensors
+        self._state = State(model)
+        self._trains = {module: module.training for module in model.modules()}
+        self._known: list[tuple[Call, bool, Outcome]] = []
+
+    def trains_as_now(self) -> None:
+        """Let training mean the modes that the model's modules are in."""
+        self._trains = {module: module.training for module in self.model.modules()}
+
+    def differences(self, program: Program, call: Call, training: bool) -> list[Difference]:
+        """How a program differs from the model on one call. Raises CannotRun."""
+        wanted = self.outcome(call, training)
+        try:
+            # a program shares its model's buffers
+            with self._model_as_it_was(training):
+                found = _run_program(program, call, training)
+        except Exception as error:  # whatever stands in the way of the program
+            return [Difference("error", "", f"its program does not run: {_reason(error)}")]
+        return list(_compare(wanted, found, self.tensors))
+
+    def outcome(self, call: Call, training: bool) -> Outcome:
+        """What the model itself gives on a call; the last calls are remembered. Raises CannotRun."""
+        for known, mode, outcome in self._known:
+            if known is call and mode is training:
+                return outcome
+        with self._model_as_it_was(training):
+            try:
+                outcome = self._run(call, training)
+            except Exception as error:  # a model may raise anything on sizes that it does not take
+                raise CannotRun(_reason(error)) from error
+        self._known = [*self._known[-1:], (call, training, outcome)]
+        return outcome
+
+    def unsteady(self, call: Call) -> list[str]:
+        """The attributes by which a second evaluation on the same call, from the same tensors, differs.
+
+        Raises CannotRun.
+        """
+        with self._model_as_it_was(training=False):
+            first = self._run(call, training=False)
+            changed = self._state.changed()
+            if not changed:
+                return []
+            second = self._run(call, training=False)
+        return changed if list(_compare(first, second, self.tensors)) else []
+
+    def _run(self, call: Call, training: bool) -> Outcome:
+        made = copies(self.tensors, training)
+
+        def forward(given: Call) -> Any:
+            # reentrant ones allow no gradients of chosen tensors
+            with without_checkpoints() if training else contextlib.nullcontext():
+                return torch.func.functional_call(self.model, made, given.args, given.kwargs)
+
+        return _outcome(forward, made, call, training)
+
+    @contextlib.contextmanager
+    def _model_as_it_was(self, training: bool) -> Iterator[None]:
+        modes = {module: module.training for module in self.model.modules()}
+        self._state.restore()
+        if not training:
+            self.model.eval()
+        else:
+            _set_modes(self._trains)
+        try:
+            yield
+        finally:
+            self._state.restore()
+            _set_modes(modes)
+
+
+def _set_modes(modes: Mapping[nn.Module, bool]) -> None:
+    for module, mode in modes.items():
+        module.training = mode
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+class _DrawnAlike(Interpretation):
+    """A run that draws stochastic depth from the random numbers from which the model draws it."""
+
+    def _call(self, node: fx.Node, env: Mapping[fx.Node, Any], device: torch.device) -> Any:
+        rule = node.meta.get("draw")
+        if not self.training or not rule:
+            return super()._call(node, env, device)
+        source, p, dims, _ = cast(tuple[Any, ...], node.args)
+        x = env[source]
+        drawn = torch.rand([n if d in dims else 1 for d, n in enumerate(x.shape)], device=device)
+        kept = drawn >= p if rule == "above" else drawn < 1.0 - p
+        return x * (kept.to(x.dtype) / (1.0 - p))
+
+
+def _run_program(program: Program, call: Call, training: bool) -> Outcome:
+    made = copies(program.tensors, training)
+
+    def forward(given: Call) -> Any:
+        results = _DrawnAlike(program, made, training).run(given.leaves())
+        return pytree.tree_unflatten(results, program.signature.out_spec)
+
+    return _outcome(forward, made, call, training)
+
+
+def _outcome(
+    forward: Callable[[Call], Any], held: dict[str, torch.Tensor], call: Call, training: bool
+) -> Outcome:
+    """What a run gives; ``held`` are the tensors that it runs on."""
+    start = dict(held)
+    versions = {name: tensor._version for name, tensor in start.items()}
+    with torch.random.fork_rng(list(range(torch.cuda.device_count()))), torch.set_grad_enabled(training):
+        torch.manual_seed(_SEED)
+        leaves, given = _given(call, training)
+        value = forward(given)
+        gradients = _gradients(pytree.tree_leaves(value), start, leaves) if training else {}
+    written = {
+        n: held[n].detach()
+        for n, tensor in start.items()
+        if held[n] is not tensor or tensor._version > versions[n]
+    }
+    return Outcome(value, gradients, written)
+
+
+def _given(call: Call, training: bool) -> tuple[dict[str, torch.Tensor], Call]:
+    """The call on copies; in training the floating-point ones are results of leaves, which are returned."""
+    leaves: dict[str, torch.Tensor] = {}
+
+    def fresh(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        copy = leaf.detach().clone()
+        if not training or not (copy.is_floating_point() or copy.is_complex()):
+            return copy
+        leaves[f"input {len(leaves)}"] = copy.requires_grad_()
+        return copy.clone()
+
+    return leaves, call.map(fresh)
+
+
+def _gradients(
+    results: list[Any], held: Mapping[str, torch.Tensor], inputs: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor | None]:
+    """The gradients of all that takes one, for random cotangents of the results."""
+    leaves = {name: tensor for name, tensor in {**held, **inputs}.items() if tensor.requires_grad}
+    outputs = [r for r in results if isinstance(r, torch.Tensor) and r.requires_grad]
+    if not outputs or not leaves:
+        return dict.fromkeys(leaves)
+    torch.manual_seed(_SEED + 1)
+    cotangents = [torch.randn_like(output) for output in outputs]
+    found = torch.autograd.grad(outputs, list(leaves.values()), cotangents, allow_unused=True)
+    return dict(zip(leaves, found, strict=True))
+
+
+def _compare(wanted: Outcome, found: Outcome, tensors: Mapping[str, torch.Tensor]) -> Iterator[Difference]:
+    wants, structure = pytree.tree_flatten(wanted.value)
+    has, other = pytree.tree_flatten(found.value)
+    if structure != other:
+        yield Difference("structure", "", "the model returns another structure")
+        return
+    for at, (want, have) in enumerate(zip(wants, has, strict=True)):
+        text = _differ(want, have, 0.0)
+        if text is not None:
+            yield Difference("output", f"result {at}", f"result {at} {text}")
+        elif isinstance(want, torch.Tensor) and want.requires_grad != have.requires_grad:
+            which = "model" if want.requires_grad else "program"
+            yield Difference("gradient", f"result {at}", f"result {at} takes a gradient in the {which} alone")
+    yield from _compare_gradients(wanted.gradients, found.gradients)
+    for name in [n for n in tensors if n in wanted.written or n in found.written]:
+        text = _differ(wanted.written.get(name, tensors[name]), found.written.get(name, tensors[name]), 0.0)
+        if text is not None:
+            yield Difference("buffer", name, f"{name}, which the model writes, {text}")
+
+
+def _compare_gradients(
+    wanted: Mapping[str, torch.Tensor | None], found: Mapping[str, torch.Tensor | None]
+) -> Iterator[Difference]:
+    largest = max((_scale(g) for g in wanted.values() if g is not None), default=0.0)
+    for name, want in wanted.items():
+        have = found.get(name)
+        if want is not None and have is not None:
+            text = _differ(want, have, _NEGLIGIBLE * largest)
+            if text is not None:
+                yield Difference("gradient", name, f"the gradient of {name} {text}")
+            continue
+        present = want if have is None else have
+        # none and zeros train alike
+        if present is not None and _scale(present) != 0.0:
+            which = "missing in the program" if have is None else "missing in the model"
+            yield Difference("gradient", name, f"the gradient of {name} is {which}")
+
+
+def _differ(want: Any, have: Any, floor: float) -> str | None:
+    """How two values differ, if rounding does not explain it; ``floor`` is the least scale of errors."""
+    if not isinstance(want, torch.Tensor) or not isinstance(have, torch.Tensor):
+        same = type(want) is type(have) and (want == have or (want != want and have != have))
+        return None if same else f"is {have!r} instead of {want!r}"
+    if want.dtype is not have.dtype:
+        return f"is {_short(have.dtype)} instead of {_short(want.dtype)}"
+    if want.shape != have.shape:
+        return f"has shape {list(have.shape)} instead of {list(want.shape)}"
+    if want.layout is not have.layout:
+        return f"is {have.layout} instead of {want.layout}"
+    want, have = (t.detach() if t.layout is torch.strided else t.detach().to_dense() for t in (want, have))
+    if want.device != have.device or want.numel() == 0 or torch.equal(want, have):
+        return None
+    if not (want.is_floating_point() or want.is_complex()):
+        return f"differs in {int((want != have).sum())} of {want.numel()} values"
+    if want.is_complex():
+        want, have = torch.view_as_real(want), torch.view_as_real(have)
+    regular = want.isfinite() & have.isfinite()
+    same = regular | (want == have) | (want.isnan() & have.isnan())
+    if not bool(same.all()):
+        return f"differs in {int((~same).sum())} values that are not finite"
+    scale = max(_scale(want), floor)
+    zero = torch.zeros((), dtype=want.dtype, device=want.device)
+    error = torch.where(regular, want - have, zero).abs().max().double().item()
+    if error <= _TOLERANCE.get(want.dtype, _SINGLE) * scale:
+        return None
+    return f"differs by {error / scale:.2g} of its size" if scale else f"differs by {error:.2g}"
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _scale(tensor: torch.Tensor) -> float:
+    if tensor.numel() == 0:
+        return 0.0
+    values = tensor.detach().abs()
+    values = values if values.layout is torch.strided else values.to_dense()
+    return values.nan_to_num(0.0, 0.0, 0.0).max().double().item()
