@@ -7,6 +7,7 @@ what the other wrote, and nothing of the user's is changed.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -18,7 +19,8 @@ from torch.utils import _pytree as pytree
 from mlgraph.capture.export import Call
 from mlgraph.capture.gradients import without_checkpoints
 from mlgraph.capture.state import State, copies
-from mlgraph.graph.interpret import Interpretation
+from mlgraph.errors import first_line
+from mlgraph.graph.interpret import Interpretation, double
 from mlgraph.program import Program
 
 # Relative errors that rounding explains, where the same operators run in the same order.
@@ -27,6 +29,14 @@ _SINGLE = 1e-5
 # Gradients that are zero but for rounding are compared on the scale of the largest one.
 _NEGLIGIBLE = 1e-1
 _SEED = 20240707
+# A difference up to here may be rounding, which float64 tells apart: there no more than this is left of it.
+_SUSPICIOUS = 1e-3
+_ROUNDED = 1e-6
+# Where float64 cannot be tried (a model with more bytes than this, or dtypes of its own), this is let pass.
+_DOUBLED = 1 << 28
+_UNSEEN = 1e-4
+
+_Found = tuple[float, str]
 
 
 @dataclass(frozen=True)
@@ -34,12 +44,14 @@ class Difference:
     """One thing in which a program is not its model.
 
     ``kind`` is ``"structure"``, ``"output"``, ``"gradient"``, ``"buffer"`` or ``"error"`` (the program does
-    not run where the model does); ``what`` names the result or tensor; ``text`` says how they differ.
+    not run where the model does); ``what`` names the result or tensor; ``text`` says how they differ, and
+    ``size`` by how much of the tensor's size, infinite where it is no matter of numbers.
     """
 
     kind: str
     what: str
     text: str
+    size: float = math.inf
 
     def __str__(self) -> str:
         return self.text
@@ -82,19 +94,44 @@ class Comparison:
             with self._model_as_it_was(training):
                 found = _run_program(program, call, training)
         except Exception as error:  # whatever stands in the way of the program
-            return [Difference("error", "", f"its program does not run: {_reason(error)}")]
-        return list(_compare(wanted, found, self.tensors))
+            return [Difference("error", "", f"its program does not run: {first_line(error)}")]
+        differences = list(_compare(wanted, found, self.tensors))
+        worst = max((difference.size for difference in differences), default=0.0)
+        return [] if worst and self._is_rounding(program, call, training, worst) else differences
 
-    def outcome(self, call: Call, training: bool) -> Outcome:
-        """What the model itself gives on a call; the last calls are remembered. Raises CannotRun."""
+    def _is_rounding(self, program: Program, call: Call, training: bool, worst: float) -> bool:
+        """Whether differences of at most ``worst`` are gone in float64, where that can be seen."""
+        if worst > _SUSPICIOUS:
+            return False
+        if sum(tensor.nbytes for tensor in self.tensors.values()) > _DOUBLED:
+            return worst <= _UNSEEN
+        usual = torch.get_default_dtype()
+        try:
+            torch.set_default_dtype(torch.float64)
+            with self._model_as_it_was(training):
+                wanted = self._run(call.map(double), training, widened=True)
+            with self._model_as_it_was(training):
+                found = _run_program(program, call.map(double), training, widened=True)
+            left = [difference.size for difference in _compare(wanted, found, self.tensors)]
+        except Exception:  # a model that names its dtypes may not run in another
+            return worst <= _UNSEEN
+        finally:
+            torch.set_default_dtype(usual)
+        return max(left, default=0.0) <= _ROUNDED
+
+    def outcome(self, call: Call, training: bool, again: bool = False) -> Outcome:
+        """What the model itself gives on a call; the last ones are remembered, unless it is to run ``again``.
+
+        Raises CannotRun.
+        """
         for known, mode, outcome in self._known:
-            if known is call and mode is training:
+            if known is call and mode is training and not again:
                 return outcome
         with self._model_as_it_was(training):
             try:
                 outcome = self._run(call, training)
             except Exception as error:  # a model may raise anything on sizes that it does not take
-                raise CannotRun(_reason(error)) from error
+                raise CannotRun(first_line(error)) from error
         self._known = [*self._known[-1:], (call, training, outcome)]
         return outcome
 
@@ -111,8 +148,8 @@ class Comparison:
             second = self._run(call, training=False)
         return changed if list(_compare(first, second, self.tensors)) else []
 
-    def _run(self, call: Call, training: bool) -> Outcome:
-        made = copies(self.tensors, training)
+    def _run(self, call: Call, training: bool, widened: bool = False) -> Outcome:
+        made = copies(self.tensors, training, double if widened else None)
 
         def forward(given: Call) -> Any:
             # reentrant ones allow no gradients of chosen tensors
@@ -141,10 +178,6 @@ def _set_modes(modes: Mapping[nn.Module, bool]) -> None:
         module.training = mode
 
 
-def _reason(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
-
-
 class _DrawnAlike(Interpretation):
     """A run that draws stochastic depth from the random numbers from which the model draws it."""
 
@@ -159,11 +192,11 @@ class _DrawnAlike(Interpretation):
         return x * (kept.to(x.dtype) / (1.0 - p))
 
 
-def _run_program(program: Program, call: Call, training: bool) -> Outcome:
-    made = copies(program.tensors, training)
+def _run_program(program: Program, call: Call, training: bool, widened: bool = False) -> Outcome:
+    made = copies(program.tensors, training, double if widened else None)
 
     def forward(given: Call) -> Any:
-        results = _DrawnAlike(program, made, training).run(given.leaves())
+        results = _DrawnAlike(program, made, training, widened).run(given.leaves())
         return pytree.tree_unflatten(results, program.signature.out_spec)
 
     return _outcome(forward, made, call, training)
@@ -225,17 +258,16 @@ def _compare(wanted: Outcome, found: Outcome, tensors: Mapping[str, torch.Tensor
         yield Difference("structure", "", "the model returns another structure")
         return
     for at, (want, have) in enumerate(zip(wants, has, strict=True)):
-        text = _differ(want, have, 0.0)
-        if text is not None:
-            yield Difference("output", f"result {at}", f"result {at} {text}")
+        if (differ := _differ(want, have, 0.0)) is not None:
+            yield Difference("output", f"result {at}", f"result {at} {differ[1]}", differ[0])
         elif isinstance(want, torch.Tensor) and want.requires_grad != have.requires_grad:
             which = "model" if want.requires_grad else "program"
             yield Difference("gradient", f"result {at}", f"result {at} takes a gradient in the {which} alone")
     yield from _compare_gradients(wanted.gradients, found.gradients)
     for name in [n for n in tensors if n in wanted.written or n in found.written]:
-        text = _differ(wanted.written.get(name, tensors[name]), found.written.get(name, tensors[name]), 0.0)
-        if text is not None:
-            yield Difference("buffer", name, f"{name}, which the model writes, {text}")
+        differ = _differ(wanted.written.get(name, tensors[name]), found.written.get(name, tensors[name]), 0.0)
+        if differ is not None:
+            yield Difference("buffer", name, f"{name}, which the model writes, {differ[1]}", differ[0])
 
 
 def _compare_gradients(
@@ -245,9 +277,9 @@ def _compare_gradients(
     for name, want in wanted.items():
         have = found.get(name)
         if want is not None and have is not None:
-            text = _differ(want, have, _NEGLIGIBLE * largest)
-            if text is not None:
-                yield Difference("gradient", name, f"the gradient of {name} {text}")
+            differ = _differ(want, have, _NEGLIGIBLE * largest)
+            if differ is not None:
+                yield Difference("gradient", name, f"the gradient of {name} {differ[1]}", differ[0])
             continue
         present = want if have is None else have
         # none and zeros train alike
@@ -256,34 +288,38 @@ def _compare_gradients(
             yield Difference("gradient", name, f"the gradient of {name} is {which}")
 
 
-def _differ(want: Any, have: Any, floor: float) -> str | None:
+def _differ(want: Any, have: Any, floor: float) -> _Found | None:
     """How two values differ, if rounding does not explain it; ``floor`` is the least scale of errors."""
     if not isinstance(want, torch.Tensor) or not isinstance(have, torch.Tensor):
         same = type(want) is type(have) and (want == have or (want != want and have != have))
-        return None if same else f"is {have!r} instead of {want!r}"
+        return None if same else (math.inf, f"is {have!r} instead of {want!r}")
     if want.dtype is not have.dtype:
-        return f"is {_short(have.dtype)} instead of {_short(want.dtype)}"
+        return math.inf, f"is {_short(have.dtype)} instead of {_short(want.dtype)}"
     if want.shape != have.shape:
-        return f"has shape {list(have.shape)} instead of {list(want.shape)}"
+        return math.inf, f"has shape {list(have.shape)} instead of {list(want.shape)}"
     if want.layout is not have.layout:
-        return f"is {have.layout} instead of {want.layout}"
+        return math.inf, f"is {have.layout} instead of {want.layout}"
     want, have = (t.detach() if t.layout is torch.strided else t.detach().to_dense() for t in (want, have))
     if want.device != have.device or want.numel() == 0 or torch.equal(want, have):
         return None
     if not (want.is_floating_point() or want.is_complex()):
-        return f"differs in {int((want != have).sum())} of {want.numel()} values"
+        return math.inf, f"differs in {int((want != have).sum())} of {want.numel()} values"
     if want.is_complex():
         want, have = torch.view_as_real(want), torch.view_as_real(have)
     regular = want.isfinite() & have.isfinite()
     same = regular | (want == have) | (want.isnan() & have.isnan())
     if not bool(same.all()):
-        return f"differs in {int((~same).sum())} values that are not finite"
+        return math.inf, f"differs in {int((~same).sum())} values that are not finite"
     scale = max(_scale(want), floor)
     zero = torch.zeros((), dtype=want.dtype, device=want.device)
     error = torch.where(regular, want - have, zero).abs().max().double().item()
     if error <= _TOLERANCE.get(want.dtype, _SINGLE) * scale:
         return None
-    return f"differs by {error / scale:.2g} of its size" if scale else f"differs by {error:.2g}"
+    return (
+        (error / scale, f"differs by {error / scale:.2g} of its size")
+        if scale
+        else (math.inf, f"differs by {error:.2g}")
+    )
 
 
 def _short(dtype: torch.dtype) -> str:

@@ -82,7 +82,7 @@ def _whole(model: nn.Module, call: Call, dynamic_shapes: Any, name: str, check: 
 
         def rehearse() -> None:
             if tried is None:
-                comparison.outcome(call, training=False)
+                comparison.outcome(call, training=False, again=True)
             else:
                 model.eval()(*call.args, **call.kwargs)
 

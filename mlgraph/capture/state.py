@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -79,8 +79,15 @@ def sharing(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, ...]]:
     return [tuple(names) for names in holders.values() if len(names) > 1]
 
 
-def copies(tensors: Mapping[str, torch.Tensor], training: bool) -> dict[str, torch.Tensor]:
-    """The tensors anew: what lay in the same memory does so again, what took gradients takes them."""
+def copies(
+    tensors: Mapping[str, torch.Tensor],
+    training: bool,
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> dict[str, torch.Tensor]:
+    """The tensors anew: what lay in the same memory does so again, what took gradients takes them.
+
+    Those that are ``change``d are apart.
+    """
     joint = {name for names in sharing(tensors) for name in names}
     storages: dict[int, Any] = {}
     made = {}
@@ -94,5 +101,7 @@ def copies(tensors: Mapping[str, torch.Tensor], training: bool) -> dict[str, tor
             copy = copy.set_(storages[storage.data_ptr()], *place)
         else:
             copy = tensor.detach().clone()
+        if change is not None:
+            copy = change(copy).detach()
         made[name] = copy.requires_grad_() if training and tensor.requires_grad else copy
     return made
