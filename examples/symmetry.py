@@ -10,13 +10,16 @@ copy and three mixes side by side and plots the share of neurons that still have
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 import mlgraph
-from mlgraph.program import Program
 from mlgraph.verify.twins import symmetry
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 VOCABULARY, LENGTH, BATCH = 64, 24, 16
 

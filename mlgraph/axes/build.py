@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from mlgraph.axes import factors
 from mlgraph.axes.alike import keep_alike
@@ -21,10 +22,12 @@ from mlgraph.axes.factors import Dim, Factor
 from mlgraph.axes.infer import Inference
 from mlgraph.axes.names import Candidate, name_axes
 from mlgraph.graph.ops import op_name
-from mlgraph.program import Program
 from mlgraph.program.axis_table import Axis, AxisTable, Reason, Role, Slot, Sum
 from mlgraph.program.dims import DimExpr, Join, Leaf, NodeDims, Term, leaves
 from mlgraph.program.dims import size_of as expression_size
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 
 def infer_axes(program: Program) -> AxisTable:

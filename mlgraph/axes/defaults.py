@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from mlgraph.axes import factors
 from mlgraph.axes.factors import Dim, Factor
-from mlgraph.axes.infer import Contraction, Inference
 from mlgraph.program.axis_table import Reason, Role
+
+if TYPE_CHECKING:
+    from mlgraph.axes.infer import Contraction, Inference
 
 RoleTable = dict[tuple[str, int], list[Factor]]
 Occurrences = dict[int, tuple[Factor, list[tuple[str, int, int]]]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -14,12 +14,14 @@ from mlgraph.axes import factors
 from mlgraph.axes.decompose import carries_sizes, decompose
 from mlgraph.axes.factors import Dim, Misaligned
 from mlgraph.axes.rules import find_rule
-from mlgraph.axes.rules.registry import Dims, Rule
 from mlgraph.axes.views import View, Views
 from mlgraph.graph.ops import has
 from mlgraph.graph.traits import Trait
-from mlgraph.program import Program
 from mlgraph.program.axis_table import Reason, ReasonKind
+
+if TYPE_CHECKING:
+    from mlgraph.axes.rules.registry import Dims, Rule
+    from mlgraph.program import Program
 
 
 @dataclass(frozen=True)

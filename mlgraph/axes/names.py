@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mlgraph.program.axis_table import Reason, Role
+if TYPE_CHECKING:
+    from mlgraph.program.axis_table import Reason, Role
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-
-from torch import fx
+from typing import TYPE_CHECKING
 
 from mlgraph.blocks.near_misses import near_misses
-from mlgraph.blocks.partition import Partition
 from mlgraph.blocks.periodic import divisions, find_runs, fronted
 from mlgraph.graph.constants import loose_constants
 from mlgraph.graph.dataflow import Dataflow
-from mlgraph.program import Program
 from mlgraph.program.block_table import Block, BlockTable, Chain
 from mlgraph.program.numbering import common_path, number_under, numbered
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from mlgraph.blocks.partition import Partition
+    from mlgraph.program import Program
 
 
 def find_blocks(program: Program) -> BlockTable:

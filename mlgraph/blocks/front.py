@@ -8,12 +8,15 @@ block after it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
 
 from torch import fx
 
 from mlgraph.blocks.partition import Partition
-from mlgraph.graph.dataflow import Dataflow
 from mlgraph.graph.ops import is_tensor_valued
+
+if TYPE_CHECKING:
+    from mlgraph.graph.dataflow import Dataflow
 
 _WIDE = 0.4
 _HEADS = 8

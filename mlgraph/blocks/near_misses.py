@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
-from mlgraph.graph.dataflow import Dataflow
 from mlgraph.graph.ops import op_name
 
 if TYPE_CHECKING:
+    from mlgraph.graph.dataflow import Dataflow
     from mlgraph.program.block_table import Chain
 
 _WIDE = 0.4

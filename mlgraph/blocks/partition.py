@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from torch import fx
 
-from mlgraph.graph.dataflow import Dataflow
 from mlgraph.graph.ops import is_tensor_valued
+
+if TYPE_CHECKING:
+    from mlgraph.graph.dataflow import Dataflow
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import fx
 
 from mlgraph.blocks.front import extended, heads
 from mlgraph.blocks.partition import Partition
-from mlgraph.graph.dataflow import Dataflow
 from mlgraph.graph.ops import has, is_tensor_valued
 from mlgraph.graph.traits import Trait
 from mlgraph.program.numbering import common_path, stretches
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from mlgraph.graph.dataflow import Dataflow
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from mlgraph.capture.comparison import CannotRun, Comparison, Difference
-from mlgraph.capture.export import Call
 from mlgraph.errors import CaptureError
 from mlgraph.program import Note, Program
 from mlgraph.program.size_guards import Formula, Operation, holds, names
 from mlgraph.program.tensors import is_fake
+
+if TYPE_CHECKING:
+    from mlgraph.capture.export import Call
 
 # So many differences are named in a sentence.
 _NAMED = 3

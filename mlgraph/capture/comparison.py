@@ -10,18 +10,20 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from mlgraph.capture.export import Call
 from mlgraph.capture.gradients import without_checkpoints
 from mlgraph.capture.state import State, copies
 from mlgraph.errors import first_line
 from mlgraph.graph.interpret import Interpretation, double
-from mlgraph.program import Program
+
+if TYPE_CHECKING:
+    from mlgraph.capture.export import Call
+    from mlgraph.program import Program
 
 # Relative errors that rounding explains, where the same operators run in the same order.
 _TOLERANCE = {torch.float64: 1e-10, torch.complex128: 1e-10, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -185,7 +187,7 @@ class _DrawnAlike(Interpretation):
         rule = node.meta.get("draw")
         if not self.training or not rule:
             return super()._call(node, env, device)
-        source, p, dims, _ = cast(tuple[Any, ...], node.args)
+        source, p, dims, _ = cast("tuple[Any, ...]", node.args)
         x = env[source]
         drawn = torch.rand([n if d in dims else 1 for d, n in enumerate(x.shape)], device=device)
         kept = drawn >= p if rule == "above" else drawn < 1.0 - p

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
@@ -20,7 +20,6 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from mlgraph.capture.gradients import Gradients
 from mlgraph.capture.place import outside
 from mlgraph.capture.size_guards import Questions
 from mlgraph.capture.tracing import SizeTooComplex, Tracing
@@ -28,6 +27,9 @@ from mlgraph.errors import CaptureError, first_line
 from mlgraph.graph.sizes import size_of
 from mlgraph.program import Note
 from mlgraph.program.tensors import is_fake
+
+if TYPE_CHECKING:
+    from mlgraph.capture.gradients import Gradients
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
@@ -20,6 +19,9 @@ from mlgraph.graph.effects import mutates
 from mlgraph.graph.ops import traits_of
 from mlgraph.graph.propagate import DEVICE
 from mlgraph.graph.traits import Trait
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 aten = torch.ops.aten
 

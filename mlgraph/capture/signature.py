@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
 from torch import fx, nn
-from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from mlgraph.capture.export import Call, Exported, has_values
@@ -20,6 +19,9 @@ from mlgraph.graph.propagate import at_sizes
 from mlgraph.graph.sizes import Size, size_of
 from mlgraph.program import Input, Program, Signature
 from mlgraph.program.size_guards import Formula, Operation, holds
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 
 def signature_of(

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch.utils import _pytree as pytree
 
-from mlgraph.emit.codegen import BodyWriter
 from mlgraph.emit.pickling import pack_spec, unpack_spec
 from mlgraph.errors import MlgraphError
-from mlgraph.program import Input, Program, Signature
 from mlgraph.program.size_guards import holds, text
 from mlgraph.program.size_guards import names as names_in
+
+if TYPE_CHECKING:
+    from mlgraph.emit.codegen import BodyWriter
+    from mlgraph.program import Input, Program, Signature
 
 
 def entry_source(

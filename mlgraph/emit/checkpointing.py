@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mlgraph.emit.module import Block
 from mlgraph.errors import MlgraphError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def checkpoint_blocks(module: nn.Module) -> int:

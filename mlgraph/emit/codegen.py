@@ -7,18 +7,20 @@ import keyword
 import math
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
-from mlgraph.emit.casts import Casts
 from mlgraph.emit.outline import Body
-from mlgraph.emit.places import Places
 from mlgraph.errors import MlgraphError
 from mlgraph.graph import ops
 from mlgraph.graph.effects import memory, mutates
 from mlgraph.graph.interpret import follows_mode
+
+if TYPE_CHECKING:
+    from mlgraph.emit.casts import Casts
+    from mlgraph.emit.places import Places
 
 aten = torch.ops.aten
 

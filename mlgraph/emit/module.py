@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import fx, nn
@@ -19,7 +19,9 @@ from mlgraph.emit.places import Places, bodies, module_tree
 from mlgraph.emit.precision import holds_double, widen, with_dtype
 from mlgraph.emit.runtime import Outlined, outlined
 from mlgraph.errors import MlgraphError
-from mlgraph.program import Program, Tensors
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program, Tensors
 
 
 class Block(Outlined):

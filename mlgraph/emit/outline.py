@@ -5,11 +5,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-from torch import fx
+from typing import TYPE_CHECKING
 
 from mlgraph.graph.effects import memory, mutates
-from mlgraph.program import Program
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from mlgraph.program import Program
 
 
 @dataclass(frozen=True, eq=False)

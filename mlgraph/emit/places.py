@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import fx, nn
@@ -11,7 +12,9 @@ from mlgraph.emit.outline import Body
 from mlgraph.emit.runtime import Attention, DropPath, Group
 from mlgraph.graph import ops
 from mlgraph.graph.interpret import follows_mode
-from mlgraph.program import Program
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 aten = torch.ops.aten
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -13,7 +13,9 @@ from mlgraph.emit.casts import Casts, follow_casts
 from mlgraph.graph.copying import copy_graph
 from mlgraph.graph.interpret import DOUBLE
 from mlgraph.graph.propagate import propagate
-from mlgraph.program import Program
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 aten = torch.ops.aten
 

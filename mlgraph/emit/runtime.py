@@ -98,7 +98,7 @@ def _rebuild(base: type[Outlined], source: str, constants: tuple[tuple[str, Any]
 
 def _class(base: type[Outlined], source: str, constants: tuple[tuple[str, Any], ...]) -> type[Outlined]:
     try:
-        return _cached_class(cast(Any, base), source, constants)
+        return _cached_class(cast("Any", base), source, constants)
     except TypeError:
         # a constant that does not hash
         return _make_class(base, source, constants)

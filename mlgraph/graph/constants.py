@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from mlgraph.graph.effects import written
 from mlgraph.graph.ops import op_name
-from mlgraph.program import Program
+
+if TYPE_CHECKING:
+    import torch
+
+    from mlgraph.program import Program
 
 _COUNTING = ("batch_norm", "instance_norm")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -17,7 +17,9 @@ from torch import fx
 from mlgraph.graph.constants import constants
 from mlgraph.graph.ops import has, is_tensor_valued, op_name
 from mlgraph.graph.traits import SPREADS, Trait
-from mlgraph.program import Program
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 
 def _writes(node: fx.Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -11,7 +11,9 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.graph.ops import has, op_name
 from mlgraph.graph.traits import CUTS, MOVES, PASSES, Trait
-from mlgraph.program import Program
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 _CARRIES = PASSES | MOVES | CUTS | Trait.PADS | Trait.JOINS | Trait.REPLACES
 

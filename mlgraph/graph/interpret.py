@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -13,7 +13,9 @@ from mlgraph.errors import MlgraphError
 from mlgraph.graph.effects import memory, mutates
 from mlgraph.graph.ops import has, op_name
 from mlgraph.graph.traits import Trait
-from mlgraph.program import Program
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 aten = torch.ops.aten
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -15,7 +15,9 @@ from mlgraph.errors import MlgraphError, first_line
 from mlgraph.graph.copying import copy_graph
 from mlgraph.graph.ops import has
 from mlgraph.graph.traits import Trait
-from mlgraph.program import Program, Signature
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program, Signature
 
 # A program has one device; wherever its tensors lie, shapes are worked out on this one.
 DEVICE = torch.device("cpu")

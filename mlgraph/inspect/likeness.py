@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mlgraph.inspect.modules import Module, TensorLeaf
 from mlgraph.inspect.text.console import shortened
+
+if TYPE_CHECKING:
+    from mlgraph.inspect.modules import Module, TensorLeaf
 
 _FEWEST = 4
 _SHARED = 0.6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,7 +15,9 @@ from mlgraph.errors import FileError, MlgraphError
 from mlgraph.interop.hollow import configuration, hollow
 from mlgraph.interop.load import Built
 from mlgraph.interop.weights import DirectoryTensors
-from mlgraph.program import Program, Tensors
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program, Tensors
 
 LARGE = 2 << 30
 """Bytes of weights from which on a directory is read lazily."""

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,7 +23,9 @@ from mlgraph.interop.same_outputs import check_outputs, main_dtype
 from mlgraph.interop.sentence_transformers import carry_modules
 from mlgraph.interop.weights import DirectoryTensors, Rescale
 from mlgraph.program import HuggingFaceOrigin, Program
-from mlgraph.program.tensors import Rows, Shapes
+
+if TYPE_CHECKING:
+    from mlgraph.program.tensors import Rows, Shapes
 
 __all__ = [
     "SKELETON",

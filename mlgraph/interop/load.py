@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from mlgraph.capture.inputs.origin import origin_of
 from mlgraph.errors import CaptureError, FileError, MlgraphError, first_line, suggestion
 from mlgraph.program import HuggingFaceOrigin, Note, Origin, TimmOrigin
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)

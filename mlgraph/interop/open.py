@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from mlgraph import storage
 from mlgraph.capture.inputs.example import Arguments, example_inputs, try_inputs
@@ -19,6 +17,9 @@ from mlgraph.interop.state_dict import model_with, no_model, read_state_dict
 from mlgraph.interop.trusted import load_trusted, trusted_module
 from mlgraph.program import Note, Program
 from mlgraph.storage.kinds import PICKLE, foreign_kind
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def capture(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -9,7 +11,9 @@ from torch.utils import _pytree as pytree
 from mlgraph.graph.compare import relative_error
 from mlgraph.graph.example_call import example_call
 from mlgraph.interop.fitting.fit import NotExpressible
-from mlgraph.program import Program
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 
 def check_outputs(program: Program, model: nn.Module, bound: float | None = None) -> float:

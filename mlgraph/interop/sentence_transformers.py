@@ -12,17 +12,19 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
 from mlgraph.files import file_errors, write_text
-from mlgraph.program import Program
-from mlgraph.program.axis_table import Role
 from mlgraph.program.dims import Leaf
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.transfer import Roles, TensorTransfer
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+    from mlgraph.program.axis_table import Role
 
 MODULES = "modules.json"
 _FEATURES = "features"

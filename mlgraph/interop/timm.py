@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
@@ -18,10 +18,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mlgraph.files import write_bytes, write_text
-from mlgraph.interop.fitting.config_tree import ConfigTree
 from mlgraph.interop.fitting.fit import Fit, Fitter, NotExpressible
 from mlgraph.interop.same_outputs import check_outputs
 from mlgraph.program import Program, TimmOrigin
+
+if TYPE_CHECKING:
+    from mlgraph.interop.fitting.config_tree import ConfigTree
 
 __all__ = ["SavedTimm", "express", "save_timm", "to_timm"]
 

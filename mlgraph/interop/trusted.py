@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -15,8 +15,10 @@ from torch import nn
 from mlgraph.capture.inputs.origin import origin_of
 from mlgraph.errors import FileError, first_line
 from mlgraph.interop.load import Built
-from mlgraph.program import Program
 from mlgraph.storage.kinds import EXPORT, SCRIPT
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 
 def load_trusted(path: str, kind: str, trust: bool) -> Program:

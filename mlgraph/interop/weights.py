@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from mlgraph.program.tensors import Shapes, TensorSource
-from mlgraph.storage.lazy import LazyTensors
+
+if TYPE_CHECKING:
+    import torch
+
+    from mlgraph.storage.lazy import LazyTensors
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import fx
-from torch.utils import _pytree as pytree
-
 from mlgraph.program.display import Shown
 from mlgraph.program.late import late
-from mlgraph.program.notes import Note
-from mlgraph.program.origin import Origin
-from mlgraph.program.size_guards import Formula
-from mlgraph.program.tensors import Tensors
 
 if TYPE_CHECKING:
+    import torch
+    from torch import fx
+    from torch.utils import _pytree as pytree
+
     from mlgraph.program.axis_table import AxisTable
     from mlgraph.program.block_table import BlockTable
+    from mlgraph.program.notes import Note
+    from mlgraph.program.origin import Origin
+    from mlgraph.program.size_guards import Formula
     from mlgraph.program.soundness import Soundness
+    from mlgraph.program.tensors import Tensors
 
 _ANALYSES = ("axes", "blocks", "sound", "_trials")
 

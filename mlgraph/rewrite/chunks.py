@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 
 from mlgraph.program.dims import DimExpr, Leaf, size_of
-from mlgraph.program.tensors import TensorSource
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.transfer import TensorTransfer
+
+if TYPE_CHECKING:
+    from mlgraph.program.tensors import TensorSource
 
 LIMIT = 4 << 20
 """Bytes of a tensor that are read at once, in the dtype of its file: what stays in a processor's cache."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,12 +15,14 @@ from mlgraph.program import Lineage, Note, Program
 from mlgraph.program.tensors import InMemory, Recipe, Recipes, TensorSource
 from mlgraph.rewrite.chunks import down_chunks
 from mlgraph.rewrite.depth.restack import Restacked, restack
-from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.notes import kept_constants, kept_unread
 from mlgraph.rewrite.plan import WidthPlan, plan_down
 from mlgraph.rewrite.resize import rewrite
 from mlgraph.rewrite.self_check import trial_notes
 from mlgraph.rewrite.weight_norm import effective, with_lengths
+
+if TYPE_CHECKING:
+    from mlgraph.rewrite.grouping import Grouping
 
 
 def apply_down(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlgraph.errors import AxisError
-from mlgraph.rewrite.choices import Placement
+
+if TYPE_CHECKING:
+    from mlgraph.rewrite.choices import Placement
 
 
 @dataclass(frozen=True)

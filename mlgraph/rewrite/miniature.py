@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -18,15 +18,17 @@ from torch import fx
 from mlgraph.graph import ops
 from mlgraph.graph.effects import is_random, mutates
 from mlgraph.graph.interpret import Interpretation
-from mlgraph.program import Program
-from mlgraph.program.axis_table import AxisTable
-from mlgraph.program.block_table import Block
 from mlgraph.program.dims import DimExpr, Dims, NodeDims, leaves, resize, size_of
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import WidthPlan, plan_up
 from mlgraph.rewrite.rearrange import Moves, order
 from mlgraph.rewrite.resize import Unresizable, resize_graph
 from mlgraph.rewrite.weight_norm import with_lengths
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+    from mlgraph.program.axis_table import AxisTable
+    from mlgraph.program.block_table import Block
 
 WIDTHS = (4, 5, 3)
 """Sizes that axes take in turn, so that neighbours differ."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
 from mlgraph.graph.ops import has, op_name, positions
 from mlgraph.graph.traits import MOVES, PASSES, Trait
 from mlgraph.program import Note, Program
-from mlgraph.program.axis_table import AxisTable, Role, Sum
 from mlgraph.program.dims import DimExpr, Leaf, leaves, multiplicities, resize
-from mlgraph.rewrite.grouping import Groupings
 from mlgraph.rewrite.resize import Gain
 from mlgraph.rewrite.transfer import TensorTransfer
+
+if TYPE_CHECKING:
+    from mlgraph.program.axis_table import AxisTable, Role, Sum
+    from mlgraph.rewrite.grouping import Groupings
 
 
 @dataclass(frozen=True)

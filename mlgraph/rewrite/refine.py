@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,8 +18,10 @@ from mlgraph.rewrite.notes import kept_constants, kept_unread
 from mlgraph.rewrite.plan import WidthPlan, plan_down, plan_up
 from mlgraph.rewrite.resize import rewrite
 from mlgraph.rewrite.self_check import trial_notes
-from mlgraph.rewrite.transfer import TensorTransfer
 from mlgraph.rewrite.weight_norm import effective, with_lengths
+
+if TYPE_CHECKING:
+    from mlgraph.rewrite.transfer import TensorTransfer
 
 
 def apply_up(

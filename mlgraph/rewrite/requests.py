@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlgraph.errors import AxisError, MlgraphError
-from mlgraph.program import Program
-from mlgraph.program.axis_table import Axis
-from mlgraph.program.block_table import Chain
-from mlgraph.rewrite.choices import Pairing, Placement
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.self_check import check_groupings
 from mlgraph.rewrite.similarity import similar, similar_blocks
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+    from mlgraph.program.axis_table import Axis
+    from mlgraph.program.block_table import Chain
+    from mlgraph.rewrite.choices import Pairing, Placement
 
 AxisRequest = int | Sequence[int] | Sequence[Sequence[int]]
 

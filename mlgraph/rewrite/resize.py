@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
@@ -21,8 +21,10 @@ from mlgraph.errors import AxisError, MlgraphError
 from mlgraph.graph.copying import copy_nodes
 from mlgraph.graph.ops import op_name
 from mlgraph.graph.propagate import propagate
-from mlgraph.program import Program, Tensors
 from mlgraph.program.dims import DimExpr, Dims, offset, resized, size_of
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program, Tensors
 
 _WHOLE = 2**63 - 1
 

@@ -10,22 +10,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
 from mlgraph.graph.compare import relative_error
 from mlgraph.graph.example_call import example_leaves
-from mlgraph.program import Program
 from mlgraph.program.axis_table import Axis, Reason
 from mlgraph.program.dims import DimExpr, leaves
 from mlgraph.program.notes import Note, NoteKind
 from mlgraph.program.soundness import Soundness
-from mlgraph.rewrite.grouping import Grouping, Groupings
 from mlgraph.rewrite.miniature import Copies, Miniature, Misfit, TooLarge, Trial, draws
-from mlgraph.rewrite.plan import WidthPlan
 from mlgraph.rewrite.weight_norm import lengths
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+    from mlgraph.rewrite.grouping import Grouping, Groupings
+    from mlgraph.rewrite.plan import WidthPlan
 
 TOLERANCE = 1e-8
 _FLOOR = 1e-6

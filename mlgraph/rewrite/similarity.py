@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from mlgraph.errors import MlgraphError
-from mlgraph.program import Program
-from mlgraph.program.axis_table import Axis
 from mlgraph.program.dims import Leaf
 from mlgraph.rewrite.grouping import Grouping
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+    from mlgraph.program.axis_table import Axis
 
 _FEATURES = 4096
 _ENTRIES = 1 << 20

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import fx
@@ -20,8 +20,10 @@ from torch import fx
 from mlgraph.graph.copying import copy_graph
 from mlgraph.graph.ops import arguments, has, op_name, positions
 from mlgraph.graph.traits import MOVES, PASSES, Trait
-from mlgraph.program import Program
 from mlgraph.program.dims import Leaf
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 Content = Literal["zero", "mean"]
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mlgraph.graph.ops import op_name
-from mlgraph.program import Program
 from mlgraph.program.tensors import InMemory, Recipe, Recipes
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 Values = Mapping[str, torch.Tensor]
 

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from mlgraph.errors import FileError, MlgraphError, first_line
 from mlgraph.files import Progress, atomic_write, file_errors, require_space
-from mlgraph.program import Program
 from mlgraph.storage.container import (
     Header,
     make_header,
@@ -33,6 +32,9 @@ from mlgraph.storage.programs import decode_program, encode_program
 from mlgraph.storage.strictjson import dump, parse
 from mlgraph.storage.values import Malformed, shorten
 from mlgraph.storage.write import write_tensor
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 VERSION = "2"
 _MAGIC = b'{"__metadata__":{"mlgraph":"'

@@ -10,14 +10,13 @@ from __future__ import annotations
 import dataclasses
 import re
 from keyword import iskeyword
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
 from mlgraph.graph.propagate import propagate
 from mlgraph.program import Input, Lineage, Note, Program, Signature, Tensors
-from mlgraph.program.size_guards import Formula
 from mlgraph.program.tensors import InMemory, Shapes
 from mlgraph.storage.formulas import decode_formula
 from mlgraph.storage.graphs import decode_graph, encode_graph
@@ -48,6 +47,9 @@ from mlgraph.storage.values import (
     shorten,
     text,
 )
+
+if TYPE_CHECKING:
+    from mlgraph.program.size_guards import Formula
 
 _FIELDS = [
     "name", "graph", "inputs", "in_spec", "out_spec", "ranges", "tensors", "aliases", "lineage",

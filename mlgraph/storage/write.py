@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import torch
 
-from mlgraph.program.tensors import Rows
 from mlgraph.storage.container import Extent, chunks, tensor_bytes
 from mlgraph.storage.values import Malformed
+
+if TYPE_CHECKING:
+    from mlgraph.program.tensors import Rows
 
 
 def write_tensor(

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,8 +17,6 @@ from mlgraph.errors import MlgraphError
 from mlgraph.graph.compare import relative_error
 from mlgraph.graph.example_call import example_leaves
 from mlgraph.graph.interpret import Interpretation, evaluate
-from mlgraph.program import Program
-from mlgraph.program.axis_table import Axis
 from mlgraph.program.dims import Dims, leaves, resize
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import plan_up
@@ -26,6 +24,10 @@ from mlgraph.rewrite.refine import apply_up
 from mlgraph.rewrite.transfer import Roles, TensorTransfer
 from mlgraph.storage import load, save
 from mlgraph.verify.soundness import Deviation, permutation_error
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+    from mlgraph.program.axis_table import Axis
 
 CHECKS = ("soundness", "inverse", "growth", "gradients", "storage")
 

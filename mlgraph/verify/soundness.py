@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
 from mlgraph.graph.compare import relative_error
 from mlgraph.graph.interpret import double, evaluate
-from mlgraph.program import Program
 from mlgraph.rewrite.rearrange import Moves, rearrange
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ De-coalescing makes them, and twins get equal gradients for ever; interpolation 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mlgraph.program import Program
-from mlgraph.program.axis_table import Axis, Slot
 from mlgraph.program.dims import Leaf
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+    from mlgraph.program.axis_table import Axis, Slot
 
 
 @dataclass(frozen=True)

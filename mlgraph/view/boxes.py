@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-from torch import fx
+from typing import TYPE_CHECKING
 
 from mlgraph.graph.dataflow import Dataflow
 from mlgraph.graph.ops import op_name
-from mlgraph.program import Program
 from mlgraph.view.diagram import Box, Edge
 from mlgraph.view.drafts import Draft, owner
 from mlgraph.view.naming import describe
-from mlgraph.view.patterns import Group
 from mlgraph.view.scope import Wires
 from mlgraph.view.words import Words
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from mlgraph.program import Program
+    from mlgraph.view.patterns import Group
 
 
 class Boxes:

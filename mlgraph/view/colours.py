@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from mlgraph.program.families import Family
+if TYPE_CHECKING:
+    from mlgraph.program.families import Family
 
 _LIGHT = ("#1f5fa8", "#c2491d", "#1b7f5c", "#8a4fa3", "#a06a00", "#0b7d8c", "#b0306a", "#5d6b1f")
 _DARK = ("#74b3ff", "#ff9568", "#5ad2a4", "#d2a0ea", "#ebb850", "#58d0e2", "#ff8ab8", "#bccb70")

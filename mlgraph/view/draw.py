@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from mlgraph.program.families import Family
 from mlgraph.view.diagram import Box, Token
 from mlgraph.view.markup import escaped, tag
 from mlgraph.view.measure import SIZES, Line, text_width
-from mlgraph.view.picture import Picture, Placed, Point, Route
+
+if TYPE_CHECKING:
+    from mlgraph.program.families import Family
+    from mlgraph.view.picture import Picture, Placed, Point, Route
 
 _CORNER = 7.0
 _STRAND = 3.0

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from torch import fx
 from torch.utils import _pytree as pytree
 
-from mlgraph.program import Program
-from mlgraph.program.block_table import Chain
 from mlgraph.view.boxes import Boxes, box_id
 from mlgraph.view.diagram import Box, Diagram, View
 from mlgraph.view.drafts import Draft, titled
 from mlgraph.view.patterns import Group, group, numbered_modules
 from mlgraph.view.tree import module_tree
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+    from mlgraph.program.block_table import Chain
 
 _MOST_BOXES = 28
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from mlgraph.view.colours import DASHES
-from mlgraph.view.diagram import Box, Diagram, Dim, Edge, View
 from mlgraph.view.draw import Drawing
 from mlgraph.view.markup import escaped, json_script, tag
 from mlgraph.view.module_outline import outline
 from mlgraph.view.picture import Picture, arrange
 from mlgraph.view.sides import Side, legend, palette, sides
+
+if TYPE_CHECKING:
+    from mlgraph.view.diagram import Box, Diagram, Dim, Edge, View
 
 _MOST_SOURCES = 4
 _NIGHTS = (':root:not([data-theme="light"])', ':root[data-theme="dark"]')

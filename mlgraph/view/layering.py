@@ -6,10 +6,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import networkx as nx
 
-from mlgraph.view.diagram import Diagram, Edge
+if TYPE_CHECKING:
+    from mlgraph.view.diagram import Diagram, Edge
 
 _SWEEPS = 12
 

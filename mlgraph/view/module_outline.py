@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from mlgraph.view.diagram import Branch, Tensor
+from typing import TYPE_CHECKING
+
 from mlgraph.view.markup import escaped, tag
-from mlgraph.view.sides import Side
+
+if TYPE_CHECKING:
+    from mlgraph.view.diagram import Branch, Tensor
+    from mlgraph.view.sides import Side
 
 _OPEN = 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import fx
@@ -11,7 +12,9 @@ from mlgraph.graph.ops import has, op_name
 from mlgraph.graph.traits import Trait
 from mlgraph.view import kinds as ops
 from mlgraph.view.patterns import Group, meets
-from mlgraph.view.scope import Wires
+
+if TYPE_CHECKING:
+    from mlgraph.view.scope import Wires
 
 _SIGNS = {"add": "+", "mul": "×", "sub": "−", "div": "÷"}
 _MEETING = {"add": "sum", "mul": "product, element by element"}

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from mlgraph.program import Program
-from mlgraph.program.axis_table import AxisTable
-from mlgraph.program.block_table import BlockTable
 from mlgraph.program.families import alike
 from mlgraph.view.colours import colours
 from mlgraph.view.fold import view
 from mlgraph.view.markup import escaped, tag
 from mlgraph.view.svg import fragment
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+    from mlgraph.program.axis_table import AxisTable
+    from mlgraph.program.block_table import BlockTable
 
 _CELL = "text-align:left;padding:2px 12px 2px 0;vertical-align:top"
 _NUMBER = "text-align:right;padding:2px 12px 2px 0;vertical-align:top;font-variant-numeric:tabular-nums"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import networkx as nx
-from torch import fx
 
 from mlgraph.graph.ops import has, op_name
 from mlgraph.graph.traits import Trait
 from mlgraph.view import kinds as ops
-from mlgraph.view.scope import Wires
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from mlgraph.view.scope import Wires
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from mlgraph.view.diagram import Box, Diagram, Edge
 from mlgraph.view.layering import Layered, bend, layered
 from mlgraph.view.measure import Face, face
+
+if TYPE_CHECKING:
+    from mlgraph.view.diagram import Box, Diagram, Edge
 
 _APART = 22.0
 _GAP = 32.0

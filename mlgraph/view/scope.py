@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from torch import fx
-
-from mlgraph.graph.dataflow import Dataflow
 from mlgraph.graph.ops import has, is_tensor_valued, op_name
 from mlgraph.graph.traits import Trait
 from mlgraph.view.kinds import is_join, is_layout
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from mlgraph.graph.dataflow import Dataflow
 
 
 class Wires:

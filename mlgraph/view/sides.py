@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mlgraph.program.families import Family
 from mlgraph.view.colours import DASHES, colours
-from mlgraph.view.diagram import View
 from mlgraph.view.measure import face
+
+if TYPE_CHECKING:
+    from mlgraph.program.families import Family
+    from mlgraph.view.diagram import View
 
 
 @dataclass(frozen=True)

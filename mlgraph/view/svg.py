@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from textwrap import wrap
+from typing import TYPE_CHECKING
 
 from mlgraph.view.colours import DASHES
-from mlgraph.view.diagram import Box, View
 from mlgraph.view.draw import Drawing
 from mlgraph.view.markup import escaped, tag
 from mlgraph.view.picture import Picture, arrange
 from mlgraph.view.sides import Entry, Side, legend, palette, sides
+
+if TYPE_CHECKING:
+    from mlgraph.view.diagram import Box, View
 
 _APART = 40.0
 _MARGIN = 16.0

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from mlgraph.program import Program
 from mlgraph.program.numbering import number_under
 from mlgraph.view.diagram import Branch, Tensor
-from mlgraph.view.words import Words
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+    from mlgraph.view.words import Words
 
 _DEEPEST = 40
 

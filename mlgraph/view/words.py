@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from torch import fx
-
-from mlgraph.program import Program
 from mlgraph.program.dims import DimExpr, Join, Leaf, Term
 from mlgraph.program.families import families
 from mlgraph.view.diagram import Dim, Tensor, Token
 from mlgraph.view.kinds import value_of
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from mlgraph.program import Program
 
 
 class Words:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import fx
+from typing import TYPE_CHECKING, Any
 
 from mlgraph.axes.factors import Dim, concatenate, size_of, split
 from mlgraph.axes.rules.registry import Context, Result, rule
 from mlgraph.graph.ops import op_name
+
+if TYPE_CHECKING:
+    from torch import fx
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import fx
 
 from mlgraph.axes.factors import Dim
-from mlgraph.program.axis_table import ReasonKind
+
+if TYPE_CHECKING:
+    from mlgraph.program.axis_table import ReasonKind
 
 Dims = list[Dim]
 Result = Dims | list[Dims] | None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
 from mlgraph.axes.factors import Dim, Misaligned, concatenate, fresh, hint, regroup, size_of, split
 from mlgraph.axes.rules.registry import Context, Dims, Result, arguments, rule, structure
 from mlgraph.graph.ops import op_name
-from mlgraph.program.axis_table import ReasonKind
+
+if TYPE_CHECKING:
+    from mlgraph.program.axis_table import ReasonKind
 
 _MISALIGNED = "its indices do not align with a reshape"
 _CUT = "it is cut at a place that does not align with it"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import fx
+from typing import TYPE_CHECKING, Any
 
 from mlgraph.axes.factors import concatenate, fresh, regroup, size_of
 from mlgraph.axes.rules.registry import Context, Dims, Result, arguments, rule, structure
 from mlgraph.axes.rules.shape import freeze_all, shape_of
 from mlgraph.graph.ops import op_name
+
+if TYPE_CHECKING:
+    from torch import fx
 
 _SLIDING = "windows slide over it"
 

@@ -6,11 +6,12 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from mlgraph.program import HuggingFaceOrigin, ModuleOrigin, Origin, TimmOrigin
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def is_huggingface(model: nn.Module) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlgraph.capture.masks import logic, values, views
-from mlgraph.capture.masks.reader import Rule
+
+if TYPE_CHECKING:
+    from mlgraph.capture.masks.reader import Rule
 
 RULES: Mapping[Any, Rule] = {**views.RULES, **values.RULES, **logic.RULES}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-
-import torch
-from torch import fx
+from typing import TYPE_CHECKING
 
 from mlgraph.capture.masks.attention import simplify_masks
 from mlgraph.capture.normalize.drop_path import recognize_drop_path
@@ -19,6 +17,10 @@ from mlgraph.capture.normalize.simplify import (
     remove_dead,
     simplify,
 )
+
+if TYPE_CHECKING:
+    import torch
+    from torch import fx
 
 
 def normalize(

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.text import Text
 
 from mlgraph.inspect.text.console import heading, shortened, table
 from mlgraph.program.families import Family, alike
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from mlgraph.program.axis_table import AxisTable
 
 _STYLES = {"coarsenable": "green", "kept": "yellow", "frozen": "red"}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.text import Text
 
 from mlgraph.inspect.changes import Change, Kept
-from mlgraph.inspect.summary import Summary
 from mlgraph.inspect.text.console import bullets, heading, table
 from mlgraph.inspect.text.numbers import count, plural, ratio, size
-from mlgraph.program import Note
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mlgraph.inspect.summary import Summary
+    from mlgraph.program import Note
 
 
 def comparison(before: Summary, after: Summary, changes: Iterable[Change]) -> list[Any]:

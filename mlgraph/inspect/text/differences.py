@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from mlgraph.inspect.differences import Differences, Sizes
-from mlgraph.inspect.history import PassStep
-from mlgraph.inspect.modules import TensorLeaf
 from mlgraph.inspect.paired_modules import ADDED, CHANGED, REMOVED, SAME, ModulePair, TensorPair
 from mlgraph.inspect.text.comparison import chain_changes, figures_table
 from mlgraph.inspect.text.console import heading
 from mlgraph.inspect.text.layout import Row, lay_out, wrapped
 from mlgraph.inspect.text.modules import MARK, dims_of
 from mlgraph.inspect.text.numbers import count, plural, ratio
+
+if TYPE_CHECKING:
+    from mlgraph.inspect.differences import Differences, Sizes
+    from mlgraph.inspect.history import PassStep
+    from mlgraph.inspect.modules import TensorLeaf
 
 _WIDE = 110
 _STYLES = {SAME: "", CHANGED: "yellow", ADDED: "green", REMOVED: "red"}

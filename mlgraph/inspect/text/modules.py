@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
 from mlgraph.inspect.likeness import like_sibling
-from mlgraph.inspect.modules import Module, TensorLeaf
 from mlgraph.inspect.text.console import shortened
 from mlgraph.inspect.text.layout import Row, lay_out, wrapped
 from mlgraph.inspect.text.numbers import count, size
+
+if TYPE_CHECKING:
+    from mlgraph.inspect.modules import Module, TensorLeaf
 
 MARK = "│ "
 _WIDE = 120

@@ -10,14 +10,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
 from mlgraph.graph.ops import arguments, has, op_name
 from mlgraph.graph.traits import Trait
-from mlgraph.program import Program
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 aten = torch.ops.aten
 

@@ -12,16 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.ops import has, op_name, positions
 from mlgraph.graph.traits import CUTS, MOVES, PASSES, Trait
-from mlgraph.interop.fitting.align import FactorGap
 from mlgraph.interop.weights import Rescale
-from mlgraph.program import Program
+
+if TYPE_CHECKING:
+    from mlgraph.interop.fitting.align import FactorGap
+    from mlgraph.program import Program
 
 
 class FoldError(MlgraphError):

@@ -15,7 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -24,14 +24,16 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.errors import CaptureError, MlgraphError
 from mlgraph.graph.example_call import example_call
-from mlgraph.interop.fitting import probe
 from mlgraph.interop.fitting.align import Alignment, align
 from mlgraph.interop.fitting.balance import FoldError, fold
 from mlgraph.interop.fitting.config_tree import ConfigTree, Layers, Path, assign, leaves, lookup, sequences
 from mlgraph.interop.fitting.probe import FieldChange, Match, ProbeError, Prober
-from mlgraph.interop.weights import Rescale
 from mlgraph.program import Lineage, Program
 from mlgraph.program import dims as expressions
+
+if TYPE_CHECKING:
+    from mlgraph.interop.fitting import probe
+    from mlgraph.interop.weights import Rescale
 
 _CAPTURES = 24
 _MATCHES = 6

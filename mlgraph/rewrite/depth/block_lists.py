@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 from torch.utils import _pytree as pytree
 
 from mlgraph.errors import MlgraphError
-from mlgraph.graph.dataflow import Dataflow
+
+if TYPE_CHECKING:
+    from mlgraph.graph.dataflow import Dataflow
 
 Place = tuple[int, int]
 """Index of a chain, index of a block in it."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 
 from mlgraph.program import Program, Tensors
-from mlgraph.program.block_table import Chain
 from mlgraph.program.numbering import number_under, renumber
 from mlgraph.program.tensors import InMemory
+
+if TYPE_CHECKING:
+    from mlgraph.program.block_table import Chain
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import fx
@@ -13,10 +14,12 @@ from mlgraph.errors import MlgraphError
 from mlgraph.graph.ops import has
 from mlgraph.graph.traits import Trait
 from mlgraph.program import Note, Program
-from mlgraph.program.block_table import Block, Chain
 from mlgraph.rewrite.depth.streams import Path, Step, follow, is_cast, last_stop, paths
 from mlgraph.rewrite.depth.vanishing import Vanishing
-from mlgraph.rewrite.grouping import Grouping
+
+if TYPE_CHECKING:
+    from mlgraph.program.block_table import Block, Chain
+    from mlgraph.rewrite.grouping import Grouping
 
 _EXACT = 1e-10
 _TOLERANCE = {torch.float64: _EXACT, torch.float32: 1e-5}

@@ -5,17 +5,19 @@ from __future__ import annotations
 import heapq
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.dataflow import Dataflow
 from mlgraph.graph.propagate import propagate
-from mlgraph.program import Program
-from mlgraph.program.block_table import Chain
 from mlgraph.rewrite.depth.block_lists import Collections, Instance, Place, cones, relayout_output
 from mlgraph.rewrite.depth.names import Labels, Source, relabel, relabel_tensors
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+    from mlgraph.program.block_table import Chain
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import fx
@@ -15,8 +15,10 @@ from mlgraph.graph.effects import is_random, mutates
 from mlgraph.graph.ops import has, is_tensor_valued, op_name
 from mlgraph.graph.ops import positions as places
 from mlgraph.graph.traits import Trait
-from mlgraph.program import Program
-from mlgraph.program.block_table import Block
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
+    from mlgraph.program.block_table import Block
 
 _TRIED = 32
 

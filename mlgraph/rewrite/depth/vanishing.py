@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
 from mlgraph.graph.ops import argument, has, op_name, positions
 from mlgraph.graph.traits import CUTS, MOVES, PASSES, Trait
-from mlgraph.program import Program
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 # Linear in their first argument, and no other argument can make something of nothing.
 _UNARY = PASSES | MOVES | CUTS | Trait.PADS | Trait.LOOKS_UP | Trait.LINEAR | Trait.QUOTIENT
