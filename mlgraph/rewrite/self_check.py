@@ -197,26 +197,32 @@ class _Check:
         self, miniature: Miniature, plan: WidthPlan, small: _Results, grown: _Results
     ) -> bool | None:
         """Gradients move by the adjoint of what moves weights, so that copies have equal ones."""
-        if not small.gradients or not grown.gradients:
-            return True
-        scale = max(float(g.abs().max()) for g in small.gradients.values() if g.numel())
         reached: set[str] = set()
         tried: set[str] = set()
-        for name, gradient in small.gradients.items():
-            transfer = plan.transfers.get(name)
-            found = grown.gradients.get(name)
-            if transfer is None or found is None or not transfer.changes or name in self.lengths:
+        for name, wanted, found, scale in _pairs(plan, small, grown):
+            if name in self.lengths:
                 continue
-            held = {leaf.axis for dim in transfer.dims for leaf in leaves(dim)}
+            held = {leaf.axis for dim in plan.transfers[name].dims for leaf in leaves(dim)}
             tried |= held
-            if gradient.any():
+            if wanted.any():
                 reached |= held
-            wanted = transfer.up(gradient, "gradient")
             error = _error(found, wanted, floor=1e-2 * scale)
-            if error > TOLERANCE:
-                self._locate_gradient(miniature, small, transfer.dims, name, error)
+            # rounding may grow in a deep network, but not twice in one tensor
+            if error > TOLERANCE and self._differs_again(miniature.seed + _SEEDS, name):
+                self._locate_gradient(miniature, small, plan.transfers[name].dims, name, error)
                 return None
         return tried & set(self.factors) <= reached
+
+    def _differs_again(self, seed: int, name: str) -> bool:
+        miniature = self._miniature(seed)
+        small, plan = self._trial(miniature), miniature.plan()
+        drawn = _drawn(small, miniature.moves(plan))
+        grown = _run(Trial(miniature.grown(plan), drawn), self.inputs, gradients=True)
+        return any(
+            _error(found, wanted, floor=1e-2 * scale) > TOLERANCE
+            for other, wanted, found, scale in _pairs(plan, small, grown)
+            if other == name
+        )
 
     def _locate(self, miniature: Miniature, small: _Results, output: fx.Node, error: float) -> None:
         """Find the ops that do not turn copies into copies, each given what it must be given."""
@@ -364,6 +370,17 @@ def _run(trial: Trial, inputs: list[Any], gradients: bool = False, inner: bool =
     results.inner = {n: g for n, g in zip(between, found[len(leaves_) :], strict=True) if g is not None}
     results.outputs = [r.detach() if isinstance(r, torch.Tensor) else r for r in outputs]
     return results
+
+
+def _pairs(
+    plan: WidthPlan, small: _Results, grown: _Results
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor, float]]:
+    """Per tensor that grows: its gradient as it must be and as it is, and the largest of all gradients."""
+    scale = max((float(g.abs().max()) for g in small.gradients.values() if g.numel()), default=0.0)
+    for name, gradient in small.gradients.items():
+        transfer, found = plan.transfers.get(name), grown.gradients.get(name)
+        if transfer is not None and transfer.changes and found is not None:
+            yield name, transfer.up(gradient, "gradient"), found, scale
 
 
 def _mean_square(result: torch.Tensor) -> torch.Tensor:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mlgraph.capture.check import CannotRun, Comparison
+from mlgraph.capture.export import Call
+from mlgraph.capture.state import preserved
 from mlgraph.emit.precision import widen
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.compare import relative_error
-from mlgraph.graph.example_call import example_leaves
+from mlgraph.graph.example_call import example_call, example_leaves
 from mlgraph.graph.interpret import Interpretation, evaluate
 from mlgraph.program.dims import Dims, leaves, resize
 from mlgraph.rewrite.grouping import Grouping
@@ -88,6 +91,7 @@ def verify(
     checks: Iterable[str] = CHECKS,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
+    model: torch.nn.Module | None = None,
 ) -> Verification:
     """Check a program, in float64 and on random inputs of its example sizes.
 
@@ -96,6 +100,9 @@ def verify(
     ``growth``: doubling every axis keeps the function (1e-10). ``gradients``: twins get equal gradients
     (1e-9). ``storage``: saving and loading changes no bit. Axes that stay, having failed a trial on a
     miniature, are skipped.
+
+    With ``model``, the module that the program was captured from, the two also run side by side on random
+    inputs: results, gradients and written buffers must agree, in evaluation and in training.
 
     Raises:
         MlgraphError: a check is not known.
@@ -116,10 +123,27 @@ def verify(
     if {"inverse", "growth", "gradients"} & set(wanted):
         tell("growing")
         found.extend(_growth(double, leaves, wanted, skipped))
+    if model is not None:
+        tell("running the model beside its program")
+        found.extend(_beside(program, model, seed))
     if "storage" in wanted:
         tell("saving and loading")
         found.append(_storage(program))
     return Verification(program.name, tuple(found), tuple(skipped))
+
+
+def _beside(program: Program, model: torch.nn.Module, seed: int) -> Iterator[Check]:
+    """The program against the model that it was captured from, which is left as it was."""
+    named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    comparison = Comparison(model, {name: tensor for name, tensor in named if name in program.tensors})
+    call = Call(*example_call(program, seed))
+    with preserved(model), torch.enable_grad():
+        for mode in ("evaluation", "training"):
+            try:
+                found = comparison.differences(program, call, mode == "training")
+            except CannotRun as error:
+                raise MlgraphError(f"the model does not run on its example inputs: {error}.") from error
+            yield Check("model", mode, math.inf if found else 0.0, 0.0, str(found[0]) if found else "")
 
 
 def _line(program: Program, node: str) -> str:

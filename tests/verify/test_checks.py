@@ -99,3 +99,18 @@ def test_the_report_is_plain_data() -> None:
     data = report.to_json()
     assert data["passed"] is True
     assert all(row["error"] <= 1e-9 for row in data["checks"])
+
+
+def test_a_program_is_checked_against_the_model_that_it_came_from() -> None:
+    model = Ordered().eval()
+    captured = mlgraph.capture(model, (torch.randint(0, 13, (3, 7)),))
+    report = mlgraph.verify(captured, checks=[], model=model)
+    assert [(check.check, check.axis, check.passed) for check in report.checks] == [
+        ("model", "evaluation", True),
+        ("model", "training", True),
+    ]
+    changed = {name: tensor.detach() * 2 for name, tensor in captured.tensors.items()}
+    other = captured.with_values(captured.tensors.replace(changed))
+    report = mlgraph.verify(other, checks=[], model=model)
+    assert not report.passed
+    assert "FAILED" in str(report)
