@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shlex
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -68,7 +69,9 @@ def command_line(operator: Pass) -> list[str]:
 def _texts(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         return [f"{name}={_text(item)}" for name, item in value.items()]
-    return list(map(_text, value)) if isinstance(value, tuple) else [_text(value)]
+    if isinstance(value, tuple) and value and isinstance(value[0], str):
+        return list(value)
+    return [_text(value)]
 
 
 def _text(value: Any) -> str:
@@ -124,15 +127,26 @@ def _read(entry: Entry, given: Any) -> Any:
     if not _repeats(entry) or given is None:
         return given
     if "a table" not in describe(entry.hint):
-        return tuple(given) or None
+        return _list(entry, given)
     return _table(entry, given) if given else None
+
+
+def _list(entry: Entry, given: Sequence[str]) -> Any:
+    """The words that were given, one by one; or, of a list of numbers, those with commas between."""
+    if typing.get_args(entry.hint)[0] is str:
+        return tuple(given) or None
+    read = [_number(part.strip()) for text in given for part in text.split(",")]
+    if None in read:
+        raise MlgraphError(_not_read(entry, " ".join(given)))
+    return tuple(read) or None
 
 
 def _table(entry: Entry, given: Sequence[str]) -> Any:
     table: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.rpartition("=")
-        read = [_number(part.strip()) for part in value.strip("[] ").split(",")]
+        parts = [value] if ":" in value else value.strip("[] ").split(",")
+        read = [part if ":" in part else _number(part.strip()) for part in parts]
         if None in read or bool(equals) != bool(name):
             raise MlgraphError(_not_read(entry, text))
         if not equals:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlgraph.passes.grouped import Grouped, call
 from mlgraph.passes.options import option, signed
-from mlgraph.rewrite.choices import Pairing
+from mlgraph.rewrite.choices import Extend, Pairing, Reduce
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -22,21 +22,31 @@ class Coalesce(Grouped[Pairing]):
     ``width`` divides every axis that is coarsened by default, ``depth`` every chain of blocks. ``pairing``
     is ``adjacent`` (2i, 2i+1), ``halves`` (i, i+n/2) or ``similarity`` (like weights), for neurons and
     blocks alike; ``tied`` is ``exact`` or ``paper``; ``axes`` maps axis or chain names to a factor or an
-    explicit grouping; ``freeze`` names axes and chains that stay. With ``check`` an axis stays that fails a
-    trial on a miniature of the program; ``force`` lets ``axes`` name such that can change approximately only
-    (a softmax normalises over them).
+    explicit grouping, which may leave members out; ``freeze`` names axes and chains that stay. With ``check``
+    an axis stays that fails a trial on a miniature of the program; ``force`` lets ``axes`` name such that can
+    change approximately only (a softmax normalises over them).
+
+    ``reduce`` and ``extend`` are what becomes of a group, going down and coming back: {mean, copy} is the
+    paper; {select, copy} keeps the first of each group, so that depth skips layers, and comes back by copies
+    to the function of the coarse program in width; {select, pad} prunes, and comes back with zeros where
+    members were left out and with blocks that are identities. In ``axes`` an axis may go another way:
+    ``"2:select:pad"``. ``layers`` lists the blocks of every chain that stay, the others being left out.
     """
 
     moves: ClassVar[int] = 1
 
     depth: int = option(1, "blocks per group", least=1, metavar="N", key="d")
     width: int = option(1, "neurons per group", least=1, metavar="N", key="w")
+    reduce: Reduce = option("mean", "what a group becomes: the mean of its members, or the first", key="s")
+    extend: Extend = option("copy", "what members become coming back: copies, or zeros but for one", key="x")
+    layers: tuple[int, ...] = option((), "blocks that stay, counted from 0", metavar="0,2,4", least=0)
     freeze: tuple[str, ...] = option((), "leave an axis or a chain of blocks as it is", metavar="NAME")
 
     @property
     def asks(self) -> bool:
         """Whether anything would change."""
-        return self.depth != 1 or self.width != 1 or any(request != 1 for request in self.axes.values())
+        factors = (self.depth, self.width, *self.axes.values())
+        return bool(self.layers) or any(factor != 1 for factor in factors)
 
     def __call__(self, program: Program) -> Program:
         from mlgraph.rewrite.coarsen import apply_down
@@ -56,19 +66,20 @@ class Coalesce(Grouped[Pairing]):
 
     def groupings(self, program: Program) -> tuple[dict[str, Grouping], dict[str, Grouping]]:
         """What is grouped, before anything is done: by axis id, and by chain name."""
-        from mlgraph.rewrite.requests import choose, coarse_grouping, group_layers
+        from mlgraph.rewrite.requests import Way, choose, coarse_grouping, group_layers
 
         named = {chain.name for chain in program.blocks} if self.axes or self.freeze else set()
-        layers = {}
-        if self.depth != 1 or named:
+        way, layers = Way(self.reduce, self.extend), {}
+        if self.depth != 1 or named or self.layers:
             requests = {name: request for name, request in self.axes.items() if name in named}
-            layers = group_layers(program, self.depth, self.pairing, requests, self.freeze)
+            asked = (self.depth, self.pairing, requests, self.freeze, way, self.layers)
+            layers = group_layers(program, *asked)
         groupings = choose(
             program,
             self.width,
             {name: request for name, request in self.axes.items() if name not in named},
             [name for name in self.freeze if name not in named],
-            coarse_grouping(program, self.pairing),
+            coarse_grouping(program, self.pairing, way),
             self.check,
             self.force,
         )

@@ -24,7 +24,7 @@ class Grouped(Pass, Generic[How]):
     tied: Tied = option("exact", "how parameters used in both roles are treated", key="t")
     axes: dict[str, Any] = option(
         {},
-        "factor of one axis or chain of blocks, or NAME=0,0,1,… for a grouping",
+        "factor of one axis or chain of blocks, NAME=0,0,1,… for a grouping, or NAME=2:select",
         flag="--axis",
         metavar="NAME=N",
         example="--axis mlp=2 or --axis mlp=0,0,1,1",

@@ -19,7 +19,7 @@ from torch import fx
 
 from mlgraph.files import file_errors, write_text
 from mlgraph.program.dims import Leaf
-from mlgraph.rewrite.grouping import Grouping
+from mlgraph.rewrite.grouping import Grouping, groupings_of
 from mlgraph.rewrite.transfer import Roles, TensorTransfer
 
 if TYPE_CHECKING:
@@ -155,16 +155,16 @@ def _features(program: Program, source_width: int | None) -> _Features | None:
     before = after if source_width is None else source_width
     if before == after:
         return _Features(before, after, None)
-    coarse_of: list[int] | None = None
+    grouping: Grouping | None = None
     for parent, groupings in _coarsenings(program):
         axis = _returned_axis(parent)
         step = groupings.get(axis) if axis is not None else None
         if step is not None:
-            coarse_of = list(step) if coarse_of is None else [coarse_of[index] for index in step]
+            grouping = step if grouping is None else step.then(grouping)
         if _returned_width(parent) == before:
             break
-    known = coarse_of is not None and len(coarse_of) == before
-    return _Features(before, after, Grouping(tuple(coarse_of or ())) if known else None)
+    known = grouping is not None and grouping.fine == before
+    return _Features(before, after, grouping if known else None)
 
 
 def _source_width(modules: list[dict[str, Any]], source: Path) -> int | None:
@@ -181,11 +181,11 @@ def _source_width(modules: list[dict[str, Any]], source: Path) -> int | None:
     return None
 
 
-def _coarsenings(program: Program) -> Iterator[tuple[Program, Mapping[str, tuple[int, ...]]]]:
+def _coarsenings(program: Program) -> Iterator[tuple[Program, Mapping[str, Grouping]]]:
     """The programs from which this one was coarsened, step by step upward, with the groupings of axes."""
     lineage = program.lineage
     while lineage is not None:
-        yield lineage.parent, lineage.groupings
+        yield lineage.parent, groupings_of(lineage)
         lineage = lineage.parent.lineage
 
 

@@ -3,6 +3,7 @@
 from mlgraph.program.notes import Note
 from mlgraph.program.origin import HuggingFaceOrigin, ModuleOrigin, Origin, TimmOrigin
 from mlgraph.program.program import Input, Lineage, Program, Signature
+from mlgraph.program.selection import Selection
 from mlgraph.program.tensors import Tensors
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Note",
     "Origin",
     "Program",
+    "Selection",
     "Signature",
     "Tensors",
     "TimmOrigin",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlgraph.program.block_table import BlockTable
     from mlgraph.program.notes import Note
     from mlgraph.program.origin import Origin
+    from mlgraph.program.selection import Selection
     from mlgraph.program.size_guards import Formula
     from mlgraph.program.soundness import Soundness
     from mlgraph.program.tensors import Tensors
@@ -73,6 +74,8 @@ class Lineage:
     id of the parent, the coarse index of every fine index; ``layers``, per chain name, the coarse
     block of every block. ``operation`` is the pass as a pipeline string. Where ``direction`` is ``"up"`` the
     parent is the coarse one: groupings and layers then give the parent's index of every index here.
+    ``selections`` and ``layer_selections`` say of those of them that did not go by means and copies how they
+    went.
     """
 
     operation: str
@@ -81,6 +84,8 @@ class Lineage:
     layers: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     direction: Literal["down", "up"] = "down"
+    selections: Mapping[str, Selection] = field(default_factory=dict)
+    layer_selections: Mapping[str, Selection] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

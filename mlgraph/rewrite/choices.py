@@ -1,4 +1,4 @@
-"""What can be chosen about how indices are grouped, and about what becomes of a group."""
+"""What can be chosen about how indices are grouped, and how a group goes down and comes back."""
 
 from __future__ import annotations
 
@@ -8,3 +8,5 @@ Placement = Literal["adjacent", "halves"]
 Pairing = Literal["adjacent", "halves", "similarity"]
 Tied = Literal["exact", "paper"]
 DepthMode = Literal["copy", "scaled", "identity"]
+Reduce = Literal["mean", "select"]
+Extend = Literal["copy", "pad"]

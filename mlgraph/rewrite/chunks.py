@@ -57,7 +57,9 @@ def _group(transfer: TensorTransfer | None) -> int | None:
     grouping = transfer.groupings[lead[0].axis]
     factor = grouping.uniform
     neighbours = Grouping.adjacent(grouping.fine, factor) if factor else None
-    if neighbours is None or grouping.coarse_of != neighbours.coarse_of:
+    if factor is None or neighbours is None or grouping.coarse_of != neighbours.coarse_of:
+        return None
+    if grouping.shares is not None and grouping.shares != grouping.shares[:factor] * grouping.coarse:
         return None
     return neighbours.group_sizes[0] * size_of(rest)
 
@@ -83,7 +85,9 @@ def _part(transfer: TensorTransfer, rows: int, group: int) -> TensorTransfer:
     lead, rest = transfer.dims[0][0], transfer.dims[0][1:]
     assert isinstance(lead, Leaf)
     count = rows // size_of(rest)
-    factor = transfer.groupings[lead.axis].group_sizes[0]
-    grouped = {**transfer.groupings, axis: Grouping.adjacent(count, factor)}
+    whole = transfer.groupings[lead.axis]
+    shares = whole.shares[:count] if whole.shares is not None else None
+    coarse_of = Grouping.adjacent(count, whole.group_sizes[0]).coarse_of
+    grouped = {**transfer.groupings, axis: Grouping(coarse_of, shares, whole.extend)}
     first = (Leaf(axis, count), *rest)
     return TensorTransfer((first, *transfer.dims[1:]), transfer.roles, grouped)

@@ -15,6 +15,7 @@ from mlgraph.program import Lineage, Note, Program
 from mlgraph.program.tensors import InMemory, Recipe, Recipes, TensorSource
 from mlgraph.rewrite.chunks import down_chunks
 from mlgraph.rewrite.depth.restack import Restacked, restack
+from mlgraph.rewrite.grouping import selections_of
 from mlgraph.rewrite.notes import kept_constants, kept_unread
 from mlgraph.rewrite.plan import WidthPlan, plan_down
 from mlgraph.rewrite.resize import rewrite
@@ -38,7 +39,7 @@ def apply_down(
     narrow = narrowed(program, plan)
     _check_still_alike(program, narrow, layers)
     stacked = stack_down(narrow, layers)
-    members = group_members(narrow, layers, stacked)
+    members = group_members(narrow, layers, stacked, counting=True)
     fixed = constants(program) if layers else frozenset()
     moved = effective(program)
     recipes: dict[str, Recipe] = {}
@@ -67,6 +68,8 @@ def apply_down(
         {axis: grouping.coarse_of for axis, grouping in groupings.items()},
         {chain: grouping.coarse_of for chain, grouping in layers.items()},
         dict(options),
+        selections=selections_of(groupings),
+        layer_selections=selections_of(layers),
     )
     coarse = stacked.program.replace(
         tensors=tensors,
@@ -84,7 +87,7 @@ def _selected(program: Program, layers: Mapping[str, Grouping], fixed: Collectio
             if column[0] not in fixed:
                 continue
             digests = [program.tensors.digest(name) for name in column]
-            if any(len({digests[block] for block in group}) > 1 for group in layers[chain.name].members):
+            if any(len({digests[block] for block in group}) > 1 for group in layers[chain.name].kept):
                 text = f"{column[0]} to {column[-1]} differ and are not averaged: each group has its first"
                 yield Note("approximate", text, column[0])
 
@@ -115,19 +118,23 @@ def narrowed(program: Program, plan: WidthPlan) -> Program:
 
 
 def stack_down(program: Program, layers: Mapping[str, Grouping]) -> Restacked:
-    """The program with one block, the first, of every group."""
-    return restack(program, {chain: tuple(group[0] for group in g.members) for chain, g in layers.items()})
+    """The program with one block of every group, the first that counts."""
+    return restack(program, {chain: tuple(group[0] for group in g.kept) for chain, g in layers.items()})
 
 
 def group_members(
-    program: Program, layers: Mapping[str, Grouping], stacked: Restacked
+    program: Program, layers: Mapping[str, Grouping], stacked: Restacked, counting: bool = False
 ) -> dict[str, tuple[str, ...]]:
-    """Per tensor of the restacked program that a block owns, the tensors of its group's blocks."""
+    """Per tensor of the restacked program that a block owns, the tensors of its group's blocks.
+
+    ``counting`` leaves out the blocks that the restriction leaves out.
+    """
     chains = {chain.name: chain for chain in program.blocks} if layers else {}
     out = {}
     for name, source in stacked.sources.items():
         if source.chain is not None and source.chain in layers and source.position is not None:
-            group = layers[source.chain].members[source.block]
+            grouping = layers[source.chain]
+            group = (grouping.kept if counting else grouping.members)[source.block]
             blocks = chains[source.chain].blocks
             out[name] = tuple(blocks[b].tensors[source.position] for b in group)
     return out

@@ -138,7 +138,14 @@ def _uneven_means(table: AxisTable, groupings: Groupings) -> list[Note]:
     """What is approximate about means: of groups of unequal sizes, or of which a part alone changes."""
     copies = {axis: frozenset(grouping.group_sizes) for axis, grouping in groupings.items()}
     found = []
+    padded = {axis for axis, grouping in groupings.items() if grouping.extend == "pad"}
     for node, dim in table.means:
+        zeros = [leaf.axis for leaf in leaves(dim) if leaf.axis in padded]
+        if zeros:
+            found += [
+                Note("approximate", f"means over {axis} count the zeros that pad it", axis) for axis in zeros
+            ]
+            continue
         if len(multiplicities(dim, copies)) > 1:
             uneven = [leaf.axis for leaf in leaves(dim) if len(copies.get(leaf.axis, ())) > 1]
             said = "means over {} weigh its groups of unequal size alike"
@@ -155,9 +162,10 @@ def _gain(table: AxisTable, found: Sum, groupings: Groupings, down: bool) -> Gai
     dims = table.result_dims(operand) or ()
     grouping = groupings[found.axis]
     if down:
-        own = [float(size) for size in grouping.group_sizes]
+        given = grouping.weights(restricts=False)
+        own = [sum(given[fine] ** 2 for fine in group) for group in grouping.members]
     else:
-        own = list(grouping.shares or (1 / grouping.group_sizes[coarse] for coarse in grouping.coarse_of))
+        own = list(grouping.weights(restricts=True))
     sizes = {axis: g.coarse if down else g.fine for axis, g in groupings.items()}
     values = _spread(dims[position], found.axis, own, sizes)
     return Gain(found.node, operand, position, tuple(values) if len(set(values)) > 1 else (values[0],))

@@ -13,7 +13,7 @@ from mlgraph.program.tensors import Recipe
 from mlgraph.rewrite.coarsen import apply_down, group_members, narrowed, realise, stack_down
 from mlgraph.rewrite.depth.residual import Affine, residual_changes
 from mlgraph.rewrite.depth.restack import restack
-from mlgraph.rewrite.grouping import Grouping
+from mlgraph.rewrite.grouping import Grouping, groupings_of, layers_of, selections_of
 from mlgraph.rewrite.notes import kept_constants, kept_unread
 from mlgraph.rewrite.plan import WidthPlan, plan_down, plan_up
 from mlgraph.rewrite.resize import rewrite
@@ -50,6 +50,8 @@ def apply_up(
         {chain: grouping.coarse_of for chain, grouping in layers.items()},
         {"tied": tied, "depth_mode": depth_mode},
         "up",
+        selections_of(groupings),
+        selections_of(layers),
     )
     sizes = {axis: grouping.fine for axis, grouping in groupings.items()}
     notes = [
@@ -111,8 +113,7 @@ def smoothed(fine: Program, coarse: Program, depth_mode: str = "copy") -> Progra
     """
     lineage = coarse.lineage
     assert lineage is not None, "a program without lineage was coarsened from none"
-    groupings = {axis: Grouping(coarse_of) for axis, coarse_of in lineage.groupings.items()}
-    layers = {chain: Grouping(coarse_of) for chain, coarse_of in lineage.layers.items()}
+    groupings, layers = groupings_of(lineage), layers_of(lineage)
     tied = str(lineage.options.get("tied", "exact"))
     down = apply_down(fine, groupings, layers, tied, lineage.operation, lineage.options)
     return refine_by_lineage(down, depth_mode, "decoalesce")
@@ -132,8 +133,7 @@ def refine_by_lineage(program: Program, depth_mode: str, operation: str) -> Prog
             "grow with depth= and width=."
         )
     parent = lineage.parent
-    groupings = {axis: Grouping(coarse_of) for axis, coarse_of in lineage.groupings.items()}
-    layers = {chain: Grouping(coarse_of) for chain, coarse_of in lineage.layers.items()}
+    groupings, layers = groupings_of(lineage), layers_of(lineage)
     plan = plan_down(parent, groupings, str(lineage.options.get("tied", "exact")))
     narrow = narrowed(parent, plan)
     stacked = stack_down(narrow, layers)
@@ -143,8 +143,8 @@ def refine_by_lineage(program: Program, depth_mode: str, operation: str) -> Prog
     for name in parent.tensors:
         if name not in coarse_of:
             coarse_of[name] = _kept_counterpart(parent, layers, coarse_of, name)
-    chains = {chain.name: chain for chain in parent.blocks} if depth_mode != "copy" else {}
     found = residual_changes(parent, layers, depth_mode, "fine")
+    chains = {chain.name: chain for chain in parent.blocks} if found.affine else {}
     changes = {
         chains[chain].blocks[block].tensors[position]: affine
         for (chain, block, position), affine in found.affine.items()
@@ -172,7 +172,7 @@ def _kept_counterpart(
         if block is None or chain.name not in layers:
             continue
         grouping = layers[chain.name]
-        kept = chain.moved(name, grouping.members[grouping.coarse_of[block]][0])
+        kept = chain.moved(name, grouping.kept[grouping.coarse_of[block]][0])
         if kept in coarse_of:
             return coarse_of[kept]
     raise MlgraphError(

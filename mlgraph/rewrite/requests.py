@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, get_args
 
 from mlgraph.errors import AxisError, MlgraphError
+from mlgraph.rewrite.choices import Extend, Reduce
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.self_check import check_groupings
 from mlgraph.rewrite.similarity import similar, similar_blocks
@@ -16,7 +18,49 @@ if TYPE_CHECKING:
     from mlgraph.program.block_table import Chain
     from mlgraph.rewrite.choices import Pairing, Placement
 
-AxisRequest = int | Sequence[int] | Sequence[Sequence[int]]
+AxisRequest = int | str | Sequence[int] | Sequence[Sequence[int]]
+"""A factor, a grouping, or ``FACTOR:REDUCE:EXTEND`` as ``2:select:pad``."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How groups go down and come back, unless a request says otherwise."""
+
+    reduce: Reduce = "mean"
+    extend: Extend = "copy"
+
+    def of(self, request: AxisRequest, axis: str) -> tuple[AxisRequest, Way]:
+        """A request without what it says of the way, and the way.
+
+        Raises:
+            AxisError: the request is a text that does not read so.
+        """
+        if not isinstance(request, str):
+            return request, self
+        factor, *rest = request.split(":")
+        reduce, extend = (*rest, "", "")[:2]
+        ways = (reduce or self.reduce) in get_args(Reduce) and (extend or self.extend) in get_args(Extend)
+        if not factor.isdecimal() or len(rest) > 2 or not ways:
+            raise AxisError(
+                f"what is asked of {axis}, {request!r}, is no factor with a way down and back: write for "
+                "example 2:select or 2:select:pad."
+            )
+        return int(factor), Way(reduce or self.reduce, extend or self.extend)  # type: ignore[arg-type]
+
+    def going(self, grouping: Grouping, axis: str) -> Grouping:
+        """The grouping going this way.
+
+        Raises:
+            AxisError: what is averaged is to be padded.
+        """
+        if self.extend == "pad" and self.reduce == "mean":
+            raise AxisError(
+                f"{axis} is averaged and cannot be padded: reduce it by select, or extend it by copy."
+            )
+        return grouping.going(self.reduce, self.extend)
+
+
+_PAPERS = Way()
 
 
 def choose(
@@ -58,7 +102,7 @@ def choose(
             asked.add(axis.id)
     chosen = {}
     for axis_id, (axis, request) in wanted.items():
-        if axis_id in exempt or request == 1:
+        if axis_id in exempt or request in (1, "1"):
             continue
         chosen[axis_id] = grouping(axis, request)
     faults = check_groupings(program, chosen).faults if check else {}
@@ -73,12 +117,18 @@ def choose(
     return chosen
 
 
-def coarse_grouping(program: Program, pairing: Pairing) -> Callable[[Axis, AxisRequest], Grouping]:
-    """How an axis is grouped going down: by ``pairing``, or as requested explicitly."""
+def coarse_grouping(
+    program: Program, pairing: Pairing, way: Way = _PAPERS
+) -> Callable[[Axis, AxisRequest], Grouping]:
+    """How an axis is grouped going down: by ``pairing`` and ``way``, or as requested explicitly."""
 
-    def group(axis: Axis, request: AxisRequest) -> Grouping:
+    def group(axis: Axis, given: AxisRequest) -> Grouping:
+        request, own = way.of(given, f"axis {axis.id}")
+        return own.going(grouped(axis, request), f"axis {axis.id}")
+
+    def grouped(axis: Axis, request: AxisRequest) -> Grouping:
         if not isinstance(request, int):
-            return Grouping.of(request, axis.size, axis.id)
+            return Grouping.of(request, axis.size, axis.id)  # type: ignore[arg-type]
         if request < 1 or axis.size % request:
             raise AxisError(
                 f"axis {axis.id} has size {axis.size}, which {request} does not divide: choose a divisor, "
@@ -116,15 +166,23 @@ def fine_grouping(pairing: Placement) -> Callable[[Axis, AxisRequest], Grouping]
 
 
 def group_layers(
-    program: Program, depth: int, pairing: Pairing, requests: Mapping[str, object], freeze: Iterable[str]
+    program: Program,
+    depth: int,
+    pairing: Pairing,
+    requests: Mapping[str, AxisRequest],
+    freeze: Iterable[str],
+    way: Way = _PAPERS,
+    kept: Sequence[int] = (),
 ) -> dict[str, Grouping]:
     """The grouping of blocks of every chain that is to change, by chain name.
+
+    ``kept`` lists the blocks of a chain that stay, where no request is made of it.
 
     Raises:
         AxisError: there is no chain, or a chain's number of blocks does not divide.
     """
     chains = list(program.blocks)
-    if depth != 1 and not chains:
+    if (depth != 1 or kept) and not chains:
         raise AxisError(
             "depth cannot change: the graph has no chain of repeated blocks"
             f"{why_none(program)}; leave depth at 1, width still works."
@@ -132,12 +190,17 @@ def group_layers(
     frozen = set(freeze)
     out = {}
     for chain in chains:
-        request = requests.get(chain.name, depth)
-        if chain.name in frozen or request == 1:
+        what, count = f"the layer axis {chain.name}", len(chain)
+        request, own = way.of(requests.get(chain.name, depth), what)
+        if chain.name in frozen:
             continue
-        count = len(chain)
+        if kept and chain.name not in requests:
+            out[chain.name] = Grouping.keeping(kept, count, what, way.extend)
+            continue
+        if request == 1:
+            continue
         if not isinstance(request, int):
-            out[chain.name] = Grouping.of(request, count, chain.name)  # type: ignore[arg-type]
+            out[chain.name] = own.going(Grouping.of(request, count, chain.name), what)  # type: ignore[arg-type]
             continue
         if request < 1 or count % request:
             raise AxisError(
@@ -147,9 +210,10 @@ def group_layers(
                 f"choose a divisor, give an explicit grouping, or freeze {chain.name}."
             )
         if pairing == "similarity":
-            out[chain.name] = similar_blocks(program, [block.tensors for block in chain.blocks], request)
+            grouping = similar_blocks(program, [block.tensors for block in chain.blocks], request)
         else:
-            out[chain.name] = Grouping.placed(pairing, count, request)
+            grouping = Grouping.placed(pairing, count, request)
+        out[chain.name] = own.going(grouping, what)
     return out
 
 

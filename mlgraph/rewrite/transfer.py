@@ -1,9 +1,10 @@
 """Restriction and prolongation of tensors along axes.
 
 A grouping says which coarse index every fine index belongs to. Its restriction R takes means of groups, its
-prolongation P copies (arXiv 2404.07999, matrices F, R and T, G). A slot that emits takes the mean going
-down and copies going up; one that contracts sums going down and copies divided by the group size going up.
-Gradients move by the adjoint maps, which swap the two roles.
+prolongation P copies (arXiv 2404.07999, matrices F, R and T, G), or R selects a member of each group and P
+copies it or pads it with zeros; R P = I always. A linear map W becomes R W P, and back P W R: a slot that
+emits goes down by R and up by P, one that contracts goes down by P, transposed, and up by R. Gradients move
+by the adjoint maps, which swap the two roles.
 """
 
 from __future__ import annotations
@@ -148,20 +149,19 @@ def _scale(tensor: torch.Tensor, at: int, grouping: Grouping, kind: Kind) -> tor
 
 
 def _down(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: Kind) -> torch.Tensor:
+    restricts = _divides(role, kind, down=True)
+    if not grouping.is_plain:
+        return _weighed_sum(tensor, at, grouping, restricts, kind)
     out = _segment_sum(tensor, at, grouping)
-    if _divides(role, kind, down=True):
-        out = _scale(out, at, grouping, kind)
-    return out
+    return _scale(out, at, grouping, kind) if restricts else out
 
 
 def _up(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: Kind) -> torch.Tensor:
-    divides = _divides(role, kind, down=False)
-    if divides and grouping.shares is not None and kind == "weight":
-        shape = [1] * tensor.dim()
-        shape[at] = -1
-        shares = torch.tensor(grouping.shares, dtype=tensor.dtype, device=tensor.device).view(shape)
-        return tensor.index_select(at, torch.tensor(grouping.coarse_of, device=tensor.device)).mul_(shares)
-    if divides:
+    restricts = _divides(role, kind, down=False)
+    if not grouping.is_plain and set(weights := grouping.weights(restricts)) != {1.0}:
+        out = tensor.index_select(at, torch.tensor(grouping.coarse_of, device=tensor.device))
+        return _weighed(out, at, weights, kind)
+    if restricts:
         tensor = _scale(tensor.clone(), at, grouping, kind)
     factor = grouping.uniform
     if factor is not None and grouping.coarse_of == Grouping.adjacent(grouping.fine, factor).coarse_of:
@@ -171,6 +171,27 @@ def _up(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: Kin
     if factor is not None and grouping.coarse_of == Grouping.halves(grouping.fine, factor).coarse_of:
         return torch.cat([tensor] * factor, at)
     return tensor.index_select(at, torch.tensor(grouping.coarse_of, device=tensor.device))
+
+
+def _weighed_sum(
+    tensor: torch.Tensor, at: int, grouping: Grouping, restricts: bool, kind: Kind
+) -> torch.Tensor:
+    """Sum every group, each member times what it counts in R, or what P gives it."""
+    weights = grouping.weights(restricts)
+    if set(weights) == {1.0}:
+        return _segment_sum(tensor, at, grouping)
+    if grouping.selected is not None:
+        return tensor.index_select(at, torch.tensor(grouping.selected, device=tensor.device))
+    return _segment_sum(_weighed(tensor.clone(), at, weights, kind), at, grouping)
+
+
+def _weighed(tensor: torch.Tensor, at: int, weights: Sequence[float], kind: Kind) -> torch.Tensor:
+    """Multiply every index, in place; where that is by 0 nothing of it is left, be it infinite."""
+    shape = [1] * tensor.dim()
+    shape[at] = -1
+    factors = torch.tensor(weights, dtype=tensor.dtype, device=tensor.device).view(shape)
+    factors = factors.square() if kind == "gradient_squared" else factors
+    return tensor.mul_(factors).masked_fill_(factors == 0, 0)
 
 
 def _segment_sum(tensor: torch.Tensor, at: int, grouping: Grouping) -> torch.Tensor:

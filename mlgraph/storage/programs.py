@@ -30,6 +30,7 @@ from mlgraph.storage.origins import (
     encode_rescales,
 )
 from mlgraph.storage.pytrees import decode_spec, encode_spec
+from mlgraph.storage.selections import decode_selections, encode_ways
 from mlgraph.storage.strictjson import dump
 from mlgraph.storage.values import (
     Malformed,
@@ -151,7 +152,7 @@ def _encode_lineage(lineage: Lineage, parent: int) -> dict[str, Any]:
         "parent": parent,
         "groupings": [[key, [encode(n) for n in groups]] for key, groups in lineage.groupings.items()],
         "layers": [[key, [encode(n) for n in groups]] for key, groups in lineage.layers.items()],
-        "options": encode({**lineage.options, **({"direction": "up"} if lineage.direction == "up" else {})}),
+        "options": encode({**lineage.options, **encode_ways(lineage)}),
     }
 
 
@@ -317,13 +318,16 @@ def _decode_lineage(data: Any, earlier: list[Program]) -> Lineage:
     direction = given.pop("direction", "down")
     if direction not in ("down", "up"):
         raise Malformed(f"its lineage leads neither down nor up but {shorten(repr(direction))}")
+    of_axes, of_layers = _decode_groups(groupings), _decode_groups(layers)
     return Lineage(
         text(operation),
         earlier[integer(parent, 0, len(earlier) - 1)],
-        _decode_groups(groupings),
-        _decode_groups(layers),
-        given,
-        direction,
+        of_axes,
+        of_layers,
+        selections=decode_selections(given.pop("selections", {}), of_axes),
+        layer_selections=decode_selections(given.pop("layer_selections", {}), of_layers),
+        options=given,
+        direction=direction,
     )
 
 

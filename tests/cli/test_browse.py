@@ -134,7 +134,7 @@ def test_requests_step_by_step():
 
 
 def test_every_option_of_the_pass_has_a_control():
-    by_place = {"axes", "freeze"}
+    by_place = {"axes", "freeze", "layers"}
     assert {control.name for control in CONTROLS} | by_place == {f.name for f in fields(Coalesce)}
     assert len({control.key for control in CONTROLS}) == len(CONTROLS)
 

@@ -339,3 +339,32 @@ def test_every_option_of_every_pass_is_listed(cli):
     out = cli("apply", "--passes").out
     assert all(option["name"] in out for option in options.values())
     assert cli("apply").code == 2
+
+
+def test_selecting_and_leaving_out(cli, bert, tmp_path):
+    small, big = tmp_path / "small.pt", tmp_path / "big.pt"
+    given = ["--layers", "0,3", "--axis", "mlp=2:select:pad", "--extend", "pad"]
+    assert cli("coarsen", bert, *given, "-o", small).code == 0
+    made = Coalesce(layers=(0, 3), axes={"mlp": "2:select:pad"}, extend="pad")(mlgraph.load(bert))
+    assert equal(mlgraph.load(small), made)
+    assert cli("refine", small, "-o", big).code == 0
+    assert mlgraph.load(big).num_parameters() == mlgraph.load(bert).num_parameters()
+    refused = cli("coarsen", bert, "--width", 2, "--extend", "pad", "-o", tmp_path / "no.pt")
+    assert (refused.code, "averaged and cannot be padded" in refused.err) == (1, True)
+
+
+def test_a_huggingface_directory_of_some_layers(cli, models, tmp_path):
+    assert cli("coarsen", models / "bert", "--layers", "1,3", "-o", tmp_path / "small").code == 0
+    model, report = transformers.AutoModelForMaskedLM.from_pretrained(
+        tmp_path / "small", output_loading_info=True
+    )
+    assert not any(report.values())
+    assert model.config.num_hidden_layers == 2
+    fine = transformers.AutoModelForMaskedLM.from_pretrained(models / "bert").state_dict()
+    for name, tensor in model.state_dict().items():
+        before = (
+            name.replace("layer.0.", "layer.1.")
+            if "layer.0." in name
+            else name.replace("layer.1.", "layer.3.")
+        )
+        assert torch.equal(tensor, fine[before]), name

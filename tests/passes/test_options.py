@@ -59,8 +59,13 @@ requests = st.builds(
     pairing=st.sampled_from(["adjacent", "halves", "similarity"]),
     tied=st.sampled_from(["exact", "paper"]),
     axes=st.dictionaries(
-        names, st.integers(1, 9) | st.lists(st.integers(0, 9), min_size=2, max_size=5), max_size=3
+        names,
+        st.integers(1, 9) | st.lists(st.integers(0, 9), min_size=2, max_size=5) | st.just("2:select:pad"),
+        max_size=3,
     ),
+    reduce=st.sampled_from(["mean", "select"]),
+    extend=st.sampled_from(["copy", "pad"]),
+    layers=st.lists(st.integers(0, 9), max_size=4),
     freeze=st.lists(names, max_size=3),
 ) | st.builds(
     Decoalesce,

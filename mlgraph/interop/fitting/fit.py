@@ -30,6 +30,7 @@ from mlgraph.interop.fitting.config_tree import ConfigTree, Layers, Path, assign
 from mlgraph.interop.fitting.probe import FieldChange, Match, ProbeError, Prober
 from mlgraph.program import Lineage, Program
 from mlgraph.program import dims as expressions
+from mlgraph.rewrite.grouping import layers_of
 
 if TYPE_CHECKING:
     from mlgraph.interop.fitting import probe
@@ -270,9 +271,9 @@ def _layers(program: Program) -> Iterator[Layers]:
     while lineage is not None:
         grows = lineage.direction == "up"
         chains = {chain.name: chain.period for chain in lineage.parent.blocks} if lineage.layers else {}
-        for name, groups in lineage.layers.items():
-            period = chains.get(name, 1)
-            starts = groups if grows else tuple(groups.index(at) for at in range(max(groups) + 1))
+        for name, grouping in layers_of(lineage).items():
+            period, groups = chains.get(name, 1), grouping.coarse_of
+            starts = groups if grows else tuple(group[0] for group in grouping.kept)
             step = tuple(start * period + at for start in starts for at in range(period))
             picks[name] = tuple(step[at] for at in picks[name]) if name in picks else step
             before = (max(groups) + 1 if grows else len(groups)) * period

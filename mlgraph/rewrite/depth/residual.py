@@ -272,21 +272,34 @@ def residual_changes(
     """What becomes of copied tensors in growing depth.
 
     ``blocks_of`` says whether ``program`` holds the ``"fine"`` blocks or the ``"coarse"`` ones that they
-    copy.
+    copy. Where a grouping pads, copies are identities but for the one that was selected.
     """
     out: dict[tuple[str, int, int], Affine] = {}
     approximate: dict[Note, None] = {}
-    chains = {chain.name: chain for chain in program.blocks} if depth_mode != "copy" else {}
+    modes = {name: _mode(name, grouping, depth_mode) for name, grouping in layers.items()}
+    chains = {chain.name: chain for chain in program.blocks} if set(modes.values()) - {"copy"} else {}
     for name, grouping in layers.items():
         if name not in chains:
             continue
-        for coarse, members in enumerate(grouping.members):
+        for coarse, group in enumerate(grouping.members):
+            members = tuple(sorted(group, key=lambda block: block not in grouping.kept[coarse]))
             indices = members if blocks_of == "fine" else (coarse,) * len(members)
             blocks = [chains[name].blocks[i] for i in indices]
-            changes, inexact = copies(program, chains[name], members, blocks, depth_mode)
+            changes, inexact = copies(program, chains[name], members, blocks, modes[name])
             if inexact:
                 approximate[inexact] = None
             for member, block, changed in zip(members, blocks, changes, strict=True):
                 for tensor, affine in changed.items():
                     out[name, member, block.tensors.index(tensor)] = affine
     return Changes(out, tuple(approximate))
+
+
+def _mode(chain: str, grouping: Grouping, depth_mode: str) -> str:
+    if grouping.extend == "copy" or depth_mode == "identity":
+        return depth_mode
+    if depth_mode == "scaled":
+        raise MlgraphError(
+            f"the blocks that {chain} left out come back as identities, which cannot be scaled: leave "
+            "depth_mode out."
+        )
+    return "identity"

@@ -20,7 +20,7 @@ from mlgraph.program.dims import DimExpr, Leaf
 from mlgraph.rewrite.coarsen import group_members, narrowed, stack_down
 from mlgraph.rewrite.depth.residual import residual_changes
 from mlgraph.rewrite.depth.restack import restack
-from mlgraph.rewrite.grouping import Grouping, Groupings
+from mlgraph.rewrite.grouping import Grouping, Groupings, groupings_of, layers_of
 from mlgraph.rewrite.plan import plan_down, plan_up
 from mlgraph.rewrite.transfer import Kind, TensorTransfer
 from mlgraph.train.errors import TrainError
@@ -31,16 +31,18 @@ from mlgraph.train.optimizer import FIRST_MOMENTS, SECOND_MOMENTS, OptimizerStat
 class Counterpart:
     """What a fine tensor is to the coarse program.
 
-    ``coarse``: the coarse tensor's name. ``transfer``: how its dims move. ``copies``: how many fine tensors
-    share that coarse one (blocks of a group); ``rank``: which of them this is. ``scale``: by what it was
-    multiplied in going up, where a residual branch ends in it.
+    ``coarse``: the coarse tensor's name. ``transfer``: how its dims move. ``share``: what its block counts in
+    the restriction of its group; ``rank``: which of the group's blocks that is, those that count first.
+    ``scale``: by what it was multiplied in going up, where a residual branch ends in it. ``padded``: whether
+    going up its block was made an identity.
     """
 
     coarse: str
     transfer: TensorTransfer | None
-    copies: int = 1
+    share: float = 1.0
     rank: int = 0
     scale: float = 1.0
+    padded: bool = False
 
 
 def counterparts(program: Program, depth_mode: str = "copy") -> dict[str, Counterpart]:
@@ -50,45 +52,63 @@ def counterparts(program: Program, depth_mode: str = "copy") -> dict[str, Counte
     return (_of_grown if lineage.direction == "up" else _of_coarsened)(lineage, depth_mode)
 
 
-def _groupings(found: Mapping[str, tuple[int, ...]]) -> dict[str, Grouping]:
-    return {name: Grouping(coarse_of) for name, coarse_of in found.items()}
-
-
 def _of_coarsened(lineage: Lineage, depth_mode: str) -> dict[str, Counterpart]:
-    parent, layers = lineage.parent, _groupings(lineage.layers)
-    plan = plan_down(parent, _groupings(lineage.groupings), str(lineage.options.get("tied", "exact")))
+    parent, layers = lineage.parent, layers_of(lineage)
+    plan = plan_down(parent, groupings_of(lineage), str(lineage.options.get("tied", "exact")))
     narrow = narrowed(parent, plan)
     stacked = stack_down(narrow, layers)
     grouped = group_members(narrow, layers, stacked)
-    chains = {chain.name: chain for chain in parent.blocks} if depth_mode != "copy" else {}
     changes = residual_changes(parent, layers, depth_mode, "fine").affine
+    chains = {chain.name: chain for chain in parent.blocks} if changes else {}
     scales = {chains[c].blocks[b].tensors[at]: affine.scale for (c, b, at), affine in changes.items()}
     found = {}
     for coarse, source in stacked.sources.items():
-        members = grouped.get(coarse, (source.name,))
-        for rank, fine in enumerate(members):
+        if coarse not in grouped:
+            found[source.name] = Counterpart(coarse, plan.transfers.get(source.name))
+            continue
+        grouping = layers[str(source.chain)]
+        for fine, block in zip(grouped[coarse], grouping.members[source.block], strict=True):
+            place = _Place.of(grouping, block)
             found[fine] = Counterpart(
-                coarse, plan.transfers.get(fine), len(members), rank, scales.get(fine, 1.0)
+                coarse, plan.transfers.get(fine), place.share, place.rank, scales.get(fine, 1.0), place.padded
             )
     return found
 
 
+@dataclass(frozen=True)
+class _Place:
+    """What a block is in its group."""
+
+    share: float
+    rank: int
+    padded: bool
+
+    @staticmethod
+    def of(grouping: Grouping, block: int) -> _Place:
+        coarse = grouping.coarse_of[block]
+        kept = grouping.kept[coarse]
+        others = tuple(other for other in grouping.members[coarse] if other not in kept)
+        share = grouping.weights(restricts=True)[block]
+        return _Place(share, (*kept, *others).index(block), grouping.extend == "pad" and not share)
+
+
 def _of_grown(lineage: Lineage, depth_mode: str) -> dict[str, Counterpart]:
-    parent, layers = lineage.parent, _groupings(lineage.layers)
-    plan = plan_up(parent, _groupings(lineage.groupings), str(lineage.options.get("tied", "exact")))
+    parent, layers = lineage.parent, layers_of(lineage)
+    plan = plan_up(parent, groupings_of(lineage), str(lineage.options.get("tied", "exact")))
     stacked = restack(parent, {chain: grouping.coarse_of for chain, grouping in layers.items()})
     changes = residual_changes(parent, layers, depth_mode, "coarse").affine
     found = {}
     for fine, source in stacked.sources.items():
-        copies, rank, scale = 1, 0, 1.0
-        if source.chain in layers and source.position is not None:
-            grouping = layers[source.chain]
-            members = grouping.members[grouping.coarse_of[source.block]]
-            copies, rank = len(members), members.index(source.block)
-            place = (source.chain, source.block, source.position)
-            scale = changes[place].scale if place in changes else 1.0
         transfer = plan.transfers.get(source.name)
-        found[fine] = Counterpart(source.name, transfer, copies, rank, scale)
+        if source.chain not in layers or source.position is None:
+            found[fine] = Counterpart(source.name, transfer)
+            continue
+        at, affine = (
+            _Place.of(layers[source.chain], source.block),
+            changes.get((source.chain, source.block, source.position)),
+        )
+        scale = 1.0 if affine is None else affine.scale
+        found[fine] = Counterpart(source.name, transfer, at.share, at.rank, scale, at.padded)
     return found
 
 
@@ -159,7 +179,7 @@ def _kind(key: str) -> Kind | None:
 def _down(found: Mapping[str, Counterpart], state: OptimizerState) -> OptimizerState:
     moved: OptimizerState = {}
     for name, entries in state.items():
-        if name not in found:
+        if name not in found or found[name].padded:
             continue
         into = moved.setdefault(found[name].coarse, {})
         for key, value in entries.items():
@@ -192,7 +212,7 @@ def _share(counterpart: Counterpart, depth_mode: str) -> float | None:
     """The part of a coarse gradient that falls to one copy of a block; none where nothing is known of it."""
     if depth_mode == "identity":
         return 1.0 if counterpart.rank == 0 else None
-    return 1.0 / (counterpart.copies * counterpart.scale)
+    return counterpart.share / counterpart.scale if counterpart.share else None
 
 
 def _raised(

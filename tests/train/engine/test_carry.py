@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mlgraph
+from mlgraph.passes import Coalesce, Lemon
 from mlgraph.passes.interpolate import Mix
 from mlgraph.passes.registry import PASSES, load_pass
 from mlgraph.program import Program
@@ -64,6 +65,56 @@ def test_carried_up_in_width_moments_are_the_grown_programs(width: int, pairing:
     fine = mlgraph.decoalesce(coarse)
     carried = state_map(coarse, "up", "carry")(_moments(_gradients(coarse)))
     _check_equal(carried, _moments(_gradients(fine)))
+
+
+@pytest.mark.parametrize(
+    "down",
+    [
+        Coalesce(axes={"mlp": "2:select"}),
+        Coalesce(axes={"mlp": "2:select:pad"}),
+        Coalesce(axes={"mlp": [[0, 1, 2], [3], [7, 5]]}, reduce="select"),
+    ],
+    ids=str,
+)
+def test_the_same_holds_for_what_was_selected(down: Coalesce) -> None:
+    coarse = down(program())
+    fine = mlgraph.decoalesce(coarse)
+    _check_equal(state_map(coarse, "up", "carry")(_moments(_gradients(coarse))), _moments(_gradients(fine)))
+
+
+@pytest.mark.parametrize("pairing", ["adjacent", "halves"])
+def test_selected_from_a_copy_first_moments_are_the_coarse_programs(pairing: str) -> None:
+    coarse = mlgraph.coalesce(program(), width=2, pairing=pairing, reduce="select")
+    moved = state_map(coarse, "down", "carry")(_moments(_gradients(mlgraph.decoalesce(coarse))))
+    for name, gradient in _gradients(coarse).items():
+        torch.testing.assert_close(moved[name]["exp_avg"], gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_same_holds_for_growth_by_uneven_shares(seed: int) -> None:
+    small = program()
+    exact = {name: tensor.detach().double() for name, tensor in small.tensors.items()}
+    small = small.replace(tensors=small.tensors.replace(exact))
+    grown = Lemon(width=1, axes={"mlp": 2}, seed=seed)(small)
+    _check_equal(state_map(grown, "up", "carry")(_moments(_gradients(small))), _moments(_gradients(grown)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reduce": "select"},
+        {"reduce": "select", "extend": "pad", "width": 1},
+        {"layers": (0, 3), "extend": "pad", "depth": 1, "axes": {"mlp": "2:select:pad"}, "width": 1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("mode", ["carry", "asymmetric"])
+def test_a_cycle_trains_whatever_the_way(options: dict[str, Any], mode: str) -> None:
+    phases = vcycle(20, init_steps=6, coarse_steps=10, **options)
+    chosen: dict[str, Any] = {"optimizer": Optimizer(lr=1e-2), "optimizer_state": mode, "log_every": 1}
+    result = run(program(), phases, points(), None, cross_entropy, **chosen)
+    losses = [r["loss"] for r in result.history if "loss" in r and r["phase"] == len(phases) - 1]
+    assert losses[-1] < losses[0]
 
 
 def test_the_same_holds_for_growth_without_a_parent() -> None:
