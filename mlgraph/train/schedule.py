@@ -30,7 +30,9 @@ class Schedule:
     kind: Kind = option("cosine", "how the rate moves; wsd: warmup, stable, decay; linear: straight down")
     warmup: int = option(0, "steps of linear warmup at the start of the span")
     final: float = option(0.0, "factor of the peak rate at the end of the span")
-    decay: float = option(0.2, "share of the span in which wsd decays")
+    decay: float = option(
+        0.2, "share in which wsd decays: of the span, over a run of its steps at the last level"
+    )
     over: Span = option("level", "the span: each phase, all phases of a level, or the whole run")
     rewarm: int = option(0, "steps of linear warmup after each change of level")
     rewarm_new: bool = option(False, "warm up again for new parameters alone")
@@ -43,9 +45,10 @@ class Schedule:
         if not 0.0 <= self.decay <= 1.0 or self.final < 0.0:
             raise TrainError("Schedule decay is a share between 0 and 1 and final a factor of at least 0.")
 
-    def factor(self, step: int, total: int) -> float:
+    def factor(self, step: int, total: int, last: int | None = None) -> float:
         """The factor of the peak rate at ``step`` (0 is the first) of a span of ``total`` steps.
 
+        ``last`` of them are at the level where it ends, all where not given: wsd decays in a share of those.
         The last step of a decaying span is one step short of ``final``, so no step is spent at rate 0.
         """
         if step < self.warmup:
@@ -59,7 +62,7 @@ class Schedule:
         elif self.kind == "linear":
             shape = 1.0 - done / length
         else:
-            tail = max(round(total * self.decay), 1)
+            tail = max(round((total if last is None else last) * self.decay), 1)
             shape = min(1.0, max(total - max(step, 0), 0) / tail)
         return self.final + (1.0 - self.final) * shape
 

@@ -68,6 +68,23 @@ def test_rewarming_follows_a_change_of_level() -> None:
     assert new_only.at(5, 0) == Rate(old=1.0, new=0.25)
 
 
+def test_a_program_that_starts_with_a_coarsening_warms_up_once() -> None:
+    schedule = Schedule("constant", warmup=4, rewarm=4)
+    rates = LearningRates([Coarsen(), Train(10), Refine(), Train(10)], schedule, 1.0)
+    once = pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert [rates.at(1, step).old for step in range(5)] == once
+    # at the level reached for the first time the span begins, and the change was just before
+    assert [rates.at(3, step).old for step in range(5)] == once
+
+
+def test_wsd_over_a_run_decays_in_a_share_of_the_last_levels_steps() -> None:
+    phases = [Train(20), Coarsen(), Train(100), Refine(), Interpolate(), Train(80)]
+    rates = LearningRates(phases, Schedule("wsd", over="run", decay=0.2), 1.0)
+    falling = [step for step in range(80) if rates.at(5, step).old < 1.0]
+    assert falling == list(range(61, 80))
+    assert {rates.at(2, step).old for step in range(100)} == {1.0}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -26,28 +26,37 @@ class LearningRates:
     def __init__(self, phases: Sequence[Phase], schedule: Schedule, lr: float) -> None:
         levels = levels_of(phases)
         totals: dict[object, int] = {}
+        by_level: dict[tuple[object, int], int] = {}
+        last: dict[object, int] = {}
         self._spans: dict[int, _Span] = {}
         changed = False
         for number, phase in enumerate(phases):
             if not isinstance(phase, Train):
-                changed = True
+                # before anything was trained there is no rate to come back to
+                changed = bool(self._spans)
                 continue
             own = schedule if phase.schedule is None else phase.schedule
             key = _span_key(schedule, number, levels[number], phase)
             peak = lr if phase.lr is None else phase.lr
             self._spans[number] = _Span(key, totals.get(key, 0), own, peak, changed)
             totals[key] = totals.get(key, 0) + phase.steps
+            at_level = key, levels[number]
+            by_level[at_level] = by_level.get(at_level, 0) + phase.steps
+            last[key] = by_level[at_level]
             changed = False
-        self._totals = totals
+        self._totals, self._last = totals, last
 
     def at(self, phase: int, step: int) -> Rate:
         """The rate of ``step`` (from 0) of phase number ``phase``, a ``Train``."""
         span = self._spans[phase]
         schedule = span.schedule
-        rate = span.peak * schedule.factor(span.start + step, self._totals[span.key])
+        at, total, last = span.start + step, self._totals[span.key], self._last[span.key]
+        rate = span.peak * schedule.factor(at, total, last)
         if not span.after_change or step >= schedule.rewarm:
             return Rate(rate, rate)
-        warmed = rate * (step + 1) / (schedule.rewarm + 1)
+        ramp = (step + 1) / (schedule.rewarm + 1)
+        # one warm-up, the slower of the two, where the span itself begins
+        warmed = min(rate, span.peak * ramp) if at < schedule.warmup else rate * ramp
         return Rate(rate if schedule.rewarm_new else warmed, warmed)
 
 
