@@ -50,6 +50,7 @@ def infer_axes(program: Program) -> AxisTable:
     axes, borrowed = _adopt_unread(program, tensor_dims, axes)
     columns = (column for chain in program.blocks for column in chain.columns())
     means = tuple(dict.fromkeys((node.name, expressions.dim(dim)) for node, dim in run.averages))
+    shares = tuple(dict.fromkeys((n.name, at, expressions.dim(dim)) for n, at, dim in run.shares))
     axes = keep_alike(axes, tensor_dims, list(columns), means)
     sums = tuple(_sums(run, ids))
     tables = frozenset(
@@ -63,7 +64,7 @@ def infer_axes(program: Program) -> AxisTable:
             borne: list[Role] = ["emits"] * len(list(leaves(dim)))
             flat_roles[tensor, index] = tuple(borne)
     return AxisTable(
-        tuple(axes), tensor_dims, node_dims, flat_roles, sums, means, tables, run.unknown, borrowed
+        tuple(axes), tensor_dims, node_dims, flat_roles, sums, means, tables, shares, run.unknown, borrowed
     )
 
 

@@ -51,6 +51,7 @@ class Inference(Views):
     sources: dict[fx.Node, frozenset[str] | None] = field(default_factory=dict)
     contractions: list[Contraction] = field(default_factory=list)
     averages: list[tuple[fx.Node, Dim]] = field(default_factory=list)
+    shares: list[tuple[fx.Node, int, Dim]] = field(default_factory=list)
     outputs: list[Dim] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     inside: fx.Node | None = None
@@ -95,6 +96,12 @@ class Inference(Views):
     def average(self, node: fx.Node, dim: Dim) -> None:
         self.averages.append((self.inside or node, dim))
         factors.hint(dim, "normalised")
+
+    def share(self, node: fx.Node, position: int, dim: Dim) -> None:
+        repairable = self.inside is None and all(user.op != "output" for user in node.users)
+        self.block(dim, "a softmax normalises over it", node, "shared out" if repairable else "inexact")
+        if repairable:
+            self.shares.append((node, position, dim))
 
     def contract(self, node: fx.Node, dim: Dim, operands: Sequence[tuple[Any, int]]) -> None:
         if factors.size_of(dim) == 1:

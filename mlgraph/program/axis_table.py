@@ -38,6 +38,7 @@ ReasonKind = Literal[
     "no rule",  # no rule covers an op on it
     "op",  # what else an op does with its indices
     "inexact",  # an op changes with its size: a softmax, a norm, a count
+    "shared out",  # what a softmax gives sums to one over it
     "groups",  # it numbers groups of channels
     "mean",  # a mean is taken over it together with what keeps its size
     "summed",  # activations are summed over it
@@ -121,7 +122,8 @@ class Sum:
 class AxisTable(Shown, Sequence[Axis]):
     """All axes of a program; indexed by position, by id, or by a name that one axis has.
 
-    ``means`` lists the means that nodes take, each with the dim that it is taken over.
+    ``means`` lists the means that nodes take, each with the dim that it is taken over; ``shares`` the nodes
+    whose results sum to one over a dim, with its position.
     """
 
     axes: tuple[Axis, ...]
@@ -131,6 +133,7 @@ class AxisTable(Shown, Sequence[Axis]):
     sums: tuple[Sum, ...]
     means: tuple[tuple[str, DimExpr], ...]
     tables: frozenset[str]
+    shares: tuple[tuple[str, int, DimExpr], ...] = ()
     unknown: dict[str, str] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
 

@@ -86,6 +86,9 @@ def _plan(program: Program, groupings: Groupings, tied: str, down: bool, fold: b
             summing |= {(name, found.axis) for name in parameters}
         else:
             gains.append(_gain(table, found, groupings, down))
+    shared, uneven = _share_gains(table, nodes, groupings, down)
+    gains += shared
+    approximate += uneven
     transfers = {}
     for tensor, dims in table.tensor_dims.items():
         roles = []
@@ -155,6 +158,28 @@ def _uneven_means(table: AxisTable, groupings: Groupings) -> list[Note]:
                 text = f"{node} takes a mean of which {', '.join(alone)} is a part that changes alone"
                 found += [Note("approximate", text, axis) for axis in alone]
     return list(dict.fromkeys(found))
+
+
+def _share_gains(
+    table: AxisTable, nodes: Mapping[str, fx.Node], groupings: Groupings, down: bool
+) -> tuple[list[Gain], list[Note]]:
+    """Gains on softmaxes over what changes, whose copies share what one index had, and what stays inexact."""
+    copies = {axis: frozenset(grouping.group_sizes) for axis, grouping in groupings.items()}
+    gains, notes = [], []
+    for name, position, dim in table.shares:
+        found = multiplicities(dim, copies)
+        if len(found) > 1:
+            changing = sorted({leaf.axis for leaf in leaves(dim) if leaf.axis in copies})
+            said = f"{name} shares out over {', '.join(changing)} in groups of unequal size"
+            notes += [Note("approximate", said, axis) for axis in changing]
+            continue
+        (count,) = found
+        if count > 1:
+            factor = 1 / count if down else float(count)
+            gains += [
+                Gain(user.name, name, position, (factor,), every_use=True) for user in nodes[name].users
+            ]
+    return gains, notes
 
 
 def _gain(table: AxisTable, found: Sum, groupings: Groupings, down: bool) -> Gain:

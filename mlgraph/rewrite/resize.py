@@ -34,13 +34,15 @@ class Gain:
     """A factor on an activation before it is contracted: on dim ``position`` of ``operand`` where ``node``
     reads it.
 
-    ``values`` has one factor for all indices, or one per index of the dim at its new size.
+    ``values`` has one factor for all indices, or one per index of the dim at its new size. Where the node
+    reads the operand twice, the factor is put on one of them, unless on ``every_use``.
     """
 
     node: str
     operand: str
     position: int
     values: tuple[float, ...]
+    every_use: bool = False
 
 
 def rewrite(
@@ -414,7 +416,10 @@ def _insert_gains(
                 factor = graph.get_attr(name)
             new = graph.call_function(torch.ops.aten.mul.Tensor, (operand, factor))
         new.meta = {k: v for k, v in node.meta.items() if k in ("module", "source")}
-        _replace_first(node, operand, new)
+        if gain.every_use:
+            node.replace_input_with(operand, new)
+        else:
+            _replace_first(node, operand, new)
         scaled[key] = new
     return added
 

@@ -214,7 +214,11 @@ def _is_mean_square(node: fx.Node) -> bool:
 @rule("softmax log_softmax _softmax _log_softmax _safe_softmax")
 def _softmax(ctx: Context, node: fx.Node) -> Result:
     dims = ctx.dims(node.args[0])
-    ctx.block(dims[int(node.args[1])], "a softmax normalises over it", node)  # type: ignore[arg-type]
+    position = int(node.args[1]) % len(dims)  # type: ignore[arg-type]
+    if "log" in op_name(node):
+        ctx.block(dims[position], "a softmax normalises over it", node)
+    else:
+        ctx.share(node, position, dims[position])
     ctx.emit(node.args[0])
     return dims
 

@@ -44,6 +44,9 @@ class Context(Protocol):
     def average(self, node: fx.Node, dim: Dim) -> None:
         """Record that ``node`` averages over ``dim`` (exact for groups of equal size)."""
 
+    def share(self, node: fx.Node, position: int, dim: Dim) -> None:
+        """Record that what ``node`` gives sums to one over a dim (exact for groups of equal size)."""
+
     def emit(self, argument: Any, dims: Sequence[int] | None = None) -> None:
         """Record that a parameter's dims (all, unless listed) are used as outputs."""
 
