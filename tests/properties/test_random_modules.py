@@ -9,13 +9,15 @@ from tests.random_modules import Recipe, Step, examine, recipes, survey
 
 QUIET = list(HealthCheck)
 
-# A part of every kind, and what drawing found.
-KEPT_EXAMPLES = [
-    Recipe(
-        8, (Step("mix", (0,), "bias", 12), Step("join", (1, 0), "cat"), Step("norm", (2,), "layer")), "mean"
-    ),
-    Recipe(12, (Step("write", (0,), "zeroed"), Step("reduce", (1,), "mean"))),
-    Recipe(8, (Step("blocks", (0,), "norm", 2), Step("view", (1,), "gated", 4))),
+# What drawing found at one time or another, shrunk; each is exact, refused, or kept by name now.
+FOUND = [
+    Recipe(12, (Step("custom", (0,), "reversed"),)),
+    Recipe(12, (Step("custom", (0,), "rounded"), Step("custom", (1,), "reversed"))),
+    Recipe(4, (Step("write", (0,), "moved"), Step("blocks", (1,), "norm", 4))),
+    Recipe(12, (Step("write", (0,), "zeroed"), Step("cut", (1,), "max_pooled"))),
+    Recipe(4, (Step("weight", (0,), "expanded"), Step("mix", (1,), "plain", 8))),
+    Recipe(8, (Step("reduce", (0,), "var"),)),
+    Recipe(4, (Step("drop", (0,)), Step("drop", (0,)))),
 ]
 
 
@@ -25,9 +27,11 @@ def test_random_modules_are_exact_or_refused(recipe: Recipe) -> None:
     examine(recipe)
 
 
-@pytest.mark.parametrize("recipe", KEPT_EXAMPLES, ids=str)
-def test_examples_kept(recipe: Recipe) -> None:
-    assert examine(recipe) == "exact"
+@pytest.mark.parametrize(
+    "recipe", FOUND, ids=lambda recipe: "-".join(s.variant or s.kind for s in recipe.steps)
+)
+def test_what_was_found_is_not_wrong_any_more(recipe: Recipe) -> None:
+    examine(recipe)
 
 
 @pytest.mark.slow
