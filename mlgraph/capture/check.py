@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _NAMED = 3
 # A model with more bytes than this is not copied.
 _LARGEST = 4 << 30
+# Gradients of one with more than this are compared at the example's sizes alone.
+_LIGHT = 1 << 28
 
 
 def resized(program: Program, call: Call, sizes: Mapping[str, int]) -> Call:
@@ -124,7 +126,9 @@ def checked(comparison: Comparison, made: Made, again: Callable[[], Made]) -> Pr
         _refuse(program, training, (*made.functions, *hooks))
     unused = "changes no gradient here, and is not part of the program"
     notes += [Note("mode", f"{hook} {unused}") for hook in hooks]
-    program, fixed = _at_other_sizes(comparison, program, call, not training)
+    # of a large model a backward at another size costs more than it tells
+    light = sum(tensor.nbytes for tensor in comparison.tensors.values()) <= _LIGHT
+    program, fixed = _at_other_sizes(comparison, program, call, light and not training)
     return program.replace(notes=(*program.notes, *notes, *fixed))
 
 

@@ -7,8 +7,9 @@ what the other wrote, and nothing of the user's is changed.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,7 +18,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from mlgraph.capture.gradients import without_checkpoints
-from mlgraph.capture.state import State, copies
+from mlgraph.capture.state import State, copies, sharing
 from mlgraph.errors import first_line
 from mlgraph.graph.interpret import Interpretation, double
 
@@ -61,11 +62,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run gave: its value, gradients by name, and written tensors as they are afterwards."""
+    """What one run gave: its value, gradients by name, and written tensors as they are afterwards.
+
+    ``changed`` are attributes of the model's modules that are others than before.
+    """
 
     value: Any
     gradients: Mapping[str, torch.Tensor | None]
     written: Mapping[str, torch.Tensor]
+    changed: Sequence[str] = ()
 
 
 class CannotRun(Exception):
@@ -83,6 +88,7 @@ class Comparison:
         self._state = State(model)
         self._trains = {module: module.training for module in model.modules()}
         self._known: list[tuple[Call, bool, Outcome]] = []
+        self._kept: dict[int, tuple[torch.Tensor, int]] = {}
 
     def trains_as_now(self) -> None:
         """Let training mean the modes that the model's modules are in."""
@@ -94,7 +100,7 @@ class Comparison:
         try:
             # a program shares its model's buffers
             with self._model_as_it_was(training):
-                found = _run_program(program, call, training)
+                found = _run_program(program, self._copies(program.tensors, training), call, training)
         except Exception as error:  # whatever stands in the way of the program
             return [Difference("error", "", f"its program does not run: {first_line(error)}")]
         differences = list(_compare(wanted, found, self.tensors))
@@ -113,7 +119,8 @@ class Comparison:
             with self._model_as_it_was(training):
                 wanted = self._run(call.map(double), training, widened=True)
             with self._model_as_it_was(training):
-                found = _run_program(program, call.map(double), training, widened=True)
+                made = copies(program.tensors, training, double)
+                found = _run_program(program, made, call.map(double), training, widened=True)
             left = [difference.size for difference in _compare(wanted, found, self.tensors)]
         except Exception:  # a model that names its dtypes may not run in another
             return worst <= _UNSEEN
@@ -142,23 +149,36 @@ class Comparison:
 
         Raises CannotRun.
         """
+        changed = [*self.outcome(call, training=False).changed]
+        if not changed:
+            return []
         with self._model_as_it_was(training=False):
-            first = self._run(call, training=False)
-            changed = self._state.changed()
-            if not changed:
-                return []
-            second = self._run(call, training=False)
+            first, second = (self._run(call, training=False) for _ in range(2))
         return changed if list(_compare(first, second, self.tensors)) else []
 
     def _run(self, call: Call, training: bool, widened: bool = False) -> Outcome:
-        made = copies(self.tensors, training, double if widened else None)
+        made = copies(self.tensors, training, double) if widened else self._copies(self.tensors, training)
 
         def forward(given: Call) -> Any:
             # reentrant ones allow no gradients of chosen tensors
             with without_checkpoints() if training else contextlib.nullcontext():
                 return torch.func.functional_call(self.model, made, given.args, given.kwargs)
 
-        return _outcome(forward, made, call, training)
+        outcome = _outcome(forward, made, call, training)
+        return dataclasses.replace(outcome, changed=self._state.changed())
+
+    def _copies(self, tensors: Mapping[str, torch.Tensor], training: bool) -> dict[str, torch.Tensor]:
+        """Copies of tensors to run on; those of parameters serve again until something writes to them."""
+        self._kept = {key: (t, version) for key, (t, version) in self._kept.items() if t._version == version}
+        joint = {name for names in sharing(tensors) for name in names}
+        alone = {n: t for n, t in tensors.items() if isinstance(t, nn.Parameter) and n not in joint}
+        made = copies({n: t for n, t in tensors.items() if n not in alone}, training)
+        for name, tensor in alone.items():
+            if id(tensor) not in self._kept:
+                copy = tensor.detach().clone()
+                self._kept[id(tensor)] = copy, copy._version
+            made[name] = self._kept[id(tensor)][0].detach().requires_grad_(training and tensor.requires_grad)
+        return made
 
     @contextlib.contextmanager
     def _model_as_it_was(self, training: bool) -> Iterator[None]:
@@ -194,9 +214,9 @@ class _DrawnAlike(Interpretation):
         return x * (kept.to(x.dtype) / (1.0 - p))
 
 
-def _run_program(program: Program, call: Call, training: bool, widened: bool = False) -> Outcome:
-    made = copies(program.tensors, training, double if widened else None)
-
+def _run_program(
+    program: Program, made: dict[str, torch.Tensor], call: Call, training: bool, widened: bool = False
+) -> Outcome:
     def forward(given: Call) -> Any:
         results = _DrawnAlike(program, made, training, widened).run(given.leaves())
         return pytree.tree_unflatten(results, program.signature.out_spec)
@@ -275,10 +295,14 @@ def _compare(wanted: Outcome, found: Outcome, tensors: Mapping[str, torch.Tensor
 def _compare_gradients(
     wanted: Mapping[str, torch.Tensor | None], found: Mapping[str, torch.Tensor | None]
 ) -> Iterator[Difference]:
-    largest = max((_scale(g) for g in wanted.values() if g is not None), default=0.0)
+    largest = None
     for name, want in wanted.items():
         have = found.get(name)
         if want is not None and have is not None:
+            if want.layout is have.layout is torch.strided and torch.equal(want, have):
+                continue
+            if largest is None:
+                largest = max(_scale(g) for g in wanted.values() if g is not None)
             differ = _differ(want, have, _NEGLIGIBLE * largest)
             if differ is not None:
                 yield Difference("gradient", name, f"the gradient of {name} {differ[1]}", differ[0])
