@@ -29,8 +29,8 @@ class Grouped(Pass, Generic[How]):
         metavar="NAME=N",
         example="--axis mlp=2 or --axis mlp=0,0,1,1",
     )
-    check: bool = option(True, "try the change on a miniature first, and keep what fails")
-    force: bool = option(False, "change axes given by name even where that is only approximate")
+    check: bool = option(True, "try the change on a miniature first, and keep what fails", key="c")
+    force: bool = option(False, "change axes given by name even where that is only approximate", key="o")
 
 
 def call(kind: Callable[..., Pass], **options: Any) -> Pass:

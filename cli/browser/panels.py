@@ -166,9 +166,9 @@ def request_line(request: Coalesce) -> Text:
     changed = request.options()
     shown = [control for control in CONTROLS if control.name in changed or not control.choices]
     for number, control in enumerate(shown):
-        value = getattr(request, control.name)
-        words = str(value) if control.choices else f"{control.name} {value}"
-        text.append("  " if number else "").append(words, "bold yellow" if control.name in changed else "")
+        text.append("  " if number else "").append(
+            control.chosen(request), "bold yellow" if control.name in changed else ""
+        )
     for name, factor in request.axes.items():
         text.append(f"  {_short(name)}={factor}", "bold yellow")
     for name in request.freeze:

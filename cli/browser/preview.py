@@ -28,11 +28,25 @@ class Control:
     @property
     def told(self) -> str:
         """What it chooses, for the list of keys."""
+        if self.choices == (False, True):
+            return self.help
         return ", ".join(map(str, self.choices)) or f"{self.help}: up, down"
+
+    def chosen(self, request: Coalesce) -> str:
+        """What is chosen, in a word or two."""
+        value = getattr(request, self.name)
+        if isinstance(value, bool):
+            return self.name if value else f"no {self.name}"
+        return str(value) if self.choices else f"{self.name} {value}"
 
 
 CONTROLS = tuple(
-    Control(entry.name, entry.metadata["key"], choices(entry.hint), entry.metadata["help"])
+    Control(
+        entry.name,
+        entry.metadata["key"],
+        (False, True) if entry.hint is bool else choices(entry.hint),
+        entry.metadata["help"],
+    )
     for entry in entries(Coalesce)
     if "key" in entry.metadata
 )
