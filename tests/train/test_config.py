@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from mlgraph.passes.options import reference
+from mlgraph.passes.options import reference, table_of
 from mlgraph.train import Coarsen, Refine, Train, TrainError, progressive_stacking, vcycle
 from mlgraph.train.config import Config, load_config
-from mlgraph.train.engine.checkpoint import differences
+from mlgraph.train.engine.checkpoint import RunDirectory
+from mlgraph.train.errors import RunDirectoryError
+from mlgraph.train.recipes import Recipe
 
 MINIMAL = """
 model = "hf:gpt.json"
@@ -166,10 +168,15 @@ BEFORE = {
 }
 
 
+def _description(config: Config) -> dict:
+    return {**json.loads(json.dumps(config.to_json())), "run": {}}
+
+
 def test_a_run_of_the_version_before_goes_on(tmp_path: Path) -> None:
-    config = _load(tmp_path, MINIMAL).to_json()
-    del config["run"]
-    now = json.loads(json.dumps(config))
-    assert list(differences(BEFORE, now)) == []
-    other = json.loads(json.dumps(_load(tmp_path, MINIMAL, "recipe.freeze=['mlp']").to_json()["recipe"]))
-    assert [name for name, _, _ in differences(BEFORE["recipe"], other)] == ["freeze"]
+    out, defaults = tmp_path / "run", {"recipe": table_of(Recipe(), whole=True)}
+    RunDirectory(out, {**BEFORE, "run": {}})
+    RunDirectory(out, _description(_load(tmp_path, MINIMAL)), defaults=defaults)
+    for change in ("recipe.freeze=['mlp']", "recipe.reduce=select", "recipe.detail=1.0"):
+        name = change.partition("=")[0]
+        with pytest.raises(RunDirectoryError, match=name):
+            RunDirectory(out, _description(_load(tmp_path, MINIMAL, change)), defaults=defaults)

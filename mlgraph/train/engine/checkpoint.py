@@ -52,14 +52,23 @@ class Checkpoint:
 
 
 class RunDirectory:
-    """A run's files. ``RunDirectoryError`` where another configuration has run here."""
+    """A run's files. ``RunDirectoryError`` where another configuration has run here.
 
-    def __init__(self, path: str | os.PathLike[str], config: Mapping[str, Any], keep: int = 2) -> None:
+    ``defaults`` stand for options that the version which wrote the configuration did not have.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        config: Mapping[str, Any],
+        keep: int = 2,
+        defaults: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.path, self._keep = Path(path), max(keep, 1)
         plain = json.loads(json.dumps(config))
         known = self.path / "run.json"
         if known.exists():
-            _refuse_other(known, plain)
+            _refuse_other(known, plain, json.loads(json.dumps(defaults or {})))
             return
         try:
             if self.path.exists() and any(self.path.iterdir()):
@@ -192,16 +201,22 @@ class RunDirectory:
                 entry.unlink(missing_ok=True)
 
 
-def _refuse_other(known: Path, config: dict[str, Any]) -> None:
+def _refuse_other(known: Path, config: dict[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> None:
     try:
         before = json.loads(known.read_text())
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{known} cannot be read ({error}): name another run directory.") from error
-    for name, old, new in differences(before, config):
+    for name, old, new in differences(filled(before, defaults), filled(config, defaults)):
         raise RunDirectoryError(
             f"{known.parent} holds a run with {name} = {old}, and now {name} = {new}: "
             "restore it to go on, or name another run directory."
         )
+
+
+def filled(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A configuration with the defaults of what the version that wrote it did not know, table by table."""
+    known = {name: {**defaults[name], **config[name]} for name in defaults if name in config}
+    return {**config, **known}
 
 
 _ABSENT: Any = object()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mlgraph.passes.options import table_of
 from mlgraph.program import Program
 from mlgraph.train.data.batches import Binder, Loss, Metric, check_call, count_tokens, example_call, peek
 from mlgraph.train.data.stream import RandomState, Stream, seed_all
@@ -29,6 +30,7 @@ from mlgraph.train.errors import DivergedError, TrainError
 from mlgraph.train.flops import count_flops
 from mlgraph.train.optimizer import OptimizerState
 from mlgraph.train.phases import Phase, Train, kind_of, levels_of, to_json
+from mlgraph.train.recipes import Recipe
 from mlgraph.train.results.metrics import Clock, Metrics, Record, peak_memory
 from mlgraph.train.settings import Settings
 
@@ -108,7 +110,8 @@ def _describe(
 
 def _open_directory(out: Path, description: Mapping[str, Any], keep: int, accelerator: Any) -> RunDirectory:
     with accelerator.main_process_first():
-        return RunDirectory(out, description, keep)
+        defaults = {"recipe": table_of(Recipe(), whole=True), "run": Settings().to_json()}
+        return RunDirectory(out, description, keep, defaults)
 
 
 @dataclass
