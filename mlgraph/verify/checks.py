@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mlgraph.capture.check import CannotRun, Comparison
+from mlgraph.capture.comparison import CannotRun, Comparison
 from mlgraph.capture.export import Call
 from mlgraph.capture.state import preserved
 from mlgraph.emit.precision import widen

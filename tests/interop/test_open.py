@@ -211,7 +211,7 @@ def test_a_trusted_module_is_captured_on_the_inputs_given(tmp_path):
 def test_a_trusted_state_dict_has_no_graph(tmp_path):
     torch.save(nn.Linear(3, 4).state_dict(), tmp_path / "weights.pth")
     for inputs in (None, parse_inputs(["float32[2,3]"])):
-        with pytest.raises(FileError, match="holds a state dict, weights without a model: name the model with --model"):
+        with pytest.raises(FileError, match="a state dict, weights without a model: name the model"):
             open_source(tmp_path / "weights.pth", trust=True, inputs=inputs)
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlgraph.program.dims import DimExpr, Leaf
+from mlgraph.program.tensors import TensorSource
 from mlgraph.rewrite.chunks import down_chunks
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.transfer import TensorTransfer
 
 
-class Shelf(Mapping[str, torch.Tensor]):
+class Shelf(TensorSource):
     """One tensor that can be read by rows."""
+
+    reads_rows = True
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor

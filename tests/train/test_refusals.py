@@ -146,7 +146,7 @@ def test_models_and_batches(model: Any, data: Any, loss: Any, message: str) -> N
         ([(X[:, :7], Y)], "x of size 7 in dim 1: the model was captured with 8"),
         ([(X[0], Y)], "x of shape .8.: the model takes 2 dims"),
         ([(X.long(), Y)], "x as torch.int64: the model takes torch.float32"),
-        ([{"xs": X}], "no 'x', which the model takes: rename its 'xs'"),
+        ([{"xs": X}], "no 'x', which the model takes: did you mean 'xs'"),
         ([{"z1": X, "w2": Y}], "no 'x'.*it has z1, w2"),
         ([("text", Y)], "gives a str for x"),
     ],
