@@ -16,8 +16,8 @@ from mkdocs.structure.files import File, Files
 
 from mlgraph.cli.app import build_app
 from mlgraph.cli.verbs import VERBS
+from mlgraph.passes.options import reference
 from mlgraph.train.config import Config
-from mlgraph.train.fields import reference
 
 ROOT = Path(__file__).resolve().parents[2]
 
