@@ -8,6 +8,15 @@ from typing import Any
 from mlgraph.program.origin import HuggingFaceOrigin, ModuleOrigin, Origin, TimmOrigin
 from mlgraph.storage.values import Malformed, shorten
 
+_BESIDE = frozenset({"kind", "history", "module", "parameters"})
+_KNOWN: dict[Any, frozenset[str]] = {
+    "huggingface": frozenset({"class", "config", "path", "config_path", "random", "rescales"}),
+    "timm": frozenset({"model", "kwargs"}),
+    "module": frozenset({"class", "path"}),
+    None: frozenset(),
+}
+"""The entries of an origin by its kind; nothing else may stand there, for it would be lost."""
+
 
 def encode_origin(origin: Origin | None) -> dict[str, Any]:
     """The entries of an origin; none where there is none."""
@@ -34,6 +43,11 @@ def encode_rescales(origin: Origin | None) -> dict[str, Any]:
 def decode_origin(entries: Mapping[Any, Any]) -> Origin | None:
     """The origin that entries tell of, None where they name no library. Raises ``Malformed``."""
     kind = entries.get("kind")
+    if not (kind is None or isinstance(kind, str)) or kind not in _KNOWN:
+        raise Malformed(f"its origin is of a kind {shorten(repr(kind))} that is not known")
+    for name in entries:
+        if name not in _BESIDE | _KNOWN[kind]:
+            raise Malformed(f"its origin has an entry {shorten(repr(name))} that is not known")
     if kind == "huggingface":
         return HuggingFaceOrigin(
             _text(entries, "class"),
@@ -46,9 +60,7 @@ def decode_origin(entries: Mapping[Any, Any]) -> Origin | None:
         return TimmOrigin(_text(entries, "model"), _mapping(entries, "kwargs"))
     if kind == "module":
         return ModuleOrigin(_text(entries, "class"), _optional(entries, "path"))
-    if kind is None:
-        return None
-    raise Malformed(f"its origin is of a kind {shorten(repr(kind))} that is not known")
+    return None
 
 
 def decode_history(entries: Mapping[Any, Any]) -> tuple[str, ...]:
