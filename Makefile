@@ -1,5 +1,5 @@
 # The steps of .ci/run, one by one, in the environment that is active.
-.PHONY: help check lint types test slow real zoo docs versions bench
+.PHONY: help check lint types test coverage slow real zoo docs versions bench
 
 help:
 	@grep -E '^[a-z]+:.*#' Makefile | sed -E 's/:.*# /	/'
@@ -15,6 +15,10 @@ types: # mypy over the package as it installs
 
 test: # the core tests, as README runs them
 	pytest
+
+coverage: # code coverage by package, over the core tests
+	pytest -n 2 --cov --cov-report=
+	python tests/tools/package_coverage.py
 
 slow: # tests that take minutes, and more draws of the property tests
 	pytest -m slow -n 2
