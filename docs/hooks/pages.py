@@ -42,7 +42,11 @@ def on_files(files: Files, config: Any) -> Files:
 def start() -> str:
     """README, with links as they are from inside ``docs``."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return text.replace("](docs/", "](").replace("[examples/](examples)", "`examples/`")
+    return (
+        text.replace("](docs/", "](")
+        .replace("[examples/](examples)", "`examples/`")
+        .replace("[examples/studies](examples/studies)", "`examples/studies`")
+    )
 
 
 def commands() -> str:
