@@ -10,13 +10,12 @@ NoteKind = Literal[
     "traced",  # a check or a loop in forward that tracing left out or ran over everything
     "mode",  # what does not follow training and evaluation as the model does
     "call",  # what of the model, or of several calls of it, was captured
-    "unchecked",  # what was not run beside the model
     "weights",  # names or shapes in which a model and its files differ
     "class",  # a class in arguments or results that is not at hand
     "kept",  # what a change of width or depth leaves as it is
     "assumed",  # what it changes without knowing
     "approximate",  # where it is no average or copy in the strict sense
-    "unchecked",  # what could not be checked
+    "unchecked",  # what was not run beside the model, or could not be checked
     "other",
 ]
 
