@@ -71,6 +71,8 @@ def ranks(diagram: Diagram) -> dict[str, int]:
     graph = _graph(diagram)
     if not nx.is_directed_acyclic_graph(graph):
         graph = _without_circles(graph)
+    if not graph.edges:
+        return dict.fromkeys(graph, 0)
     flow: nx.DiGraph[str] = nx.DiGraph()
     for id in graph:
         flow.add_node(id, demand=graph.in_degree(id) - graph.out_degree(id))
@@ -117,8 +119,9 @@ def _redundant(diagram: Diagram) -> set[tuple[str, str]]:
 
 
 def _sides_where_read(diagram: Diagram) -> Diagram:
-    """Boxes from outside once for each group of readers in neighbouring layers."""
-    sides = {box.id: box for box in diagram.boxes if box.kind == "side"}
+    """Boxes from outside once for each group of readers in neighbouring layers; unread ones stay."""
+    read = {edge.source for edge in diagram.edges}
+    sides = {box.id: box for box in diagram.boxes if box.kind == "side" and box.id in read}
     inner = replace(
         diagram,
         boxes=tuple(box for box in diagram.boxes if box.id not in sides),

@@ -106,8 +106,9 @@ class _Arrangement:
             if circle or len(places) == 1:
                 wanted = [self.x[id]] * len(places)
             found = spaced(wanted, [1.0] * len(places), [step] * (len(places) - 1))
-            shift = max(low - found[0], 0.0) - max(found[-1] - high, 0.0)
-            ports.update(zip(places, (x + shift for x in found), strict=True))
+            last = len(places) - 1
+            within = (min(max(x, low + n * step), high - (last - n) * step) for n, x in enumerate(found))
+            ports.update(zip(places, within, strict=True))
         return ports
 
     def _from(self, place: int) -> float:
@@ -338,6 +339,8 @@ def spaced(wanted: Sequence[float], weights: Sequence[float], apart: Sequence[fl
 
     Neighbours that would come too close are pooled and placed together.
     """
+    if not wanted:
+        return []
     offsets = [0.0]
     for distance in apart:
         offsets.append(offsets[-1] + distance)

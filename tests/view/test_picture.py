@@ -76,6 +76,26 @@ def test_an_edge_past_other_boxes_is_led_around_them():
     assert [x for x, _ in picture.routes[0].points] == [picture.boxes[0].x] * 2
 
 
+def test_many_edges_enter_a_narrow_box_within_it():
+    above = [f"a{n}" for n in range(12)]
+    boxes = tuple(Box(id, "linear", "") for id in (*above, "below"))
+    picture = arrange(Diagram("", boxes, tuple(Edge(id, "below") for id in above)))
+    below = next(placed for placed in picture.boxes if placed.box.id == "below")
+    ports = [route.points[-1][0] for route in picture.routes]
+    assert len(set(ports)) == 12
+    assert all(abs(x - below.x) <= below.width / 2 for x in ports)
+
+
+def test_boxes_without_edges_stand_side_by_side():
+    picture = arrange(Diagram("", (Box("a", "linear", "a"), Box("b", "side", "b")), ()))
+    assert [placed.box.id for placed in picture.boxes] == ["a", "b"]
+    assert len({placed.y for placed in picture.boxes}) == 1
+
+
+def test_an_empty_diagram_is_an_empty_picture():
+    assert arrange(Diagram("", (), ())).boxes == ()
+
+
 @given(diagrams())
 def test_boxes_do_not_overlap_and_lie_inside(diagram):
     picture = arrange(diagram)
