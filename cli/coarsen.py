@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,13 +50,18 @@ def command(
 
     For example: mlgraph coarsen bert-base --depth 2 --width 2 -o small
     """
+    from mlgraph.cli.calibrate import measured
     from mlgraph.cli.results import open_program, status
 
     if not operator.asks:
         raise typer.BadParameter("say how much smaller: --depth N, --width N or --axis NAME=N")
     program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model, module=module)
+    applied: Callable[[Program], Program] = operator
+    if operator.calibration is not None and operator.calibration.endswith(".toml") and not dry_run:
+        calibration = measured(program, source, Path(operator.calibration), operator.score == "taylor")
+        applied = partial(replace(operator, calibration=None), calibration=calibration)
     with status("coarsening"):
-        coarse = run_pass(operator, program, weights=not dry_run)
+        coarse = operator.on_shapes(program) if dry_run else run_pass(applied, program)
     report(
         source,
         operator,
@@ -80,12 +87,10 @@ def _label(operator: Coalesce) -> str:
     return "".join(parts) or "coarse"
 
 
-def run_pass(operator: Pass, program: Program, weights: bool = True) -> Program:
-    """Apply a pass; without ``weights`` to shapes only, which costs no memory."""
+def run_pass(operator: Callable[[Program], Program], program: Program) -> Program:
+    """Apply a pass to a program whose weights are all numbers."""
     from mlgraph.cli.checks import require_numbers
 
-    if not weights:
-        return operator.on_shapes(program)
     require_numbers(program)
     return operator(program)
 

@@ -30,6 +30,6 @@ def command(
 
     program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
     with status("refining"):
-        fine = run_pass(operator, program, weights=not dry_run)
+        fine = operator.on_shapes(program) if dry_run else run_pass(operator, program)
     write = Write(out, "grown" if operator.grows else "refined", dtype, shard_size)
     report(source, operator, program, fine, None if dry_run else write, json)

@@ -34,6 +34,7 @@ VERBS = (
     Verb("refine", _TRANSFORM, "Take a coarse model back up, or grow a model."),
     Verb("interpolate", _TRANSFORM, "Mix two models of one architecture."),
     Verb("apply", _TRANSFORM, "Run a pipeline of passes."),
+    Verb("calibrate", _TRANSFORM, "Measure what data shows of a model, for coarsening by it."),
     Verb("inspect", _LOOK, "Show the modules, their dims in axis names, and their sizes."),
     Verb("axes", _LOOK, "List the axes: what may be coarsened and what may not, and why."),
     Verb("blocks", _LOOK, "List the chains of repeated blocks."),

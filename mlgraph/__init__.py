@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from mlgraph.passes.decoalesce import decoalesce
     from mlgraph.passes.interpolate import interpolate
     from mlgraph.program import Program
+    from mlgraph.program.calibration import Calibration
     from mlgraph.storage import save
+    from mlgraph.storage.calibration import load_calibration, save_calibration
+    from mlgraph.train.data.calibration import calibrate
     from mlgraph.verify.checks import verify
 
 __version__ = "0.1.0"
@@ -34,6 +37,8 @@ _EXPORTS = {
     "FileError": "mlgraph.errors",
     "MlgraphError": "mlgraph.errors",
     "Program": "mlgraph.program.program",
+    "Calibration": "mlgraph.program.calibration",
+    "calibrate": "mlgraph.train.data.calibration",
     "capture": "mlgraph.interop.open",
     "coalesce": "mlgraph.passes.coalesce",
     "decoalesce": "mlgraph.passes.decoalesce",
@@ -41,16 +46,20 @@ _EXPORTS = {
     "explain": "mlgraph.inspect.explain",
     "interpolate": "mlgraph.passes.interpolate",
     "load": "mlgraph.interop.open",
+    "load_calibration": "mlgraph.storage.calibration",
     "save": "mlgraph.storage",
+    "save_calibration": "mlgraph.storage.calibration",
     "verify": "mlgraph.verify.checks",
 }
 
 __all__ = [
     "AxisError",
+    "Calibration",
     "CaptureError",
     "FileError",
     "MlgraphError",
     "Program",
+    "calibrate",
     "capture",
     "coalesce",
     "decoalesce",
@@ -58,7 +67,9 @@ __all__ = [
     "explain",
     "interpolate",
     "load",
+    "load_calibration",
     "save",
+    "save_calibration",
     "verify",
 ]
 

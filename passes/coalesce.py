@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mlgraph.errors import MlgraphError
 from mlgraph.passes.grouped import Grouped, call
 from mlgraph.passes.options import option, signed
-from mlgraph.rewrite.choices import Extend, Pairing, Reduce
+from mlgraph.rewrite.choices import Extend, Pairing, Reduce, Score
 
 if TYPE_CHECKING:
+    import torch
+
     from mlgraph.program import Program
+    from mlgraph.program.axis_table import Axis
+    from mlgraph.program.calibration import Calibration
     from mlgraph.rewrite.grouping import Grouping
 
 
@@ -31,6 +37,17 @@ class Coalesce(Grouped[Pairing]):
     to the function of the coarse program in width; {select, pad} prunes, and comes back with zeros where
     members were left out and with blocks that are identities. In ``axes`` an axis may go another way:
     ``"2:select:pad"``. ``layers`` lists the blocks of every chain that stay, the others being left out.
+
+    ``score`` selects by what members count instead: ``norm`` of their weights; on data, ``activation``,
+    ``taylor`` (what the loss would change without them) and, of blocks, ``influence`` (1 - cosine of input
+    and output). The one that counts most stays in each group; of blocks, and of what is padded coming back,
+    those of the whole axis do, unless pairing is ``similarity``. ``calibration`` is a file of what data shows
+    of the program (:func:`mlgraph.calibrate`); calling the pass, it may be given itself. With one, pairing
+    ``similarity`` groups neurons by their activations, and ``repair`` gives norms, behind all else, gains and
+    biases with which the coarse activations have the mean and variance of the fine ones.
+
+    ``align`` permutes neurons, heads and experts of blocks that are averaged to match those of the first of
+    their group (Ainsworth et al., arXiv 2209.04836); going back up they return to their places.
     """
 
     moves: ClassVar[int] = 1
@@ -40,6 +57,15 @@ class Coalesce(Grouped[Pairing]):
     reduce: Reduce = option("mean", "what a group becomes: the mean of its members, or the first", key="s")
     extend: Extend = option("copy", "what members become coming back: copies, or zeros but for one", key="x")
     layers: tuple[int, ...] = option((), "blocks that stay, counted from 0", metavar="0,2,4", least=0)
+    score: Score = option("position", "what selects: position, or what a member counts")
+    calibration: str | None = option(
+        None,
+        "what data shows of the model: a file of calibrate, or the data itself as train takes it",
+        flag="--calibrate",
+        metavar="FILE",
+    )
+    repair: bool = option(False, "give norms the mean and variance that data shows before")
+    align: bool = option(False, "order the neurons and heads of blocks alike before they are averaged")
     freeze: tuple[str, ...] = option((), "leave an axis or a chain of blocks as it is", metavar="NAME")
 
     @property
@@ -48,28 +74,62 @@ class Coalesce(Grouped[Pairing]):
         factors = (self.depth, self.width, *self.axes.values())
         return bool(self.layers) or any(factor != 1 for factor in factors)
 
-    def __call__(self, program: Program) -> Program:
+    def __call__(self, program: Program, calibration: Calibration | None = None) -> Program:
         from mlgraph.rewrite.coarsen import apply_down
         from mlgraph.rewrite.notes import nothing_changed
 
-        groupings, layers = self.groupings(program)
+        known = self._calibration(calibration)
+        groupings, layers = self.groupings(program, known)
         options = {"pairing": self.pairing, "tied": self.tied}
         coarse = apply_down(program, groupings, layers, self.tied, str(self), options)
+        if self.repair:
+            from mlgraph.rewrite.calibration.repair import repaired
+
+            assert known is not None
+            coarse = repaired(coarse, known)
         if self.width == 1 or groupings:
             return coarse
         return coarse.replace(notes=(*coarse.notes, nothing_changed(program, self.width)))
 
+    def _calibration(self, given: Calibration | None) -> Calibration | None:
+        """What is known of the program on data, and needed.
+
+        Raises:
+            MlgraphError: nothing is, and an option needs it; or a score is given where nothing is selected.
+        """
+        selects = bool(self.reduce == "select" or any("select" in str(way) for way in self.axes.values()))
+        if self.score != "position" and not selects:
+            raise MlgraphError(
+                f"score={self.score!r} says what is selected, and all is averaged: add reduce='select', or "
+                "leave it out."
+            )
+        if given is None and self.calibration is not None:
+            from mlgraph.storage.calibration import load_calibration
+
+            given = load_calibration(self.calibration)
+        if self.repair and given is None:
+            raise MlgraphError("repair measures activations: give a calibration.")
+        return given
+
     def on_shapes(self, program: Program) -> Program:
         # Shapes have no weights to compare, and groups of like ones have the sizes of groups of neighbours.
-        blind = dataclasses.replace(self, pairing="adjacent") if self.pairing == "similarity" else self
+        pairing: Pairing = "adjacent" if self.pairing == "similarity" else self.pairing
+        blind = dataclasses.replace(
+            self, pairing=pairing, score="position", calibration=None, repair=False, align=False
+        )
         return blind(program.skeleton())
 
-    def groupings(self, program: Program) -> tuple[dict[str, Grouping], dict[str, Grouping]]:
+    def groupings(
+        self, program: Program, calibration: Calibration | None = None
+    ) -> tuple[dict[str, Grouping], dict[str, Grouping]]:
         """What is grouped, before anything is done: by axis id, and by chain name."""
+        from mlgraph.rewrite.calibration.score import Scores
         from mlgraph.rewrite.requests import Way, choose, coarse_grouping, group_layers
 
+        scores = None if self.score == "position" else Scores(self.score, calibration)
+        way = Way(self.reduce, self.extend, scores, None if calibration is None else _samples(calibration))
+        layers: dict[str, Grouping] = {}
         named = {chain.name for chain in program.blocks} if self.axes or self.freeze else set()
-        way, layers = Way(self.reduce, self.extend), {}
         if self.depth != 1 or named or self.layers:
             requests = {name: request for name, request in self.axes.items() if name in named}
             asked = (self.depth, self.pairing, requests, self.freeze, way, self.layers)
@@ -83,15 +143,34 @@ class Coalesce(Grouped[Pairing]):
             self.check,
             self.force,
         )
+        if self.align and layers:
+            from mlgraph.rewrite.alignment import aligned
+
+            groupings = aligned(program, groupings, layers)
         return groupings, layers
 
 
-@signed(Coalesce)
-def coalesce(program: Program, depth: int = 1, width: int = 1, **options: Any) -> Program:
+def _samples(calibration: Calibration) -> Callable[[Axis], torch.Tensor]:
+    return lambda axis: calibration.axis(axis.id, axis.size).samples
+
+
+@signed(Coalesce, "calibration")
+def coalesce(
+    program: Program,
+    depth: int = 1,
+    width: int = 1,
+    calibration: Calibration | str | None = None,
+    **options: Any,
+) -> Program:
     """The coarse program; the options are the fields of :class:`Coalesce`.
+
+    ``calibration`` may be one, or its file.
 
     Raises:
         AxisError: a size or number of blocks does not divide, or an axis is unknown or frozen, fails its
             trial, or cannot change exactly and is not forced.
     """
-    return call(Coalesce, depth=depth, width=width, **options)(program)
+    path = calibration if isinstance(calibration, str) else None
+    operator = call(Coalesce, depth=depth, width=width, calibration=path, **options)
+    assert isinstance(operator, Coalesce)
+    return operator(program, None if isinstance(calibration, str) else calibration)

@@ -37,6 +37,9 @@ class Interpolate(Pass):
 
     1 - alpha is the paper's interpolation and the default; 1 with ``alpha`` 1 is multigrid's coarse-grid
     correction, w₀ + P(w_c - R w₀) (Brandt, Mathematics of Computation 31, 1977).
+
+    ``align`` permutes neurons and heads of the second program, whose function that keeps, to match the
+    first's: two models that were trained apart (Ainsworth et al., "Git Re-Basin", arXiv 2209.04836).
     """
 
     alpha: float | dict[str, float] = option(
@@ -50,13 +53,21 @@ class Interpolate(Pass):
         metavar="[AXIS=]D",
     )
 
+    align: bool = option(False, "order the neurons and heads of the second program as the first's first")
+
     def __call__(self, program: Program, other: Program | None = None) -> Program:  # type: ignore[override]
         if other is None:
             raise MlgraphError("interpolate takes two programs: give the second one too.")
-        return interpolate(program, other, self.alpha, self.detail)
+        return interpolate(program, other, self.alpha, self.detail, self.align)
 
 
-def interpolate(first: Program, second: Program, alpha: Alpha = 0.5, detail: Alpha | None = None) -> Program:
+def interpolate(
+    first: Program,
+    second: Program,
+    alpha: Alpha = 0.5,
+    detail: Alpha | None = None,
+    align: bool = False,
+) -> Program:
     """The program with tensors ``(1 - alpha) * first + alpha * second``; see :class:`Interpolate`.
 
     Raises:
@@ -73,14 +84,23 @@ def interpolate(first: Program, second: Program, alpha: Alpha = 0.5, detail: Alp
         )
     refined = second if coarse is None else refine_by_lineage(coarse, "copy", "decoalesce")
     smooth = None if coarse is None or detail is None else smoothed(first, coarse)
-    return mixed(first, refined, Mix(first, alpha, detail), smooth)
+    if align:
+        from mlgraph.rewrite.alignment import moves_between, permuted
+
+        _refuse_difference(first, refined)
+        refined = permuted(refined, moves_between(first, refined))
+    return mixed(first, refined, Mix(first, alpha, detail, align), smooth)
 
 
 class Mix:
     """The weights of a mix, per tensor of ``program`` by name; see :class:`Interpolate`."""
 
-    def __init__(self, program: Program, alpha: Alpha, detail: Alpha | None = None) -> None:
-        self.given = {"alpha": alpha} | ({} if detail is None else {"detail": detail})
+    def __init__(
+        self, program: Program, alpha: Alpha, detail: Alpha | None = None, align: bool = False
+    ) -> None:
+        self.given: dict[str, Any] = {"alpha": alpha} | ({} if detail is None else {"detail": detail})
+        if align:
+            self.given["align"] = "true"
         self._alpha = _by_name(program, alpha, 1.0)
         self._detail = None if detail is None else _by_name(program, detail, None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -113,7 +114,6 @@ class Interpretation:
         leaves = list(leaves)
         placed = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         device = placed[0].device if placed else next(iter(self.tensors.values())).device
-        root = memory(self.program.graph)
         uses = {node: len(node.users) for node in self.program.graph.nodes}
         env: dict[fx.Node, Any] = {}
         inputs = iter(leaves)
@@ -123,10 +123,7 @@ class Interpretation:
             elif node.op == "get_attr":
                 env[node] = self._widen(self.tensors[str(node.target)])
             elif node.op == "call_function":
-                if not self.training and mutates(node) and self._rests(root[node]):
-                    env[node] = env[node.args[0]]
-                else:
-                    env[node] = self._call(node, env, device)
+                env[node] = self.step(node, env, device)
             else:
                 return list(fx.map_arg(node.args[0], env.__getitem__))
             if self.kept is not None:
@@ -136,6 +133,16 @@ class Interpretation:
                 if not uses[source]:
                     del env[source]
         raise MlgraphError(f"{self.program.name} has no output")
+
+    def step(self, node: fx.Node, env: Mapping[fx.Node, Any], device: torch.device) -> Any:
+        """The value of a call, given those of all that it reads."""
+        if not self.training and mutates(node) and self._rests(self._memory[node]):
+            return env[node.args[0]]  # type: ignore[index]
+        return self._call(node, env, device)
+
+    @cached_property
+    def _memory(self) -> Mapping[fx.Node, fx.Node]:
+        return memory(self.program.graph)
 
     def _rests(self, written: fx.Node) -> bool:
         """Whether what is written to stays as it is in evaluation."""

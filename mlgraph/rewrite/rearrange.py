@@ -28,9 +28,33 @@ def order(dim: DimExpr, moves: Moves) -> torch.Tensor:
     return indices
 
 
+def places(dim: DimExpr, axis: str) -> torch.Tensor | None:
+    """The indices of a dim that belong to an axis, those of its first index first; None where none do.
+
+    Every index of the axis has equally many, in the same order.
+    """
+    own = _index_in(dim, axis)
+    if not bool((own >= 0).any()):
+        return None
+    by_index = own.argsort(stable=True)
+    return by_index[int((own < 0).sum()) :]
+
+
+def _index_in(dim: DimExpr, axis: str) -> torch.Tensor:
+    """For every index of a dim, which index of an axis it has; -1 where it has none."""
+    found = torch.full((1,), -1)
+    for term in dim:
+        if isinstance(term, Join):
+            own = torch.cat([_index_in(part, axis) for part in term.parts])
+        else:
+            own = torch.arange(term.size) if term.axis == axis else torch.full((term.size,), -1)
+        found = torch.maximum(found[:, None], own).flatten()
+    return found
+
+
 def rearrange(value: torch.Tensor, dims: Iterable[DimExpr], moves: Moves) -> torch.Tensor:
     """The value with every dim rearranged as its axes are; a dim that does not have its size stays."""
     for position, dim in enumerate(dims):
         if value.shape[position] > 1 and value.shape[position] == size_of(dim):
-            value = value.index_select(position, order(dim, moves))
+            value = value.index_select(position, order(dim, moves).to(value.device))
     return value

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 from mlgraph.errors import AxisError, MlgraphError
+from mlgraph.rewrite.calibration.score import best, best_of_groups
 from mlgraph.rewrite.choices import Extend, Reduce
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.self_check import check_groupings
 from mlgraph.rewrite.similarity import similar, similar_blocks
 
 if TYPE_CHECKING:
+    import torch
+
     from mlgraph.program import Program
     from mlgraph.program.axis_table import Axis
     from mlgraph.program.block_table import Chain
+    from mlgraph.rewrite.calibration.score import Scores
     from mlgraph.rewrite.choices import Pairing, Placement
 
 AxisRequest = int | str | Sequence[int] | Sequence[Sequence[int]]
@@ -24,10 +29,16 @@ AxisRequest = int | str | Sequence[int] | Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class Way:
-    """How groups go down and come back, unless a request says otherwise."""
+    """How groups go down and come back, unless a request says otherwise.
+
+    ``scores`` say which members are selected; by position where there are none. ``samples`` gives the
+    activations of an axis by which its indices are alike; without it, their weights.
+    """
 
     reduce: Reduce = "mean"
     extend: Extend = "copy"
+    scores: Scores | None = None
+    samples: Callable[[Axis], torch.Tensor] | None = None
 
     def of(self, request: AxisRequest, axis: str) -> tuple[AxisRequest, Way]:
         """A request without what it says of the way, and the way.
@@ -39,13 +50,14 @@ class Way:
             return request, self
         factor, *rest = request.split(":")
         reduce, extend = (*rest, "", "")[:2]
-        ways = (reduce or self.reduce) in get_args(Reduce) and (extend or self.extend) in get_args(Extend)
-        if not factor.isdecimal() or len(rest) > 2 or not ways:
+        known = (reduce or self.reduce) in get_args(Reduce) and (extend or self.extend) in get_args(Extend)
+        if not factor.isdecimal() or len(rest) > 2 or not known:
             raise AxisError(
                 f"what is asked of {axis}, {request!r}, is no factor with a way down and back: write for "
                 "example 2:select or 2:select:pad."
             )
-        return int(factor), Way(reduce or self.reduce, extend or self.extend)  # type: ignore[arg-type]
+        ways: Any = {"reduce": reduce or self.reduce, "extend": extend or self.extend}
+        return int(factor), dataclasses.replace(self, **ways)
 
     def going(self, grouping: Grouping, axis: str) -> Grouping:
         """The grouping going this way.
@@ -58,6 +70,10 @@ class Way:
                 f"{axis} is averaged and cannot be padded: reduce it by select, or extend it by copy."
             )
         return grouping.going(self.reduce, self.extend)
+
+    def selects(self) -> Scores | None:
+        """The scores by which members are selected, if they are."""
+        return self.scores if self.reduce == "select" else None
 
 
 _PAPERS = Way()
@@ -123,8 +139,16 @@ def coarse_grouping(
     """How an axis is grouped going down: by ``pairing`` and ``way``, or as requested explicitly."""
 
     def group(axis: Axis, given: AxisRequest) -> Grouping:
-        request, own = way.of(given, f"axis {axis.id}")
-        return own.going(grouped(axis, request), f"axis {axis.id}")
+        what = f"axis {axis.id}"
+        request, own = way.of(given, what)
+        made, scores = grouped(axis, request), own.selects()
+        if scores is None:
+            return own.going(made, what)
+        found = scores.of_axis(program, axis)
+        # what is copied back sums up its group going down, and must be like it
+        if pairing == "similarity" or own.extend == "copy" or not isinstance(request, int):
+            return best_of_groups(made, found, own.extend)
+        return best(found, made.coarse, what, own.extend)
 
     def grouped(axis: Axis, request: AxisRequest) -> Grouping:
         if not isinstance(request, int):
@@ -135,7 +159,7 @@ def coarse_grouping(
                 f"an explicit grouping, or freeze {axis.name}."
             )
         if pairing == "similarity":
-            return similar(program, axis, request)
+            return similar(program, axis, request, None if way.samples is None else way.samples(axis))
         return Grouping.placed(pairing, axis.size, request)
 
     return group
@@ -200,7 +224,8 @@ def group_layers(
         if request == 1:
             continue
         if not isinstance(request, int):
-            out[chain.name] = own.going(Grouping.of(request, count, chain.name), what)  # type: ignore[arg-type]
+            listed = Grouping.of(request, count, chain.name)  # type: ignore[arg-type]
+            out[chain.name] = _selected(program, chain, own, listed, whole=False)
             continue
         if request < 1 or count % request:
             raise AxisError(
@@ -213,8 +238,19 @@ def group_layers(
             grouping = similar_blocks(program, [block.tensors for block in chain.blocks], request)
         else:
             grouping = Grouping.placed(pairing, count, request)
-        out[chain.name] = own.going(grouping, what)
+        out[chain.name] = _selected(program, chain, own, grouping, whole=pairing != "similarity")
     return out
+
+
+def _selected(program: Program, chain: Chain, way: Way, grouping: Grouping, whole: bool) -> Grouping:
+    """The grouping of blocks going its way; ``whole`` selects those that count most of the whole chain."""
+    what, scores = f"the layer axis {chain.name}", way.selects()
+    if scores is None:
+        return way.going(grouping, what)
+    found = scores.of_chain(program, chain)
+    if whole:
+        return best(found, grouping.coarse, what, way.extend)
+    return best_of_groups(grouping, found, way.extend)
 
 
 def why_none(program: Program) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,17 +14,20 @@ from mlgraph.rewrite.grouping import Grouping
 if TYPE_CHECKING:
     from mlgraph.program import Program
     from mlgraph.program.axis_table import Axis
+    from mlgraph.program.dims import DimExpr
 
 _FEATURES = 4096
 _ENTRIES = 1 << 20
 
 
-def similar(program: Program, axis: Axis, factor: int) -> Grouping:
+def similar(program: Program, axis: Axis, factor: int, samples: torch.Tensor | None = None) -> Grouping:
     """Groups of ``factor`` indices whose slots are most alike by cosine, chosen greedily from the likest
-    pair on."""
-    features = torch.cat(
-        [part for slot in axis.slots for part in _rows(program, axis, slot.tensor, slot.dim)], 1
-    )
+    pair on; or whose activations ``samples`` [size, features] are."""
+    if samples is None:
+        scaled = [rows / rows.norm().clamp_min(1e-12) for rows in weight_rows(program, axis)]
+        features = torch.cat(scaled or [torch.zeros(axis.size, 1)], 1)
+    else:
+        features = samples.float()
     if features.shape[1] > _FEATURES:
         generator = torch.Generator().manual_seed(0)
         projection = torch.randn(features.shape[1], _FEATURES, generator=generator, dtype=features.dtype)
@@ -42,7 +45,7 @@ def similar_blocks(program: Program, blocks: Sequence[Sequence[str]], factor: in
     """
     likeness = torch.zeros(len(blocks), len(blocks))
     for names in zip(*blocks, strict=True):
-        rows = torch.stack([_sampled(_weights(program, name).flatten()) for name in names])
+        rows = torch.stack([_sampled(weights(program, name).flatten()) for name in names])
         likeness += rows @ rows.T / rows.square().sum().clamp_min(1e-12)
     scale = likeness.diagonal().clamp_min(1e-12).sqrt()
     return _grouped(likeness / (scale[:, None] * scale), factor)
@@ -57,11 +60,17 @@ def _grouped(likeness: torch.Tensor, factor: int) -> Grouping:
     return Grouping(tuple(coarse_of))
 
 
-def _weights(program: Program, name: str) -> torch.Tensor:
+def weights(program: Program, name: str) -> torch.Tensor:
+    """A tensor in float32 on the CPU.
+
+    Raises:
+        MlgraphError: it has no values here.
+    """
     tensor = program.tensors[name]
     if tensor.is_meta:
         raise MlgraphError(
-            f"pairing='similarity' compares weights, and {name} has none here: choose 'adjacent' or 'halves'."
+            f"pairing='similarity' and scores look at weights, and {name} has none here: choose pairing "
+            "'adjacent' or 'halves', and score 'position'."
         )
     return tensor.detach().to(device="cpu", dtype=torch.float32)
 
@@ -70,18 +79,21 @@ def _sampled(flat: torch.Tensor) -> torch.Tensor:
     return flat[:: -(-len(flat) // _ENTRIES)] if len(flat) > _ENTRIES else flat
 
 
-def _rows(program: Program, axis: Axis, tensor: str, position: int) -> list[torch.Tensor]:
-    """One row of weights per index of the axis; only dims in which it is a plain factor."""
-    dim = program.axes.tensor_dims[tensor][position]
-    value = _weights(program, tensor)
-    out = []
+def rows_of(value: torch.Tensor, dim: DimExpr, axis: Axis, position: int) -> Iterator[torch.Tensor]:
+    """A tensor as rows [size, features], one per index of an axis, for every time that it is a plain factor
+    of the dim at ``position``."""
     sizes = [term.size for term in dim]
     for index, term in enumerate(dim):
         if isinstance(term, Leaf) and term.axis == axis.id:
             own = value.unflatten(position, sizes) if len(sizes) > 1 else value
-            rows = own.movedim(position + index, 0).reshape(axis.size, -1)
-            out.append(rows / rows.norm().clamp_min(1e-12))
-    return out or [torch.zeros(axis.size, 1)]
+            yield own.movedim(position + index, 0).reshape(axis.size, -1)
+
+
+def weight_rows(program: Program, axis: Axis) -> Iterator[torch.Tensor]:
+    """What every slot of an axis holds, as rows [size, features] in float32."""
+    for tensor, position in dict.fromkeys((slot.tensor, slot.dim) for slot in axis.slots):
+        dim = program.axes.tensor_dims[tensor][position]
+        yield from rows_of(weights(program, tensor), dim, axis, position)
 
 
 def _greedy(likeness: torch.Tensor, factor: int) -> list[list[int]]:

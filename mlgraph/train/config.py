@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -89,11 +90,29 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> Config:
 
     Raises ``TrainError`` naming the file, and the unknown or misfit field with the nearest right one.
     """
-    try:
+    with _file_errors(path):
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         for change in changes:
             _replace(table, change)
         return build(Config, table)
+
+
+def load_data_section(path: Path) -> Data:
+    """The section ``data`` of a TOML file, all else of which is left alone.
+
+    Raises ``TrainError`` as :func:`load_config` does.
+    """
+    with _file_errors(path):
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(table.get("data"), dict):
+            raise TrainError("there is no section data: say there what is learned and from which files.")
+        return build(Data, table["data"])
+
+
+@contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:
         raise TrainError(f"There is no file {path}: check the path.") from error
     except (OSError, ValueError) as error:

@@ -32,6 +32,8 @@ PROPERTY = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
+FEW = settings(PROPERTY, max_examples=max(EXAMPLES // 3, 1))
+"""For properties of which the capture alone costs seconds an example."""
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 Groupings = dict[str, tuple[int, ...]]

@@ -22,6 +22,7 @@ from mlgraph.rewrite.depth.residual import residual_changes
 from mlgraph.rewrite.depth.restack import restack
 from mlgraph.rewrite.grouping import Grouping, Groupings, groupings_of, layers_of
 from mlgraph.rewrite.plan import plan_down, plan_up
+from mlgraph.rewrite.rearrange import Moves, rearrange
 from mlgraph.rewrite.transfer import Kind, TensorTransfer
 from mlgraph.train.errors import TrainError
 from mlgraph.train.optimizer import FIRST_MOMENTS, SECOND_MOMENTS, OptimizerState
@@ -151,6 +152,20 @@ def new_after(program: Program, new: frozenset[str]) -> frozenset[str]:
     """The parameters that are new in ``program``: copies made by its last step, and those of ``new`` ones."""
     found = counterparts(program)
     return frozenset(name for name, own in found.items() if own.rank > 0 or own.coarse in new)
+
+
+def permuted_state(program: Program, moves: Moves, state: OptimizerState) -> OptimizerState:
+    """Optimizer state of a program whose axes are permuted by ``moves``."""
+    dims = program.axes.tensor_dims
+    return {
+        name: {
+            key: rearrange(value, dims.get(name, ()), moves)
+            if value.dim() == len(dims.get(name, ()))
+            else value
+            for key, value in entries.items()
+        }
+        for name, entries in state.items()
+    }
 
 
 def state_map(

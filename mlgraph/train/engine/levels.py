@@ -10,11 +10,13 @@ import torch
 
 from mlgraph.passes.interpolate import Mix, mixed
 from mlgraph.program import Program
+from mlgraph.rewrite.alignment import moves_between, permuted
 from mlgraph.rewrite.refine import smoothed
 from mlgraph.train.engine.carry import (
     new_after,
     new_parameters,
     own_state_map,
+    permuted_state,
     state_map,
     steps_between,
 )
@@ -147,11 +149,15 @@ def _interpolate(change: LevelChange, phase: Interpolate, mode: str) -> LevelCha
     mix = Mix(aside.program, phase.operator.alpha, phase.operator.detail)
     has_detail = phase.operator.detail is not None
     smooth = smoothed(aside.program, coarse, depth_mode) if has_detail else None
-    into = _into_aside(change, mixed(aside.program, change.level.program, mix, smooth))
+    refined = change.level.program
+    moves = moves_between(aside.program, refined) if phase.operator.align else {}
+    moved = permuted(refined, moves) if moves else refined
+    into = _into_aside(change, mixed(aside.program, moved, mix, smooth))
 
     def mix_states(state: OptimizerState) -> OptimizerState:
         if mode == "reset":
             return {}
+        state = permuted_state(refined, moves, state) if moves else state
         own = aside.state()
         if not has_detail:
             return mix_state(own, state, mix)

@@ -1,0 +1,1 @@
+"""What data shows of a program, and what is chosen and mended by it."""
