@@ -7,25 +7,27 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Json, Loss, Trust
+from mlgraph.cli.options import Inputs, Json, Loss, Model, Trust
 
 
 def command(
     first: Annotated[str, typer.Argument(metavar="A", help="A model.", show_default=False)],
     second: Annotated[str, typer.Argument(metavar="B", help="Another.", show_default=False)],
     every: Annotated[bool, typer.Option("--all", help="Show every tensor, equal ones too.")] = False,
+    inputs: Inputs = None,
+    model: Model = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Compare two models: figures, axes, shapes, weights and graphs, and how each came about."""
-    from mlgraph.cli.results import open_program
+    from mlgraph.cli.results import open_pair
     from mlgraph.inspect.differences import differences, gap
     from mlgraph.inspect.paired_modules import paired_tree
     from mlgraph.inspect.text.console import console, show, show_json
     from mlgraph.inspect.text.differences import side_by_side
 
-    before, after = (open_program(source, trust=trust, loss=loss) for source in (first, second))
+    before, after = open_pair(first, second, trust=trust, loss=loss, inputs=inputs, model=model)
     found = differences(before, after)
     if json:
         show_json({"same": found.same, **asdict(found)})

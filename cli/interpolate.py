@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Dtype, Json, Loss, Out, ShardSize, Trust
+from mlgraph.cli.options import Dtype, Inputs, Json, Loss, Model, Out, ShardSize, Trust
 from mlgraph.cli.pass_options import runs
 from mlgraph.passes.interpolate import Interpolate
 
@@ -22,6 +22,8 @@ def command(
     out: Out = None,
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
+    inputs: Inputs = None,
+    model: Model = None,
     loss: Loss = True,
     trust: Trust = False,
     json: Json = False,
@@ -33,11 +35,11 @@ def command(
     """
     from mlgraph.cli.checks import require_numbers
     from mlgraph.cli.coarsen import new_notes
-    from mlgraph.cli.results import default_output, open_program, status, write_program
+    from mlgraph.cli.results import default_output, open_pair, status, write_program
     from mlgraph.inspect.text.comparison import notes, outcome
     from mlgraph.inspect.text.console import show, show_json
 
-    before, after = (open_program(source, trust=trust, loss=loss) for source in (first, second))
+    before, after = open_pair(first, second, trust=trust, loss=loss, inputs=inputs, model=model)
     for program in (before, after):
         require_numbers(program)
     with status("interpolating"):

@@ -48,6 +48,37 @@ def open_program(
         return open_source(source, trust=trust, loss=loss, inputs=given, module=module, model=model)
 
 
+def open_pair(
+    first: str,
+    second: str,
+    *,
+    trust: bool = False,
+    loss: bool = True,
+    inputs: Sequence[str] | None = None,
+    model: str | None = None,
+) -> tuple[Program, Program]:
+    """The programs of two SOURCE strings.
+
+    ``inputs`` are for those that are captured, ``model`` for those that are weights alone; where none is, the
+    first says so.
+    """
+    from mlgraph.interop.open import holds_weights_alone, is_program
+
+    captured = [source for source in (first, second) if not is_program(source)] or [first]
+    weights = [source for source in (first, second) if holds_weights_alone(source)] or [first]
+
+    def opened(source: str) -> Program:
+        return open_program(
+            source,
+            trust=trust,
+            loss=loss,
+            inputs=inputs if source in captured else None,
+            model=model if source in weights else None,
+        )
+
+    return opened(first), opened(second)
+
+
 @contextmanager
 def status(doing: str) -> Iterator[None]:
     """A spinner on standard error, where that is a terminal."""
@@ -70,9 +101,9 @@ def default_output(source: str, label: str) -> Path:
     """A name in the working directory: the source's, with what was done to it; a directory's is one too."""
     plain = re.sub(r"^(hf|timm):", "", source).split(",")[0].rstrip("/")
     stem = Path(plain).resolve().name if Path(plain).exists() else Path(plain).name
-    stem = re.sub(r"\.(pt2?|json|pth|pkl)$", "", stem) or "model"
+    stem = re.sub(r"\.(pt2?|json|pth|pkl|bin|ckpt|gguf|safetensors)$", "", stem) or "model"
     name = f"{stem}-{label}" if label else stem
-    return Path(name if Path(source).is_dir() else f"{name}.pt")
+    return Path(name if Path(source).is_dir() or source.endswith(".gguf") else f"{name}.pt")
 
 
 def write_program(

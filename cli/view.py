@@ -39,7 +39,7 @@ def command(
 
     For example: mlgraph view bert --depth 2 --width 2 -o bert.html
     """
-    from mlgraph.cli.results import default_output, open_program, status
+    from mlgraph.cli.results import default_output, open_pair, open_program, status
     from mlgraph.errors import FileError
     from mlgraph.files import write_text
     from mlgraph.inspect.text.console import show
@@ -50,24 +50,25 @@ def command(
     path = out or default_output(source, "").with_suffix(".html")
     if path.suffix not in (".html", ".svg"):
         raise FileError(f"{path} ends in neither .html nor .svg: name a page or a picture.")
-    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
+    if other is not None:
+        pair = open_pair(source, other, trust=trust, loss=loss, inputs=inputs, model=model)
+        shown = dict(zip((source, other), pair, strict=True))
+    else:
+        program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
+        shown = _beside(program, depth, width)
     with status("drawing"):
-        shown = {"": program}
-        if other is not None:
-            shown = {source: program, other: open_program(other, trust=trust, loss=loss)}
-        elif depth > 1 or width > 1:
-            shown = {"fine": program, **_coarsened(program, depth, width)}
-        elif program.lineage is not None:
-            shown = {"before": program.lineage.parent, program.lineage.operation: program}
         views = {label: view(one) for label, one in shown.items()}
         text = page(views) if path.suffix == ".html" else svg(views)
     write_text(path, text)
     show(f"wrote {path}")
 
 
-def _coarsened(program: Program, depth: int, width: int) -> dict[str, Program]:
-    """The coarse program, without weights, under the name of the pass."""
+def _beside(program: Program, depth: int, width: int) -> dict[str, Program]:
+    """A program by its label; beside it the coarse one, without weights, or the one that it came from."""
     from mlgraph.passes import Coalesce
 
+    if depth == width == 1:
+        lineage = program.lineage
+        return {"": program} if lineage is None else {"before": lineage.parent, lineage.operation: program}
     operator = Coalesce(depth=depth, width=width)
-    return {str(operator): operator(program.skeleton())}
+    return {"fine": program, str(operator): operator(program.skeleton())}

@@ -74,6 +74,13 @@ def _exported(program: Program, out: Path) -> str:
     return "torch.export archive"
 
 
+def _gguf(program: Program, out: Path) -> str:
+    from mlgraph.interop.gguf_writing import save_gguf
+
+    save_gguf(program, out)
+    return "GGUF file, without a tokenizer"
+
+
 def _huggingface(program: Program, out: Path) -> str:
     from mlgraph.interop.huggingface import save_huggingface
 
@@ -85,5 +92,6 @@ _WRITERS: dict[str, Callable[[Program, Path], str]] = {
     ".safetensors": _safetensors,
     ".pt2": _exported,
     ".pth": _state_dict,
+    ".gguf": _gguf,
     "": _huggingface,
 }

@@ -17,6 +17,7 @@ from mlgraph.errors import FileError, MlgraphError
 from mlgraph.files import Progress, atomic_directory, file_errors, write_text
 from mlgraph.interop.directory import is_large
 from mlgraph.interop.fitting.fit import Fit, Fitter, NotExpressible
+from mlgraph.interop.gguf import SUFFIX, carry_tokenizer
 from mlgraph.interop.hollow import configuration, hollow, on_meta
 from mlgraph.interop.model_card import CARD, write_card
 from mlgraph.interop.same_outputs import check_outputs, main_dtype
@@ -186,6 +187,8 @@ def save_huggingface(
         if source is not None:
             notes += carry_modules(source, folder, program)
             notes += _copy_companions(source, folder, with_tokenizer=not tokenizer_dir)
+        elif given and Path(given).suffix == SUFFIX and Path(given).is_file() and not tokenizer_dir:
+            notes += carry_tokenizer(Path(given), folder)
         write_card(program, folder, source, tuple(map(str, fit.changes)))
         if tokenizer_dir:
             copy_tokenizer(tokenizer_dir, folder)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +15,30 @@ from mlgraph.capture.model import capture as capture_module
 from mlgraph.errors import CaptureError, FileError, first_line
 from mlgraph.files import file_errors
 from mlgraph.interop import load as build
-from mlgraph.interop.state_dict import model_with, no_model, read_state_dict
-from mlgraph.interop.trusted import load_trusted, trusted_module
+from mlgraph.interop.gguf import SUFFIX, gguf_model
+from mlgraph.interop.state_dict import holds_tensors, model_with, no_model, weights_in
+from mlgraph.interop.trusted import load_trusted, require_trust, trusted_module
 from mlgraph.program import Note, Program
-from mlgraph.storage.kinds import PICKLE, foreign_kind
+from mlgraph.storage import kinds
+from mlgraph.storage.kinds import GGUF, PICKLE, foreign_kind
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+
+_SCHEMES: dict[str, Callable[[str], build.Built]] = {
+    "timm": build.timm_model,
+    "hf": lambda rest: build.huggingface_random(Path(rest)),
+}
+_UNREADABLE = {
+    ".onnx": "{path} is an ONNX graph, which mlgraph writes and does not read: give the PyTorch model that "
+    "it was exported from.",
+    ".json": "{path} is a configuration without weights: give its directory {folder}, or hf:{path} for "
+    "random weights.",
+}
+_FILES = {".pt", ".pt2", ".pth", ".bin", ".ckpt", ".pkl", ".safetensors", SUFFIX, ".onnx", ".json"}
+# as the Hub spells repositories: NAME or OWNER/NAME
+_HUB_NAME = re.compile(r"[\w.-]*\w-[\w.-]*|[\w.-]+/[\w.-]+")
 
 
 def capture(
@@ -68,7 +87,8 @@ def open_source(
     ``source`` is a file that mlgraph saved, a Hugging Face directory (one that mlgraph wrote gives back the
     program with its lineage), ``timm:NAME,key=value``,
     ``hf:CONFIG.json`` (random weights) or, with ``trust``, a ``.pt2`` or a pickled module, both of which
-    run code on loading. A state dict is loaded into ``model`` (see
+    run code on loading. A GGUF file, or a directory with one, gives the transformers model that it holds. A
+    state dict, also of safetensors, is loaded into ``model`` (see
     :func:`mlgraph.interop.state_dict.model_with`). With ``loss``, a transformers head is captured with its
     labels and loss where that can be. ``inputs``, positional and keyword arguments, take the place of those
     made from the configuration. ``module`` is the path of a submodule to capture instead of the whole model;
@@ -76,30 +96,115 @@ def open_source(
     ``Program.origin`` says where it came from. Raises FileError and CaptureError.
     """
     text = os.fspath(source)
+    asked = _Asked(loss, inputs, module, check)
     scheme, colon, rest = text.partition(":")
-    if colon and scheme == "timm":
-        return _capture(build.timm_model(rest), loss, inputs, module, check)
-    if colon and scheme == "hf":
-        return _capture(build.huggingface_random(Path(rest)), loss, inputs, module, check)
+    if colon and scheme in _SCHEMES:
+        return _capture(_SCHEMES[scheme](rest), asked)
     path = Path(text)
     if not path.exists():
         raise FileError(_unknown(text))
-    if path.is_dir():
-        known = _open_directory(path, loss, inputs, check) if module is None else None
-        if known is not None:
-            return known
-        return _capture(build.huggingface_directory(path, trust=trust), loss, inputs, module, check)
-    if _kind(path) == PICKLE:
-        state = read_state_dict(path)
-        if state is not None and model is None:
-            raise no_model(path)
-        if state is not None and model is not None:
-            return _capture(model_with(path, state, model), loss, inputs, module, check)
+    if not path.is_dir():
+        return _open_file(path, trust, asked, model)
+    if not (path / "config.json").exists():
+        return _open_unnamed(path, asked, model)
+    _refuse_model(path, model)
+    known = _open_directory(path, loss, inputs, check) if module is None else None
+    return known or _capture(build.huggingface_directory(path, trust=trust), asked)
+
+
+def is_program(source: str | os.PathLike[str]) -> bool:
+    """Whether ``source`` is a file that mlgraph saved, which is read and not captured."""
+    if not Path(source).is_file():
+        return False
+    with file_errors(source, "be read"), open(source, "rb") as file:
+        return kinds.is_program(file)
+
+
+def holds_weights_alone(source: str | os.PathLike[str]) -> bool:
+    """Whether ``source`` is a file or directory of weights, for which a model has to be named."""
+    path = Path(source)
+    return path.exists() and weights_in(path) is not None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """How a model is captured: see ``open_source``."""
+
+    loss: bool
+    inputs: Arguments | None
+    module: str | None
+    check: bool
+
+
+def _open_file(path: Path, trust: bool, asked: _Asked, model: str | None) -> Program:
+    """What a file holds: a saved program, or a model that is captured."""
+    kind = _kind(path)
+    if path.suffix in _UNREADABLE:
+        raise FileError(_UNREADABLE[path.suffix].format(path=path, folder=path.parent))
+    if kind == PICKLE or holds_tensors(path):
+        state = weights_in(path)
+        if state is not None:
+            return _capture(_with_model(path, state, model), asked)
+    _refuse_model(path, model)
+    if kind == GGUF:
+        return _capture(gguf_model(path), asked)
+    if kind is None:
+        return _open_saved(path, asked)
+    require_trust(path, kind, trust)
+    if asked.inputs is None:
+        _refuse_module(path, asked)
+        return load(path, trust=trust)
+    return _capture(trusted_module(path, kind), asked)
+
+
+def _open_saved(path: Path, asked: _Asked) -> Program:
+    if not is_program(path):
+        raise FileError(
+            f"{path} is no file that mlgraph reads (a saved program, safetensors, GGUF, or what torch "
+            "saved), or not a whole one: check the name, and the size."
+        )
+    if asked.inputs is not None:
+        raise FileError(
+            f"{path} is a saved program, which was captured on inputs of its own: leave --input (in Python "
+            "inputs=) out."
+        )
+    _refuse_module(path, asked)
+    return load(path)
+
+
+def _open_unnamed(path: Path, asked: _Asked, model: str | None) -> Program:
+    """A directory without a config.json: one GGUF file, or weights of the model that was named."""
+    files = sorted(path.glob(f"*{SUFFIX}"))
+    if len(files) == 1 and model is None:
+        return _capture(gguf_model(files[0]), asked)
+    if files and model is None:
+        raise FileError(f"{path} holds {len(files)} GGUF files: give one of them, as {files[0]}.")
+    state = weights_in(path)
+    if state is not None:
+        return _capture(_with_model(path, state, model), asked)
+    build.read_config(path / "config.json")
+    raise AssertionError("a configuration that is not there was read")
+
+
+def _with_model(path: Path, state: dict[str, torch.Tensor], model: str | None) -> build.Built:
+    if model is None:
+        raise no_model(path)
+    return model_with(path, state, model)
+
+
+def _refuse_model(path: Path, model: str | None) -> None:
     if model is not None:
         raise FileError(
             f"{path} holds no state dict, so --model (in Python model=) has nothing to load: leave it out."
         )
-    return _open_file(path, trust, loss, inputs, module, check)
+
+
+def _refuse_module(path: Path, asked: _Asked) -> None:
+    if asked.module is not None:
+        raise CaptureError(
+            f"{path} is not run to be read, so {asked.module} cannot be captured on its own: name a "
+            "submodule of a model source, or of a pickled module with --trust and --input"
+        )
 
 
 def _kind(path: str | os.PathLike[str]) -> str | None:
@@ -122,32 +227,12 @@ def _open_directory(path: Path, loss: bool, inputs: Arguments | None, check: boo
         path,
         str(config["architectures"][0]),
         config,
-        lambda built: _capture(built, loss, inputs, check=check),
+        lambda built: _capture(built, _Asked(loss, inputs, None, check)),
     )
 
 
-def _open_file(
-    path: Path, trust: bool, loss: bool, inputs: Arguments | None, module: str | None, check: bool
-) -> Program:
-    """A saved program or, trusted, what runs code: a module on ``inputs``, or what else storage reads."""
-    if _kind(path) is None or not trust or inputs is None:
-        if module is not None:
-            raise CaptureError(
-                f"{path} is not run to be read, so {module} cannot be captured on its own: name a submodule "
-                "of a model source, or of a pickled module with --trust and --input"
-            )
-        return load(path, trust=trust)
-    return _capture(trusted_module(path), loss, inputs, module, check)
-
-
-def _capture(
-    built: build.Built,
-    loss: bool,
-    inputs: Arguments | None,
-    module: str | None = None,
-    check: bool = True,
-) -> Program:
-    model, notes = built.model, list(built.notes)
+def _capture(built: build.Built, asked: _Asked) -> Program:
+    model, notes, inputs = built.model, list(built.notes), asked.inputs
     name = built.name or type(model).__name__
 
     if inputs is not None:
@@ -155,15 +240,15 @@ def _capture(
 
     def attempt(with_loss: bool) -> Program:
         args, kwargs = inputs or example_inputs(model, loss=with_loss)
-        return capture_module(model, args, kwargs, name=name, module=module, check=check)
+        return capture_module(model, args, kwargs, name=name, module=asked.module, check=asked.check)
 
     try:
-        program = attempt(loss)
+        program = attempt(asked.loss)
     except CaptureError as error:
-        program = _again(lambda: attempt(False), error, loss and inputs is None)
+        program = _again(lambda: attempt(False), error, asked.loss and inputs is None)
         said = f"captured without its loss, with which it could not be: {first_line(error)}"
         notes.append(Note("call", said))
-    if module is not None:
+    if asked.module is not None:
         # a submodule is no model that the library could load
         return program.replace(notes=(*program.notes, *notes))
     return program.replace(origin=built.origin, notes=(*program.notes, *notes))
@@ -180,4 +265,6 @@ def _again(attempt: Callable[[], Program], error: CaptureError, loss: bool) -> P
 
 def _unknown(text: str) -> str:
     hint = "check the path, or write timm:NAME for a timm model or hf:CONFIG.json for random weights"
+    if _HUB_NAME.fullmatch(text) and Path(text).suffix not in _FILES:
+        hint = f"{hint}; a model of the Hugging Face Hub is downloaded first, with hf download {text}"
     return f"There is no file or directory {text}; {hint}."

@@ -15,8 +15,13 @@ from torch import nn
 
 from mlgraph.capture.inputs.origin import origin_of
 from mlgraph.errors import CaptureError, FileError, first_line
+from mlgraph.files import file_errors
 from mlgraph.interop.load import Built, huggingface_random, timm_model
+from mlgraph.storage import open_safetensors
+from mlgraph.storage.kinds import is_safetensors
+from mlgraph.storage.safetensors import INDEX, SINGLE
 
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _NESTED = ("state_dict", "model_state_dict", "model", "module")
 _FORMS = "a config.json, timm:NAME,key=value, or FILE.py:CLASS(ARGUMENTS)"
 
@@ -37,8 +42,47 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor] | None:
     return None
 
 
+def weights_in(path: Path) -> dict[str, torch.Tensor] | None:
+    """The tensors by name in a file or directory that holds nothing else, or None where it is something else.
+
+    A file is one of safetensors or a state dict that torch saved; a directory has such files and no
+    ``config.json``. Nothing is run. Raises ``FileError`` where safetensors are damaged.
+    """
+    if not path.is_dir():
+        return _safetensors(path) if holds_tensors(path) else read_state_dict(path)
+    if (path / "config.json").exists():
+        return None
+    if (path / SINGLE).exists() or (path / INDEX).exists():
+        return _safetensors(path)
+    files = [file for file in sorted(path.iterdir()) if file.suffix in _WEIGHTS]
+    parts = [weights_in(file) for file in files]
+    if not parts or None in parts:
+        return None
+    return {name: tensor for part in parts for name, tensor in (part or {}).items()}
+
+
+def holds_tensors(path: Path) -> bool:
+    """Whether a file is one of safetensors that holds no program."""
+    with file_errors(path, "be read"), open(path, "rb") as file:
+        return is_safetensors(file)
+
+
+def _safetensors(path: Path) -> dict[str, torch.Tensor]:
+    return dict(open_safetensors(path).items())
+
+
 def no_model(path: Path) -> FileError:
     """What is said of a state dict for which no model was named."""
+    if path.is_dir():
+        return FileError(
+            f"{path} holds weights and no config.json: put the model's config.json beside them, or name the "
+            f"model with --model (in Python model=), as {_FORMS}."
+        )
+    if (path.parent / "config.json").exists() and holds_tensors(path):
+        return FileError(
+            f"{path} holds weights without a model, whose config.json lies beside it: give the directory "
+            f"{path.parent} instead."
+        )
     return FileError(
         f"{path} holds a state dict, weights without a model: name the model with --model (in Python "
         f"model=), as {_FORMS}."

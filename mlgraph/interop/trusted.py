@@ -15,30 +15,41 @@ from torch import nn
 from mlgraph.capture.inputs.origin import origin_of
 from mlgraph.errors import FileError, first_line
 from mlgraph.interop.load import Built
-from mlgraph.storage.kinds import EXPORT, SCRIPT
+from mlgraph.storage.kinds import EMPTY, EXPORT, GGUF, SCRIPT
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
 
+_USELESS = {
+    EMPTY: ": check that it was written, or copied, whole",
+    GGUF: ", which is captured and not loaded: open it with mlgraph.capture(path)",
+    SCRIPT: ", which has no module to capture: save the module itself, with torch.save",
+}
+
 
 def load_trusted(path: str, kind: str, trust: bool) -> Program:
     """The program of a pickled module or a ``.pt2`` archive. Raises ``FileError`` without ``trust``."""
+    require_trust(path, kind, trust)
+    loaded = _load_export(path) if kind == EXPORT else _unpickled(path)
+    return _capture(path, loaded)
+
+
+def require_trust(path: str | os.PathLike[str], kind: str, trust: bool) -> None:
+    """Raise ``FileError`` for a file of a kind that holds no module, or that runs code without ``trust``."""
+    if kind in _USELESS:
+        raise FileError(f"{path} is {kind}{_USELESS[kind]}.")
     if not trust:
         raise FileError(
             f"{path} is {kind}, and loading one runs whatever code it holds; if you trust whoever made it, "
             "pass --trust (in Python, trust=True)."
         )
-    if kind == SCRIPT:
-        raise FileError(
-            f"{path} is a TorchScript archive, which has no module to capture; save the module itself."
-        )
-    loaded = _load_export(path) if kind == EXPORT else _unpickled(path)
-    return _capture(path, loaded)
 
 
-def trusted_module(path: Path) -> Built:
-    """The module in a pickled file, which runs the code that the file chooses."""
-    loaded = _unpickled(path)
+def trusted_module(path: Path, kind: str) -> Built:
+    """The module in a pickled file or a ``.pt2`` archive, which runs the code that the file chooses."""
+    loaded = _load_export(str(path)) if kind == EXPORT else _unpickled(path)
+    if isinstance(loaded, torch.export.ExportedProgram):
+        loaded = ExportedModule(loaded)
     if not isinstance(loaded, nn.Module):
         raise _no_module(path, loaded)
     return Built(loaded, origin_of(loaded, path), path.stem)
@@ -76,14 +87,14 @@ def _capture(path: str, loaded: Any) -> Program:
         if loaded.example_inputs is None:
             raise FileError(f"{path} has no example inputs; export it again and keep them.")
         args, kwargs = loaded.example_inputs
-        return capture(_Exported(loaded), args, kwargs)
+        return capture(ExportedModule(loaded), args, kwargs)
     if isinstance(loaded, nn.Module):
         # Hugging Face models make their own inputs; for others capture says that it needs some.
         return capture(loaded)
     raise _no_module(path, loaded)
 
 
-class _Exported(nn.Module):
+class ExportedModule(nn.Module):
     """An exported program as a module that can be traced again.
 
     torch's own refuses ``train()`` and insists on how its arguments are passed. Parameters and submodules

@@ -26,7 +26,7 @@ from mlgraph.storage.container import (
     parse_header,
     read_raw_header,
 )
-from mlgraph.storage.kinds import foreign_kind
+from mlgraph.storage.kinds import PROGRAM, foreign_kind
 from mlgraph.storage.lazy import LazyTensors, TensorFile
 from mlgraph.storage.programs import decode_program, encode_program
 from mlgraph.storage.strictjson import dump, parse
@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from mlgraph.program import Program
 
 VERSION = "2"
-_MAGIC = b'{"__metadata__":{"mlgraph":"'
-_START = _MAGIC + VERSION.encode() + b'","sha256":"'
+_START = PROGRAM + VERSION.encode() + b'","sha256":"'
 _DIGEST = slice(8 + len(_START), 8 + len(_START) + 64)
 _CHECKSUMS_AT = _DIGEST.stop + len(b'","crc32":"')
 
@@ -136,10 +135,10 @@ def _load(name: str, file: BinaryIO, keep: bool) -> Program:
 
 
 def _check_header(raw: bytes) -> None:
-    if not raw.startswith(_MAGIC, 8):
+    if not raw.startswith(PROGRAM, 8):
         raise Malformed("it holds tensors but no program; open its directory as a Hugging Face source")
     if not raw.startswith(_START, 8):
-        version = raw[8 + len(_MAGIC) :][:20].partition(b'"')[0].decode("ascii", "replace")
+        version = raw[8 + len(PROGRAM) :][:20].partition(b'"')[0].decode("ascii", "replace")
         raise Malformed(
             f"it has format version {shorten(version)}, and this version of mlgraph reads {VERSION}"
         )

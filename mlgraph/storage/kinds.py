@@ -1,4 +1,4 @@
-"""Files that run code when they are loaded, told apart by their bytes."""
+"""Files that hold no saved program, told apart by their bytes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import warnings
 import zipfile
 from typing import BinaryIO
 
+PROGRAM = b'{"__metadata__":{"mlgraph":"'
+"""How the header of a saved program begins."""
+
+
 PICKLE = "a pickled file"
 
 
@@ -18,10 +22,20 @@ EXPORT = "a torch.export archive"
 SCRIPT = "a TorchScript archive"
 
 
+GGUF = "a GGUF file"
+
+
+EMPTY = "an empty file"
+
+
 def foreign_kind(file: BinaryIO) -> str | None:
-    """What a file is that only torch can load, or None. Looks at first bytes and at a zip's list of names."""
+    """What a file is that other tools wrote, or None. Looks at first bytes and at a zip's list of names."""
     start = file.read(16)
     file.seek(0)
+    if not start:
+        return EMPTY
+    if start.startswith(b"GGUF"):
+        return GGUF
     # A container's header follows the eight bytes of its length, which may look like anything.
     if start[8:9] == b"{":
         return None
@@ -33,6 +47,24 @@ def foreign_kind(file: BinaryIO) -> str | None:
     if protocol is not None and 2 <= protocol <= pickle.HIGHEST_PROTOCOL:
         return PICKLE
     return PICKLE if start[:1] in (b"(", b"c", b"}", b"]") and _unpickles(file) else None
+
+
+def is_program(file: BinaryIO) -> bool:
+    """Whether a file begins as a saved program does."""
+    return _start(file).startswith(PROGRAM)
+
+
+def is_safetensors(file: BinaryIO) -> bool:
+    """Whether a file begins as one of safetensors does that is no saved program."""
+    start = _start(file)
+    return start.startswith(b"{") and not start.startswith(PROGRAM)
+
+
+def _start(file: BinaryIO) -> bytes:
+    """The beginning of a container's header, which follows its length."""
+    start = file.read(8 + len(PROGRAM))
+    file.seek(0)
+    return start[8:]
 
 
 def _zip_kind(file: BinaryIO) -> str:
