@@ -84,7 +84,8 @@ def _named(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def _interleaved(rows: torch.Tensor, heads: int) -> torch.Tensor:
     """Rows of a rotary projection with the halves of each head interleaved, as llama.cpp pairs them."""
-    return rows.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(rows.shape)
+    halves: torch.Tensor = rows.unflatten(0, (heads, 2, -1))  # type: ignore[no-untyped-call]
+    return halves.transpose(1, 2).reshape(rows.shape)
 
 
 def _write(path: Path, config: Any, tensors: dict[str, torch.Tensor], dtype: torch.dtype) -> None:

@@ -94,7 +94,14 @@ class Fitter:
         """
         self.program = self.program.without_weights()
         target = {name: tuple(self.program.tensors[name].shape) for name in self._state()}
-        prober = Prober(self.shapes, self.base, target, _sizes(self.program), tuple(_layers(self.program)))
+        prober = Prober(
+            self.shapes,
+            self.base,
+            target,
+            _sizes(self.program),
+            tuple(_layers(self.program)),
+            moved=moved_sizes(self.program),
+        )
         closest: Alignment | None = None
         reason = ""
         try:
@@ -172,6 +179,7 @@ class Fitter:
             # a value that no axis has, to become one that some axis has, is most likely the one to change
             doubt += any(numbers.get(path) in prober.known for path in move)
             doubt += any(isinstance(new, int) and new not in prober.known for new in move.values())
+            doubt += any(not prober.follows(path, new) for path, new in move.items())
             ranked.append((doubt, next(order), move))
 
         for (ours, theirs), _ in pairs.most_common():
@@ -260,6 +268,31 @@ def _sizes(program: Program) -> frozenset[int]:
     for chain in program.blocks:
         sizes |= {len(chain), len(chain) * chain.period}
     return frozenset(sizes)
+
+
+def moved_sizes(program: Program) -> frozenset[tuple[int, int]]:
+    """Sizes of axes, of neighbouring axes of a dim together and of chains, as (before, after), in which the
+    program differs from those that it came from.
+    """
+    pairs: set[tuple[int, int]] = set()
+    lineage = program.lineage
+    while lineage is not None:
+        before = lineage.parent
+        ours = program.axes.tensor_dims
+        for name, dims in before.axes.tensor_dims.items():
+            for old, new in zip(dims, ours.get(name, ()), strict=False):
+                sizes = [leaf.size for leaf in expressions.leaves(old)]
+                others = [leaf.size for leaf in expressions.leaves(new)]
+                if len(sizes) == len(others):
+                    pairs |= {(math.prod(sizes[i:j]), math.prod(others[i:j])) for i, j in _runs(len(sizes))}
+        lengths = {chain.name: len(chain) for chain in before.blocks}
+        pairs |= {(lengths[chain.name], len(chain)) for chain in program.blocks if chain.name in lengths}
+        lineage = before.lineage
+    return frozenset((old, new) for old, new in pairs if old != new)
+
+
+def _runs(count: int) -> Iterator[tuple[int, int]]:
+    return ((i, j) for i in range(count) for j in range(i + 1, count + 1))
 
 
 def _layers(program: Program) -> Iterator[Layers]:

@@ -120,7 +120,8 @@ class Prober:
     """Searches the settings whose class has the wanted names and shapes.
 
     ``known`` are the sizes that the result's axes have: a setting that would take another value is tried
-    last, which tells half as many heads from heads of half the width. ``layers`` says how per-layer
+    last, which tells half as many heads from heads of half the width. ``moved`` are the sizes that changed,
+    (before, after); a setting that would change otherwise is tried later. ``layers`` says how per-layer
     lists follow a change of depth. ``budget`` bounds the number of builds.
     """
 
@@ -129,6 +130,7 @@ class Prober:
     target: Shapes
     known: frozenset[int] = frozenset()
     layers: tuple[Layers, ...] = ()
+    moved: frozenset[tuple[int, int]] = frozenset()
     budget: int = 1500
     builds: int = 0
     _gaps: dict[str, Gap | None] = field(default_factory=dict)
@@ -203,11 +205,19 @@ class Prober:
         changes = tuple(FieldChange(path, lookup(self.base, path), new) for path, new in values.items())
         return Match(assign(self.base, values), changes)
 
+    def follows(self, path: Path, new: Any) -> bool:
+        """Whether a setting changes as some size of the result did."""
+        if not self.moved or not is_int(new):
+            return True
+        old = lookup(self.base, path)
+        return old == new or (old, new) in self.moved
+
     def _unlikely(self, values: Mapping[Path, Any]) -> int:
         if not self.known:
             return 0
         flat = [item for value in values.values() for _, item in leaves(value)]
-        return sum(1 for item in flat if is_int(item) and item not in self.known)
+        strange = sum(1 for item in flat if is_int(item) and item not in self.known)
+        return strange + sum(1 for path, new in values.items() if not self.follows(path, new))
 
     def _minimal(self, values: dict[Path, Any]) -> dict[Path, Any]:
         for path in sorted(values, key=len, reverse=True):
@@ -225,6 +235,11 @@ class Prober:
             yield self._paired(self._depth_moves(settings, numbers, gap), values, settings, numbers)
             yield self._empty_counts(settings, gap)
         yield self._equal_moves(settings, numbers, gap)
+        yield (
+            move
+            for move in self._ratio_moves(numbers, gap)
+            if all(itertools.starmap(self.follows, move.items()))
+        )
         yield self._ratio_moves(numbers, gap)
         yield self._paired(self._equal_moves(settings, numbers, gap), values, settings, numbers)
         yield self._slope_moves(values, numbers)
