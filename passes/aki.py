@@ -12,7 +12,7 @@ from mlgraph.graph.ops import has, op_name
 from mlgraph.graph.traits import Trait
 from mlgraph.passes.growth import DeepGrowth, first_then_circular, first_then_random, grown_groupings
 from mlgraph.program import Program
-from mlgraph.program.dims import DimExpr, Leaf
+from mlgraph.program.dims import Dim, Leaf
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import plan_up
 from mlgraph.rewrite.refine import apply_up
@@ -76,7 +76,7 @@ def _only_scales(program: Program, name: str) -> bool:
     return bool(users) and all(op_name(u) == "mul" for u in users)
 
 
-def _new_outputs(dims: tuple[DimExpr, ...], roles: Any, groupings: dict[str, Grouping]) -> torch.Tensor:
+def _new_outputs(dims: tuple[Dim, ...], roles: Any, groupings: dict[str, Grouping]) -> torch.Tensor:
     """Where any emitting index is a copy, not the first of its kind: a mask that broadcasts over the
     tensor."""
     total = torch.zeros([1] * len(dims), dtype=torch.bool)
@@ -88,7 +88,7 @@ def _new_outputs(dims: tuple[DimExpr, ...], roles: Any, groupings: dict[str, Gro
     return total
 
 
-def _copies(dim: DimExpr, roles: Any, groupings: dict[str, Grouping]) -> torch.Tensor:
+def _copies(dim: Dim, roles: Any, groupings: dict[str, Grouping]) -> torch.Tensor:
     out = torch.zeros(1, dtype=torch.bool)
     for term in dim:
         if isinstance(term, Leaf):

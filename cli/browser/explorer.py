@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from mlgraph.inspect.modules import Module, TensorLeaf, module_tree
 from mlgraph.inspect.text.axes import any_block
-from mlgraph.program.dims import leaves
 from mlgraph.program.families import judged
 
 if TYPE_CHECKING:
@@ -143,7 +142,7 @@ class Explorer:
                 index,
                 shape[index],
                 text,
-                tuple(self.axes[a] for a in dict.fromkeys(x.axis for x in leaves(dim)) if a in self.axes),
+                tuple(self.axes[a] for a in dict.fromkeys(x.axis for x in dim.leaves()) if a in self.axes),
             )
             for index, (text, dim) in enumerate(zip(table.dims(name), expressions, strict=True))
         )

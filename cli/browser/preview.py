@@ -96,7 +96,6 @@ class Preview:
 def sketch(program: Program, request: Coalesce) -> Preview:
     """What is known at once, from sizes alone: whether they divide, and how many parameters stay."""
     from mlgraph.errors import MlgraphError
-    from mlgraph.program.dims import resized
 
     if not request.asks:
         return Preview(request)
@@ -117,7 +116,7 @@ def sketch(program: Program, request: Coalesce) -> Preview:
     dims = program.axes.tensor_dims
     meta = program.skeleton().tensors
     parameters = sum(
-        math.prod(resized(dim, sizes) for dim in dims[name]) if name in dims else meta[name].numel()
+        math.prod(dim.new_size(sizes) for dim in dims[name]) if name in dims else meta[name].numel()
         for name in program.tensors.parameters - merged
     )
     return Preview(request, parameters=parameters, sizes=sizes)
@@ -141,7 +140,6 @@ def preview(program: Program, request: Coalesce) -> Preview:
 
 def coarse_shape(program: Program, tensor: str, sizes: dict[str, int]) -> tuple[int, ...] | None:
     """The shape that a tensor would have, or None where nothing is known of its dims."""
-    from mlgraph.program.dims import resized
 
     dims = program.axes.tensor_dims.get(program.tensors.aliases.get(tensor, tensor))
-    return None if dims is None else tuple(resized(dim, sizes) for dim in dims)
+    return None if dims is None else tuple(dim.new_size(sizes) for dim in dims)

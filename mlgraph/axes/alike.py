@@ -6,14 +6,14 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from mlgraph.program.axis_table import Axis, Reason
-from mlgraph.program.dims import DimExpr, leaves, multiplicities
+from mlgraph.program.dims import Dim
 
-Means = Sequence[tuple[str, DimExpr]]
+Means = Sequence[tuple[str, Dim]]
 
 
 def keep_alike(
     axes: Sequence[Axis],
-    tensor_dims: Mapping[str, tuple[DimExpr, ...]],
+    tensor_dims: Mapping[str, tuple[Dim, ...]],
     columns: Iterable[Sequence[str]],
     means: Means = (),
 ) -> list[Axis]:
@@ -25,7 +25,7 @@ def keep_alike(
     """
     known = {axis.id: axis for axis in axes}
     counterparts = [ids for column in columns for ids in _counterparts(column, tensor_dims)]
-    mixed = [(node, dim) for node, dim in means if len(list(leaves(dim))) > 1]
+    mixed = [(node, dim) for node, dim in means if len(list(dim.leaves())) > 1]
     settled = False
     while not settled:
         held = {**dict(_without_counterpart(counterparts, known)), **dict(_in_part_of_a_mean(mixed, known))}
@@ -54,20 +54,20 @@ def _in_part_of_a_mean(means: Means, known: Mapping[str, Axis]) -> Held:
     """Free axes of which the rest of what a mean is taken over is not coarsened by the same factor."""
     halves = {name: frozenset({2}) for name, axis in known.items() if axis.coarsenable_by_default}
     for node, dim in means:
-        if len(multiplicities(dim, halves)) > 1:
-            for leaf in leaves(dim):
+        if len(dim.multiplicities(halves)) > 1:
+            for leaf in dim.leaves():
                 if leaf.axis in halves:
                     text = "a mean is taken over it and over others that keep their size"
                     yield leaf.axis, Reason("mean", text, node)
 
 
 def _counterparts(
-    column: Sequence[str], tensor_dims: Mapping[str, tuple[DimExpr, ...]]
+    column: Sequence[str], tensor_dims: Mapping[str, tuple[Dim, ...]]
 ) -> Iterator[tuple[str, ...]]:
     """The axes, more than one, at one place in the dims of a column's tensors."""
     dims = [tensor_dims[name] for name in column if name in tensor_dims]
     for same_dim in zip(*dims, strict=False):
-        for place in zip(*map(leaves, same_dim), strict=False):
+        for place in zip(*(dim.leaves() for dim in same_dim), strict=False):
             ids = tuple(dict.fromkeys(leaf.axis for leaf in place))
             if len(ids) > 1:
                 yield ids

@@ -18,13 +18,12 @@ from mlgraph.axes.defaults import (
     role_of,
     unmade,
 )
-from mlgraph.axes.factors import Dim, Factor
+from mlgraph.axes.factors import Factor, Factors
 from mlgraph.axes.infer import Inference
 from mlgraph.axes.names import Candidate, name_axes
 from mlgraph.graph.ops import op_name
 from mlgraph.program.axis_table import Axis, AxisTable, Reason, Role, Slot, Sum
-from mlgraph.program.dims import DimExpr, Join, Leaf, NodeDims, Term, leaves
-from mlgraph.program.dims import size_of as expression_size
+from mlgraph.program.dims import Dim, Join, Leaf, NodeDims, Term
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -61,7 +60,7 @@ def infer_axes(program: Program) -> AxisTable:
     flat_roles = {key: tuple(role_of(f) for f in found) for key, found in roles.items()}
     for tensor in borrowed:
         for index, dim in enumerate(tensor_dims[tensor]):
-            borne: list[Role] = ["emits"] * len(list(leaves(dim)))
+            borne: list[Role] = ["emits"] * len(list(dim.leaves()))
             flat_roles[tensor, index] = tuple(borne)
     return AxisTable(
         tuple(axes), tensor_dims, node_dims, flat_roles, sums, means, tables, shares, run.unknown, borrowed
@@ -69,7 +68,7 @@ def infer_axes(program: Program) -> AxisTable:
 
 
 def _adopt_unread(
-    program: Program, tensor_dims: dict[str, tuple[DimExpr, ...]], axes: list[Axis]
+    program: Program, tensor_dims: dict[str, tuple[Dim, ...]], axes: list[Axis]
 ) -> tuple[list[Axis], tuple[str, ...]]:
     """Give parameters that no op reads the axes of their neighbours.
 
@@ -82,13 +81,13 @@ def _adopt_unread(
     adopted = []
     known = dict(tensor_dims)
     for name in unread:
-        dims: list[DimExpr] = []
+        dims: list[Dim] = []
         twin = _twins_dims(name, tuple(program.tensors[name].shape), known)
         for index, size in enumerate(program.tensors[name].shape):
-            dim = twin[index] if twin else _neighbours_dim(name, size, tensor_dims) if size > 1 else ()
-            dims.append(dim if dim is not None else (Leaf(f"~{name}.{index}", size),))
+            dim = twin[index] if twin else _neighbours_dim(name, size, tensor_dims) if size > 1 else Dim()
+            dims.append(dim if dim is not None else Dim((Leaf(f"~{name}.{index}", size),)))
             if dim:
-                for count, leaf in enumerate(leaves(dim)):
+                for count, leaf in enumerate(dim.leaves()):
                     slots[leaf.axis].append(Slot(name, index, "emits", count))
         tensor_dims[name] = tuple(dims)
         adopted.append(name)
@@ -98,12 +97,12 @@ def _adopt_unread(
 
 
 def _twins_dims(
-    name: str, shape: tuple[int, ...], tensor_dims: dict[str, tuple[DimExpr, ...]]
-) -> tuple[DimExpr, ...] | None:
+    name: str, shape: tuple[int, ...], tensor_dims: dict[str, tuple[Dim, ...]]
+) -> tuple[Dim, ...] | None:
     """The dims of the first tensor of this shape whose path is the same but for its numbers."""
     pattern = _without_numbers(name)
     for other, dims in tensor_dims.items():
-        if _without_numbers(other) == pattern and tuple(map(expression_size, dims)) == shape:
+        if _without_numbers(other) == pattern and tuple(dim.size for dim in dims) == shape:
             return dims
     return None
 
@@ -112,17 +111,13 @@ def _without_numbers(name: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in name.split("."))
 
 
-def _neighbours_dim(name: str, size: int, tensor_dims: dict[str, tuple[DimExpr, ...]]) -> DimExpr | None:
+def _neighbours_dim(name: str, size: int, tensor_dims: dict[str, tuple[Dim, ...]]) -> Dim | None:
     """The dim of that size that is by far the most common among the nearest tensors, if there is one."""
     parts = name.split(".")[:-1]
     for depth in range(len(parts), -1, -1):
         prefix = ".".join(parts[:depth]) + "." if depth else ""
         found = Counter(
-            dim
-            for t, dims in tensor_dims.items()
-            if t.startswith(prefix)
-            for dim in dims
-            if expression_size(dim) == size
+            dim for t, dims in tensor_dims.items() if t.startswith(prefix) for dim in dims if dim.size == size
         ).most_common(2)
         if len(found) == 1 or (len(found) == 2 and found[0][1] >= 2 * found[1][1]):
             return found[0][0]
@@ -136,8 +131,8 @@ class _Expressions:
         self.ids = ids
         self.other: dict[int, tuple[Factor, str]] = {}
 
-    def dim(self, dim: Dim) -> DimExpr:
-        return tuple(self.term(factor) for factor in factors.resolve(dim))
+    def dim(self, dim: Factors) -> Dim:
+        return Dim(tuple(self.term(factor) for factor in factors.resolve(dim)))
 
     def term(self, factor: Factor) -> Term:
         if factor.concat is not None:
@@ -164,7 +159,7 @@ def _roles(run: Inference) -> RoleTable:
     return out
 
 
-def _mirror(dim: Dim, mirrored: list[Factor]) -> Dim:
+def _mirror(dim: Factors, mirrored: list[Factor]) -> Factors:
     out: list[Factor] = []
     for factor in factors.resolve(dim):
         copy = Factor(factor.size)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mlgraph.axes import factors
-from mlgraph.axes.factors import Dim, Factor
+from mlgraph.axes.factors import Factor, Factors
 from mlgraph.program.axis_table import Reason, Role
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def minors(run: Inference) -> dict[int, int]:
     return out
 
 
-def _scan(dim: Dim, minors: dict[int, int]) -> None:
+def _scan(dim: Factors, minors: dict[int, int]) -> None:
     """Add the axes of a dim that stand behind its first free one, and those within its concatenations."""
     lead: Factor | None = None
     for factor in factors.resolve(dim):
@@ -110,7 +110,7 @@ def _scan(dim: Dim, minors: dict[int, int]) -> None:
                 minors.setdefault(id(leaf), id(lead))
 
 
-def _summed_together(run: Inference) -> Iterator[list[Dim]]:
+def _summed_together(run: Inference) -> Iterator[list[Factors]]:
     """Dims that one op sums over at once, of one activation against one parameter: one dim in pieces."""
     by_op: defaultdict[tuple[str, str], list[Contraction]] = defaultdict(list)
     for found in run.contractions:

@@ -27,8 +27,8 @@ class Factor:
     def __init__(self, size: int) -> None:
         self.size = size
         self.parent: Factor | None = None
-        self.product: Dim | None = None
-        self.concat: tuple[Dim, ...] | None = None
+        self.product: Factors | None = None
+        self.concat: tuple[Factors, ...] | None = None
         self.frozen: Reason | None = None
         self.blocked: list[Reason] = []
         self.roles: set[Role] = set()
@@ -38,7 +38,7 @@ class Factor:
         return f"Factor({self.size})"
 
 
-Dim = tuple[Factor, ...]
+Factors = tuple[Factor, ...]
 
 
 def find(factor: Factor) -> Factor:
@@ -78,7 +78,7 @@ def leaves(dim: Iterable[Factor]) -> Iterator[Factor]:
                 yield from leaves(part)
 
 
-def fresh(size: int) -> Dim:
+def fresh(size: int) -> Factors:
     """A dim of one new leaf (none for size 1)."""
     return () if size == 1 else (Factor(size),)
 
@@ -119,7 +119,7 @@ def _inherit(child: Factor, parent: Factor) -> None:
     child.hints |= parent.hints
 
 
-def _hand_down(factor: Factor, dims: Iterable[Dim]) -> None:
+def _hand_down(factor: Factor, dims: Iterable[Factors]) -> None:
     for dim in dims:
         for leaf in leaves(dim):
             _inherit(leaf, factor)
@@ -166,7 +166,7 @@ def _inherit_into(keeper: Factor, gone: Factor) -> None:
         _hand_down(gone, keeper.concat)
 
 
-def _boundaries(parts: Sequence[Dim]) -> list[int]:
+def _boundaries(parts: Sequence[Factors]) -> list[int]:
     out, position = [], 0
     for part in parts:
         position += size_of(part)
@@ -174,9 +174,9 @@ def _boundaries(parts: Sequence[Dim]) -> list[int]:
     return out
 
 
-def _recut(parts: Sequence[Dim], cuts: Sequence[int]) -> tuple[Dim, ...]:
+def _recut(parts: Sequence[Factors], cuts: Sequence[int]) -> tuple[Factors, ...]:
     """The same concatenation with further boundaries (``cuts`` includes all present ones)."""
-    out: list[Dim] = []
+    out: list[Factors] = []
     position = 0
     for part in parts:
         end = position + size_of(part)
@@ -196,8 +196,8 @@ def _split_minor(factor: Factor, minor: int) -> list[Factor]:
         factor.product = parts
         _hand_down(factor, [parts])
         return list(parts)
-    majors: list[Dim] = []
-    shared: Dim | None = None
+    majors: list[Factors] = []
+    shared: Factors | None = None
     for part in factor.concat:
         if size_of(part) % minor:
             raise Misaligned
@@ -218,14 +218,14 @@ def _split_minor(factor: Factor, minor: int) -> list[Factor]:
     return [major, *resolve(shared)]
 
 
-def regroup(dims: Iterable[Iterable[Factor]], sizes: Sequence[int]) -> list[Dim]:
+def regroup(dims: Iterable[Iterable[Factor]], sizes: Sequence[int]) -> list[Factors]:
     """Reshape: the factors of ``dims`` in order, redistributed over dims of the given sizes.
 
     Raises:
         Misaligned: a new boundary falls where no factor can be divided.
     """
     pool = [factor for dim in dims for factor in resolve(dim)]
-    out: list[Dim] = []
+    out: list[Factors] = []
     for size in reversed(sizes):
         taken: list[Factor] = []
         need = size
@@ -246,7 +246,7 @@ def regroup(dims: Iterable[Iterable[Factor]], sizes: Sequence[int]) -> list[Dim]
     return out[::-1]
 
 
-def split(dim: Iterable[Factor], sizes: Sequence[int]) -> list[Dim]:
+def split(dim: Iterable[Factor], sizes: Sequence[int]) -> list[Factors]:
     """Cut a dim into contiguous parts of the given sizes; its leading factor becomes their concatenation.
 
     Raises:
@@ -273,10 +273,10 @@ def split(dim: Iterable[Factor], sizes: Sequence[int]) -> list[Dim]:
     return [(*part, *tail) for part in result]
 
 
-def _gather(parts: Sequence[Dim], cuts: Sequence[int]) -> list[Dim]:
-    out: list[Dim] = []
+def _gather(parts: Sequence[Factors], cuts: Sequence[int]) -> list[Factors]:
+    out: list[Factors] = []
     position, start = 0, 0
-    current: list[Dim] = []
+    current: list[Factors] = []
     for part in parts:
         current.append(part)
         position += size_of(part)
@@ -287,7 +287,7 @@ def _gather(parts: Sequence[Dim], cuts: Sequence[int]) -> list[Dim]:
     return out
 
 
-def concatenate(parts: Sequence[Iterable[Factor]]) -> Dim:
+def concatenate(parts: Sequence[Iterable[Factor]]) -> Factors:
     """One dim that lists the given dims one after the other."""
     dims = [tuple(part) for part in parts]
     dims = [dim for dim in dims if size_of(dim) > 0]

@@ -12,7 +12,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from mlgraph.axes import factors
 from mlgraph.axes.decompose import carries_sizes, decompose
-from mlgraph.axes.factors import Dim, Misaligned
+from mlgraph.axes.factors import Factors, Misaligned
 from mlgraph.axes.rules import find_rule
 from mlgraph.axes.views import View, Views
 from mlgraph.graph.ops import has
@@ -33,10 +33,10 @@ class Contraction:
     """
 
     node: fx.Node
-    dim: Dim
+    dim: Factors
     operands: tuple[tuple[fx.Node, int], ...]
     carrier: str | None
-    carried: Dim
+    carried: Factors
     repairable: bool = True
 
 
@@ -50,9 +50,9 @@ class Inference(Views):
     main: dict[str, Dims] = field(default_factory=dict)
     sources: dict[fx.Node, frozenset[str] | None] = field(default_factory=dict)
     contractions: list[Contraction] = field(default_factory=list)
-    averages: list[tuple[fx.Node, Dim]] = field(default_factory=list)
-    shares: list[tuple[fx.Node, int, Dim]] = field(default_factory=list)
-    outputs: list[Dim] = field(default_factory=list)
+    averages: list[tuple[fx.Node, Factors]] = field(default_factory=list)
+    shares: list[tuple[fx.Node, int, Factors]] = field(default_factory=list)
+    outputs: list[Factors] = field(default_factory=list)
     unknown: dict[str, str] = field(default_factory=dict)
     inside: fx.Node | None = None
 
@@ -77,7 +77,7 @@ class Inference(Views):
                 self.freeze(dim, frozen, node, kind)
         return dims
 
-    def unify(self, a: Dim, b: Dim, node: fx.Node) -> None:
+    def unify(self, a: Factors, b: Factors, node: fx.Node) -> None:
         try:
             if factors.size_of(a) != factors.size_of(b):
                 raise Misaligned
@@ -87,23 +87,23 @@ class Inference(Views):
             self.freeze(a, text, node, "unaligned")
             self.freeze(b, text, node, "unaligned")
 
-    def freeze(self, dim: Dim, text: str, node: fx.Node, kind: ReasonKind = "op") -> None:
+    def freeze(self, dim: Factors, text: str, node: fx.Node, kind: ReasonKind = "op") -> None:
         factors.freeze(dim, Reason(kind, text, self._named(node)))
 
-    def block(self, dim: Dim, text: str, node: fx.Node, kind: ReasonKind = "inexact") -> None:
+    def block(self, dim: Factors, text: str, node: fx.Node, kind: ReasonKind = "inexact") -> None:
         factors.block(dim, Reason(kind, text, self._named(node)))
 
-    def average(self, node: fx.Node, dim: Dim) -> None:
+    def average(self, node: fx.Node, dim: Factors) -> None:
         self.averages.append((self.inside or node, dim))
         factors.hint(dim, "normalised")
 
-    def share(self, node: fx.Node, position: int, dim: Dim) -> None:
+    def share(self, node: fx.Node, position: int, dim: Factors) -> None:
         repairable = self.inside is None and all(user.op != "output" for user in node.users)
         self.block(dim, "a softmax normalises over it", node, "shared out" if repairable else "inexact")
         if repairable:
             self.shares.append((node, position, dim))
 
-    def contract(self, node: fx.Node, dim: Dim, operands: Sequence[tuple[Any, int]]) -> None:
+    def contract(self, node: fx.Node, dim: Factors, operands: Sequence[tuple[Any, int]]) -> None:
         if factors.size_of(dim) == 1:
             return
         joined = [(a, p) for a, p in operands if a in self.joins]
@@ -112,7 +112,7 @@ class Inference(Views):
             return
         carriers = [i for i, operand in enumerate(operands) if self._carries(*operand, dim)]
         carrier: str | None = None
-        carried: Dim = ()
+        carried: Factors = ()
         divisible = True
         if carriers and len(operands) > 1:
             chosen = min(carriers, key=lambda i: (self.views[operands[i][0]].gathered, -i))
@@ -135,7 +135,7 @@ class Inference(Views):
             Contraction(self.inside or node, dim, tuple(operands), carrier, carried, repairable)
         )
 
-    def _carries(self, argument: Any, position: int, dim: Dim) -> bool:
+    def _carries(self, argument: Any, position: int, dim: Factors) -> bool:
         """Whether a dim is a parameter's own, so that a sum over it can be divided in the parameter."""
         view = self.views.get(argument)
         if view is None or factors.size_of(view.dims[position]) != factors.size_of(dim):
@@ -144,7 +144,12 @@ class Inference(Views):
         return all(id(leaf) in own or leaf.frozen is not None for leaf in factors.leaves(view.dims[position]))
 
     def _contract_joined(
-        self, node: fx.Node, dim: Dim, operands: Sequence[tuple[Any, int]], argument: fx.Node, position: int
+        self,
+        node: fx.Node,
+        dim: Factors,
+        operands: Sequence[tuple[Any, int]],
+        argument: fx.Node,
+        position: int,
     ) -> None:
         """A sum against tensors joined to one: over each one's own part of the dim, or over all of it."""
         joined = self.joins[argument]
@@ -355,7 +360,7 @@ class Inference(Views):
         return result
 
 
-def _every_dim(held: list[Any]) -> Iterator[Dim]:
+def _every_dim(held: list[Any]) -> Iterator[Factors]:
     """The dims of a tensor, or of all tensors of a sequence."""
     for item in held:
         if isinstance(item, tuple):

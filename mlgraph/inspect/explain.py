@@ -12,7 +12,7 @@ from torch import fx
 
 from mlgraph.errors import AxisError, suggestion
 from mlgraph.graph.ops import op_label
-from mlgraph.program.dims import DimExpr, Join, leaves
+from mlgraph.program.dims import Dim, Join
 from mlgraph.program.families import judged
 
 if TYPE_CHECKING:
@@ -123,8 +123,8 @@ class _Tracer:
         self.nodes: dict[str, fx.Node] = {node.name: node for node in program.graph.nodes}
         self.axes = {axis.id: axis for axis in judged(program)}
 
-    def explain(self, tensor: str, dim: DimExpr) -> Iterator[AxisExplanation]:
-        for key in dict.fromkeys(leaf.axis for leaf in leaves(dim) if leaf.axis in self.axes):
+    def explain(self, tensor: str, dim: Dim) -> Iterator[AxisExplanation]:
+        for key in dict.fromkeys(leaf.axis for leaf in dim.leaves() if leaf.axis in self.axes):
             axis = self.axes[key]
             carrying = self._carrying(axis.id)
             came_from = self._search(tensor, carrying)
@@ -162,7 +162,7 @@ class _Tracer:
         path = [node for node in nearest if node.op != "get_attr"]
         return tuple(step(node) for node in (path if path and path[-1] is cause else [*path, cause]))
 
-    def _remarks(self, dim: DimExpr, axis: Axis, carrying: Mapping[fx.Node, None]) -> Iterator[str]:
+    def _remarks(self, dim: Dim, axis: Axis, carrying: Mapping[fx.Node, None]) -> Iterator[str]:
         beside = max((_times(part.parts, axis.id) for part in dim if isinstance(part, Join)), default=0)
         if beside > 1:
             told = step(node) if (node := self._joining(axis.id, carrying)) is not None else None
@@ -225,6 +225,6 @@ def _back(node: fx.Node, came_from: _Origins) -> list[fx.Node]:
     return path[::-1]
 
 
-def _times(dims: Iterable[DimExpr], axis: str) -> int:
+def _times(dims: Iterable[Dim], axis: str) -> int:
     """How often an axis occurs in dims."""
-    return sum(leaf.axis == axis for dim in dims for leaf in leaves(dim))
+    return sum(leaf.axis == axis for dim in dims for leaf in dim.leaves())

@@ -100,15 +100,14 @@ def full_tree(program: Program, operations: Mapping[str, int] | None = None) -> 
 def _dims(
     program: Program, tensor: str, shape: tuple[int, ...], names: Mapping[str, str]
 ) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
-    from mlgraph.program.dims import leaves, render
 
     dims = program.axes.tensor_dims.get(tensor)
     if dims is None:
         return tuple(str(size) for size in shape), ()
     found = {
-        (names[leaf.axis], leaf.size): None for dim in dims for leaf in leaves(dim) if leaf.axis in names
+        (names[leaf.axis], leaf.size): None for dim in dims for leaf in dim.leaves() if leaf.axis in names
     }
-    return tuple(render(dim, lambda axis: names.get(axis, "?")) for dim in dims), tuple(found)
+    return tuple(dim.render(lambda axis: names.get(axis, "?")) for dim in dims), tuple(found)
 
 
 def _build(name: str, leaves: Mapping[str, list[TensorLeaf]], operations: Mapping[str, int]) -> Module:

@@ -18,7 +18,7 @@ import torch
 from torch import fx
 
 from mlgraph.files import file_errors, write_text
-from mlgraph.program.dims import Leaf
+from mlgraph.program.dims import Dim, Leaf
 from mlgraph.rewrite.grouping import Grouping, groupings_of
 from mlgraph.rewrite.transfer import Roles, TensorTransfer
 
@@ -140,7 +140,7 @@ def _resize(path: Path, roles: Mapping[str, tuple[Role | None, ...]], features: 
 
 def _transfer(tensor: torch.Tensor, roles: tuple[Role | None, ...], grouping: Grouping) -> torch.Tensor:
     dims = tuple(
-        (Leaf(_FEATURES if role else f"other {place}", size),)
+        Dim((Leaf(_FEATURES if role else f"other {place}", size),))
         for place, (role, size) in enumerate(zip(roles, tensor.shape, strict=True))
     )
     kinds: tuple[Roles, ...] = tuple([role or "emits"] for role in roles)
@@ -204,5 +204,4 @@ def _returned_width(program: Program) -> int | None:
 def _returned_axis(program: Program) -> str | None:
     node = _returned(program)
     dims = program.axes.result_dims(node.name) if node is not None else None
-    terms = tuple(dims[-1]) if dims else ()
-    return terms[0].axis if len(terms) == 1 and isinstance(terms[0], Leaf) else None
+    return dims[-1].only.axis if dims and dims[-1].only else None

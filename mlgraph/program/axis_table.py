@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlgraph.errors import AxisError, nearest
-from mlgraph.program.dims import DimExpr, Dims, NodeDims, leaves, render
 from mlgraph.program.display import Shown
+
+if TYPE_CHECKING:
+    from mlgraph.program.dims import Dim, Dims, NodeDims
 
 Role = Literal["emits", "contracts", "both"]
 
@@ -131,9 +133,9 @@ class AxisTable(Shown, Sequence[Axis]):
     node_dims: dict[str, NodeDims]
     roles: dict[tuple[str, int], tuple[Role, ...]]
     sums: tuple[Sum, ...]
-    means: tuple[tuple[str, DimExpr], ...]
+    means: tuple[tuple[str, Dim], ...]
     tables: frozenset[str]
-    shares: tuple[tuple[str, int, DimExpr], ...] = ()
+    shares: tuple[tuple[str, int, Dim], ...] = ()
     unknown: dict[str, str] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
 
@@ -141,7 +143,7 @@ class AxisTable(Shown, Sequence[Axis]):
     def averages(self) -> tuple[tuple[str, str], ...]:
         """Every axis that a mean is taken over, with the node that takes it."""
         named = {axis.id for axis in self.axes}
-        found = ((leaf.axis, node) for node, dim in self.means for leaf in leaves(dim))
+        found = ((leaf.axis, node) for node, dim in self.means for leaf in dim.leaves())
         return tuple(dict.fromkeys((axis, node) for axis, node in found if axis in named))
 
     def __len__(self) -> int:
@@ -184,4 +186,4 @@ class AxisTable(Shown, Sequence[Axis]):
     def dims(self, tensor: str) -> tuple[str, ...]:
         """The dims of a tensor in axis names, e.g. ``("heads·head_dim", "hidden")``."""
         names = {axis.id: axis.name for axis in self.axes}
-        return tuple(render(dim, lambda a: names.get(a, "?")) for dim in self.tensor_dims[tensor])
+        return tuple(dim.render(lambda a: names.get(a, "?")) for dim in self.tensor_dims[tensor])

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mlgraph.program.dims import leaves
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.rearrange import Moves, places, rearrange
 from mlgraph.rewrite.similarity import weights
@@ -63,7 +62,7 @@ def matched(pairs: Sequence[Pair], axes: Mapping[str, int]) -> Moves:
 
 
 def _has(dims: Dims, axis: str) -> bool:
-    return any(leaf.axis == axis for dim in dims for leaf in leaves(dim))
+    return any(leaf.axis == axis for dim in dims for leaf in dim.leaves())
 
 
 def _likeness(pair: Pair, axis: str, size: int, moves: Moves) -> torch.Tensor:
@@ -111,7 +110,7 @@ def permuted(program: Program, moves: Moves) -> Program:
 
 def _named(dims: Dims, axes: Iterable[str]) -> bool:
     named = set(axes)
-    return any(leaf.axis in named for dim in dims for leaf in leaves(dim))
+    return any(leaf.axis in named for dim in dims for leaf in dim.leaves())
 
 
 def aligned(
@@ -174,7 +173,7 @@ def _counterparts(table: AxisTable, ours: Block, theirs: Block) -> dict[str, str
     for a, b in zip(ours.tensors, theirs.tensors, strict=True):
         dims = zip(table.tensor_dims.get(a, ()), table.tensor_dims.get(b, ()), strict=True)
         for first, second in dims:
-            for one, other in zip(leaves(first), leaves(second), strict=True):
+            for one, other in zip(first.leaves(), second.leaves(), strict=True):
                 if one.size == other.size and one.axis != other.axis:
                     found.setdefault(one.axis, other.axis)
     return found

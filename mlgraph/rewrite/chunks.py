@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mlgraph.program.dims import DimExpr, Leaf, size_of
+from mlgraph.program.dims import Dim, Leaf
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.transfer import TensorTransfer
 
@@ -45,12 +45,12 @@ def _group(transfer: TensorTransfer | None) -> int | None:
     """How many rows, one after another, make the coarse rows of one group."""
     if transfer is None or not transfer.dims:
         return 1
-    lead, rest = transfer.dims[0][:1], transfer.dims[0][1:]
+    lead, rest = transfer.dims[0].terms[:1], Dim(transfer.dims[0].terms[1:])
 
-    def untouched(dim: DimExpr) -> bool:
+    def untouched(dim: Dim) -> bool:
         return not dataclasses.replace(transfer, dims=(dim,), roles=transfer.roles[:1]).changes
 
-    if untouched((*lead, *rest)):
+    if untouched(transfer.dims[0]):
         return 1
     if not isinstance(lead[0], Leaf) or not untouched(rest):
         return None
@@ -61,7 +61,7 @@ def _group(transfer: TensorTransfer | None) -> int | None:
         return None
     if grouping.shares is not None and grouping.shares != grouping.shares[:factor] * grouping.coarse:
         return None
-    return neighbours.group_sizes[0] * size_of(rest)
+    return neighbours.group_sizes[0] * rest.size
 
 
 def _chunks(
@@ -81,13 +81,15 @@ def _part(transfer: TensorTransfer, rows: int, group: int) -> TensorTransfer:
     while axis in transfer.groupings:
         axis += "'"
     if group == 1:
-        return TensorTransfer(((Leaf(axis, rows),), *transfer.dims[1:]), transfer.roles, transfer.groupings)
-    lead, rest = transfer.dims[0][0], transfer.dims[0][1:]
+        return TensorTransfer(
+            (Dim((Leaf(axis, rows),)), *transfer.dims[1:]), transfer.roles, transfer.groupings
+        )
+    lead, rest = transfer.dims[0].terms[0], Dim(transfer.dims[0].terms[1:])
     assert isinstance(lead, Leaf)
-    count = rows // size_of(rest)
+    count = rows // rest.size
     whole = transfer.groupings[lead.axis]
     shares = whole.shares[:count] if whole.shares is not None else None
     coarse_of = Grouping.adjacent(count, whole.group_sizes[0]).coarse_of
     grouped = {**transfer.groupings, axis: Grouping(coarse_of, shares, whole.extend)}
-    first = (Leaf(axis, count), *rest)
+    first = Dim((Leaf(axis, count), *rest))
     return TensorTransfer((first, *transfer.dims[1:]), transfer.roles, grouped)

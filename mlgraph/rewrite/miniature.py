@@ -18,7 +18,7 @@ from torch import fx
 from mlgraph.graph import ops
 from mlgraph.graph.effects import is_random, mutates
 from mlgraph.graph.interpret import Interpretation
-from mlgraph.program.dims import DimExpr, Dims, NodeDims, leaves, resize, size_of
+from mlgraph.program.dims import Dim, Dims, NodeDims
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import WidthPlan, plan_up
 from mlgraph.rewrite.rearrange import Moves, order
@@ -126,7 +126,7 @@ class Miniature:
         return dataclasses.replace(
             table,
             axes=tuple(dataclasses.replace(a, size=sizes.get(a.id, a.size)) for a in table),
-            tensor_dims={n: tuple(resize(d, sizes) for d in dims) for n, dims in table.tensor_dims.items()},
+            tensor_dims={n: tuple(d.resized(sizes) for d in dims) for n, dims in table.tensor_dims.items()},
             node_dims={n: _resized(dims, sizes) for n, dims in table.node_dims.items()},
         )
 
@@ -151,7 +151,7 @@ class Miniature:
             if name not in read:
                 continue
             dims = self.table.tensor_dims.get(name)
-            shape = tuple(map(size_of, dims)) if dims is not None else tuple(like.shape)
+            shape = tuple(dim.size for dim in dims) if dims is not None else tuple(like.shape)
             total += torch.Size(shape).numel()
             if total > MOST_ELEMENTS:
                 raise TooLarge
@@ -194,7 +194,7 @@ class Miniature:
     def _grows(self, block: Block) -> list[tuple[int, bool]]:
         """How every axis of every tensor of a block grows."""
         dims = self.program.axes.tensor_dims
-        held = (leaf.axis for name in block.tensors for dim in dims.get(name, ()) for leaf in leaves(dim))
+        held = (leaf.axis for name in block.tensors for dim in dims.get(name, ()) for leaf in dim.leaves())
         return [(self.factors.get(axis, 1), axis in self.whole) for axis in held]
 
     def plan(self, only: Iterable[str] | None = None, fold: bool = True) -> WidthPlan:
@@ -238,7 +238,7 @@ def _dealt(size: int, factor: int, generator: torch.Generator) -> Grouping:
 
 
 def _resized(dims: NodeDims, sizes: Mapping[str, int]) -> NodeDims:
-    results = tuple(tuple(resize(dim, sizes) for dim in part) for part in dims.results)
+    results = tuple(tuple(dim.resized(sizes) for dim in part) for part in dims.results)
     return NodeDims(results, dims.several)
 
 
@@ -248,7 +248,7 @@ class Copies:
 
     dims: Mapping[str, NodeDims]
     moves: Moves
-    _known: dict[DimExpr, torch.Tensor] = dataclasses.field(default_factory=dict)
+    _known: dict[Dim, torch.Tensor] = dataclasses.field(default_factory=dict)
 
     def __call__(self, value: Any, node: fx.Node) -> Any:
         """The value of a node as it must be after growth; None where its dims do not tell."""
@@ -265,7 +265,7 @@ class Copies:
         if dims is None or len(dims) != value.dim():
             return None
         for position, dim in enumerate(dims):
-            if size_of(dim) != value.shape[position]:
+            if dim.size != value.shape[position]:
                 return None
             if dim not in self._known:
                 self._known[dim] = order(dim, self.moves)
@@ -274,8 +274,8 @@ class Copies:
                 value = value.index_select(position, places)
         return value
 
-    def _moved(self, dim: DimExpr) -> bool:
-        return any(leaf.axis in self.moves for leaf in leaves(dim))
+    def _moved(self, dim: Dim) -> bool:
+        return any(leaf.axis in self.moves for leaf in dim.leaves())
 
 
 class Trial(Interpretation):
@@ -290,7 +290,7 @@ class Trial(Interpretation):
         self.side = side
         self.drawn = drawn or {}
         self.values: dict[fx.Node, Any] = {}
-        self._sizes: dict[DimExpr, int] = {}
+        self._sizes: dict[Dim, int] = {}
 
     def _call(self, node: fx.Node, env: Mapping[fx.Node, Any], device: torch.device) -> Any:
         old = self.side.origin.get(node)
@@ -320,9 +320,9 @@ class Trial(Interpretation):
             return
         for dim, size in zip(dims, value.shape, strict=True):
             if dim not in self._sizes:
-                self._sizes[dim] = size_of(dim)
+                self._sizes[dim] = dim.size
             if self._sizes[dim] >= 0 and self._sizes[dim] != size:
-                wanted = [size_of(d) for d in dims]
+                wanted = [d.size for d in dims]
                 raise Misfit(node, f"shape {list(value.shape)} instead of {wanted}")
 
 

@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 import torch
 from torch import fx
@@ -19,7 +20,9 @@ from torch import fx
 from mlgraph.graph.ops import has, op_name
 from mlgraph.graph.traits import Trait
 from mlgraph.program import Note, Program
-from mlgraph.program.dims import DimExpr, leaves, resized, size_of
+
+if TYPE_CHECKING:
+    from mlgraph.program.dims import Dim
 
 _ARGUMENTS = ("scale", "alpha", "beta")
 _EXACT = 1e-6
@@ -47,8 +50,8 @@ def kept_unread(program: Program, sizes: Mapping[str, int]) -> list[Note]:
     found = []
     for name in program.axes.unread:
         dims = program.axes.tensor_dims[name]
-        unknown = [i for i, dim in enumerate(dims) if any(leaf.axis.startswith("~") for leaf in leaves(dim))]
-        changed = [i for i, dim in enumerate(dims) if resized(dim, sizes) != size_of(dim)]
+        unknown = [i for i, dim in enumerate(dims) if any(leaf.axis.startswith("~") for leaf in dim.leaves())]
+        changed = [i for i, dim in enumerate(dims) if dim.new_size(sizes) != dim.size]
         if unknown:
             found.append(Note("kept", f"{name}{unknown}, since nothing reads this parameter", name))
         if changed:
@@ -91,7 +94,7 @@ def _factors(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
         query = node.args[0]
         dims = program.axes.result_dims(query.name) if isinstance(query, fx.Node) else None
         if dims:
-            yield 1 / math.sqrt(size_of(dims[-1])), _EXACT
+            yield 1 / math.sqrt(dims[-1].size), _EXACT
 
 
 def _stored(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
@@ -114,8 +117,8 @@ def _width(
     if not math.isfinite(value) or abs(value) in (0.0, 0.5, 1.0, 2.0):
         return None
     for dim in _dims(program, node):
-        before, after = size_of(dim), resized(dim, sizes)
-        if before == after or before < 2 or any(leaf.axis.startswith("~") for leaf in leaves(dim)):
+        before, after = dim.size, dim.new_size(sizes)
+        if before == after or before < 2 or any(leaf.axis.startswith("~") for leaf in dim.leaves()):
             continue
         powers = {"√": before**0.5, "1/√": before**-0.5, "": float(before), "1/": 1 / before}
         for mark, power in powers.items():
@@ -125,15 +128,15 @@ def _width(
     return None
 
 
-def _named(program: Program, dim: DimExpr) -> str:
-    names = [program.axes[leaf.axis].name for leaf in leaves(dim)]
+def _named(program: Program, dim: Dim) -> str:
+    names = [program.axes[leaf.axis].name for leaf in dim.leaves()]
     return names[0] if len(names) == 1 else f"({'·'.join(names)})"
 
 
-def _dims(program: Program, node: fx.Node) -> Iterator[DimExpr]:
+def _dims(program: Program, node: fx.Node) -> Iterator[Dim]:
     """Dims of what a node reads and of what was contracted to make that, each once."""
     near = [node, *node.all_input_nodes, *(n for i in node.all_input_nodes for n in i.all_input_nodes)]
-    seen: set[DimExpr] = set()
+    seen: set[Dim] = set()
     for each in near:
         for dim in program.axes.result_dims(each.name) or ():
             if dim not in seen:

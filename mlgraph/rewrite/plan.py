@@ -12,7 +12,7 @@ from torch import fx
 from mlgraph.graph.ops import has, op_name, positions
 from mlgraph.graph.traits import MOVES, PASSES, Trait
 from mlgraph.program import Note, Program
-from mlgraph.program.dims import DimExpr, Leaf, leaves, multiplicities, resize
+from mlgraph.program.dims import Dim, Leaf
 from mlgraph.rewrite.resize import Gain
 from mlgraph.rewrite.transfer import TensorTransfer
 
@@ -93,13 +93,9 @@ def _plan(program: Program, groupings: Groupings, tied: str, down: bool, fold: b
     for tensor, dims in table.tensor_dims.items():
         roles = []
         for index, dim in enumerate(dims):
-            given = table.roles[tensor, index]
-            roles.append(
-                tuple(
-                    _role(r, (tensor, leaf) in summing) for r, leaf in zip(given, _axes_of(dim), strict=True)
-                )
-            )
-        wide = tuple(resize(dim, fine) for dim in dims)
+            slots = zip(table.roles[tensor, index], dim.leaves(), strict=True)
+            roles.append(tuple(_role(role, (tensor, leaf.axis) in summing) for role, leaf in slots))
+        wide = tuple(dim.resized(fine) for dim in dims)
         transfers[tensor] = TensorTransfer(wide, tuple(roles), groupings)
     return WidthPlan(groupings, transfers, tuple(gains), tuple(dict.fromkeys(approximate)))
 
@@ -118,15 +114,6 @@ def _role(role: Role, summed: bool) -> Role:
     return "contracts" if summed or role == "contracts" else "emits"
 
 
-def _axes_of(dim: DimExpr) -> list[str]:
-    out: list[str] = []
-    for term in dim:
-        out.extend(
-            [term.axis] if isinstance(term, Leaf) else [a for part in term.parts for a in _axes_of(part)]
-        )
-    return out
-
-
 def _forced(table: AxisTable, groupings: Groupings) -> list[Note]:
     """What is approximate about axes that no change of width leaves exact."""
     changing = [axis for axis in table if axis.id in groupings and groupings[axis.id].uniform != 1]
@@ -143,18 +130,18 @@ def _uneven_means(table: AxisTable, groupings: Groupings) -> list[Note]:
     found = []
     padded = {axis for axis, grouping in groupings.items() if grouping.extend == "pad"}
     for node, dim in table.means:
-        zeros = [leaf.axis for leaf in leaves(dim) if leaf.axis in padded]
+        zeros = [leaf.axis for leaf in dim.leaves() if leaf.axis in padded]
         if zeros:
             found += [
                 Note("approximate", f"means over {axis} count the zeros that pad it", axis) for axis in zeros
             ]
             continue
-        if len(multiplicities(dim, copies)) > 1:
-            uneven = [leaf.axis for leaf in leaves(dim) if len(copies.get(leaf.axis, ())) > 1]
+        if len(dim.multiplicities(copies)) > 1:
+            uneven = [leaf.axis for leaf in dim.leaves() if len(copies.get(leaf.axis, ())) > 1]
             said = "means over {} weigh its groups of unequal size alike"
             found += [Note("approximate", said.format(axis), axis) for axis in uneven]
             if not uneven:
-                alone = sorted({leaf.axis for leaf in leaves(dim) if leaf.axis in copies})
+                alone = sorted({leaf.axis for leaf in dim.leaves() if leaf.axis in copies})
                 text = f"{node} takes a mean of which {', '.join(alone)} is a part that changes alone"
                 found += [Note("approximate", text, axis) for axis in alone]
     return list(dict.fromkeys(found))
@@ -167,9 +154,9 @@ def _share_gains(
     copies = {axis: frozenset(grouping.group_sizes) for axis, grouping in groupings.items()}
     gains, notes = [], []
     for name, position, dim in table.shares:
-        found = multiplicities(dim, copies)
+        found = dim.multiplicities(copies)
         if len(found) > 1:
-            changing = sorted({leaf.axis for leaf in leaves(dim) if leaf.axis in copies})
+            changing = sorted({leaf.axis for leaf in dim.leaves() if leaf.axis in copies})
             said = f"{name} shares out over {', '.join(changing)} in groups of unequal size"
             notes += [Note("approximate", said, axis) for axis in changing]
             continue
@@ -196,7 +183,7 @@ def _gain(table: AxisTable, found: Sum, groupings: Groupings, down: bool) -> Gai
     return Gain(found.node, operand, position, tuple(values) if len(set(values)) > 1 else (values[0],))
 
 
-def _spread(dim: DimExpr, axis: str, own: Sequence[float], sizes: Mapping[str, int]) -> list[float]:
+def _spread(dim: Dim, axis: str, own: Sequence[float], sizes: Mapping[str, int]) -> list[float]:
     """The factor of every index of a dim, given those of one axis in it."""
     out = [1.0]
     for term in dim:
@@ -248,7 +235,7 @@ def _own_all(arguments: Sequence[Any], table: AxisTable, found: Sum) -> list[str
         if not isinstance(argument, fx.Node) or argument.op != "get_attr" or len(argument.users) != 1:
             return None
         name = str(argument.target)
-        if not any(found.axis in _axes_of(dim) for dim in table.tensor_dims[name]):
+        if not any(leaf.axis == found.axis for dim in table.tensor_dims[name] for leaf in dim.leaves()):
             return None
         names.append(name)
     return names or None

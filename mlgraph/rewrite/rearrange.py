@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from mlgraph.program.dims import DimExpr, Join, size_of
+from mlgraph.program.dims import Dim, Join
 
 Moves = Mapping[str, torch.Tensor]
 """Per axis id, the old index that comes to every new index: a permutation, or copies."""
 
 
-def order(dim: DimExpr, moves: Moves) -> torch.Tensor:
+def order(dim: Dim, moves: Moves) -> torch.Tensor:
     """For every new index of a dim, the index of the old dim that comes to its place."""
     indices = torch.zeros(1, dtype=torch.long)
     for term in dim:
@@ -20,7 +20,7 @@ def order(dim: DimExpr, moves: Moves) -> torch.Tensor:
             parts, start = [], 0
             for part in term.parts:
                 parts.append(order(part, moves) + start)
-                start += size_of(part)
+                start += part.size
             own = torch.cat(parts)
         else:
             own = moves[term.axis] if term.axis in moves else torch.arange(term.size)
@@ -28,7 +28,7 @@ def order(dim: DimExpr, moves: Moves) -> torch.Tensor:
     return indices
 
 
-def places(dim: DimExpr, axis: str) -> torch.Tensor | None:
+def places(dim: Dim, axis: str) -> torch.Tensor | None:
     """The indices of a dim that belong to an axis, those of its first index first; None where none do.
 
     Every index of the axis has equally many, in the same order.
@@ -40,7 +40,7 @@ def places(dim: DimExpr, axis: str) -> torch.Tensor | None:
     return by_index[int((own < 0).sum()) :]
 
 
-def _index_in(dim: DimExpr, axis: str) -> torch.Tensor:
+def _index_in(dim: Dim, axis: str) -> torch.Tensor:
     """For every index of a dim, which index of an axis it has; -1 where it has none."""
     found = torch.full((1,), -1)
     for term in dim:
@@ -52,9 +52,9 @@ def _index_in(dim: DimExpr, axis: str) -> torch.Tensor:
     return found
 
 
-def rearrange(value: torch.Tensor, dims: Iterable[DimExpr], moves: Moves) -> torch.Tensor:
+def rearrange(value: torch.Tensor, dims: Iterable[Dim], moves: Moves) -> torch.Tensor:
     """The value with every dim rearranged as its axes are; a dim that does not have its size stays."""
     for position, dim in enumerate(dims):
-        if value.shape[position] > 1 and value.shape[position] == size_of(dim):
+        if value.shape[position] > 1 and value.shape[position] == dim.size:
             value = value.index_select(position, order(dim, moves).to(value.device))
     return value

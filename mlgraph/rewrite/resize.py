@@ -21,7 +21,7 @@ from mlgraph.errors import AxisError, MlgraphError
 from mlgraph.graph.copying import copy_nodes
 from mlgraph.graph.ops import op_name
 from mlgraph.graph.propagate import propagate
-from mlgraph.program.dims import DimExpr, Dims, offset, resized, size_of
+from mlgraph.program.dims import Dim, Dims
 
 if TYPE_CHECKING:
     from mlgraph.program import Program, Tensors
@@ -127,7 +127,7 @@ def _check(program: Program, sizes: Mapping[str, int], copies: Mapping[fx.Node, 
         for part, got in zip(found.results, values, strict=True):
             if not isinstance(got, torch.Tensor):
                 continue
-            want = [resized(dim, sizes) for dim in part]
+            want = [dim.new_size(sizes) for dim in part]
             if any(isinstance(g, int) and w > 0 and g != w for w, g in zip(want, got.shape, strict=True)):
                 changed = ", ".join(sorted(sizes)[:4])
                 raise MlgraphError(
@@ -162,7 +162,7 @@ class _Resizer:
 
     def _concerned(self, node: fx.Node) -> bool:
         dims = (dim for n in [node, *node.all_input_nodes] for dim in self.dims.get(n.name, ()))
-        return any(resized(dim, self.sizes) != size_of(dim) for dim in dims)
+        return any(dim.new_size(self.sizes) != dim.size for dim in dims)
 
     def of(self, argument: Any) -> Dims:
         """The dims of the one tensor that a node gives."""
@@ -170,12 +170,12 @@ class _Resizer:
         assert dims is not None, f"{argument} gives several results"
         return dims
 
-    def new_size(self, dim: DimExpr) -> int:
-        return resized(dim, self.sizes)
+    def new_size(self, dim: Dim) -> int:
+        return dim.new_size(self.sizes)
 
-    def size(self, given: Any, dim: DimExpr) -> Any:
+    def size(self, given: Any, dim: Dim) -> Any:
         """A size argument for a dim: literals are replaced, computed ones scaled."""
-        old, new = size_of(dim), resized(dim, self.sizes)
+        old, new = dim.size, dim.new_size(self.sizes)
         if old == new or (isinstance(given, int) and given == -1):
             return self.copies[given] if isinstance(given, fx.Node) else given
         if isinstance(given, int):
@@ -188,8 +188,8 @@ class _Resizer:
             node = self.graph.call_function(operator.floordiv, (node, ratio.denominator))
         return node
 
-    def offset(self, dim: DimExpr, position: int) -> int:
-        return offset(dim, position, self.sizes)
+    def offset(self, dim: Dim, position: int) -> int:
+        return dim.offset(position, self.sizes)
 
 
 _Resize = Callable[[_Resizer, fx.Node, fx.Node], None]
@@ -239,7 +239,7 @@ def _unflatten(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
 def _repeat(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
     given: list[Any] = list(node.args[1])  # type: ignore[arg-type]
     dims, source = r.of(node), r.of(node.args[0])
-    padded = [()] * (len(dims) - len(source)) + list(source)
+    padded = [Dim()] * (len(dims) - len(source)) + list(source)
     out: list[Any] = []
     for count, dim, inner in zip(given, dims, padded, strict=True):
         out.append(r.new_size(dim) // r.new_size(inner) if isinstance(count, int) else r.copies[count])
@@ -259,16 +259,16 @@ def _layer_norm(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
     new.update_arg(1, [r.new_size(dim) for dim in r.of(node.args[0])[-count:]])
 
 
-def _leading(r: _Resizer, dim: DimExpr, count: int) -> int:
+def _leading(r: _Resizer, dim: Dim, count: int) -> int:
     """New number of the leading indices of a dim that number ``count`` now (groups of channels)."""
     taken = 1
     for end, term in enumerate(dim, start=1):
         taken *= term.size
         if taken == count:
-            return r.new_size(dim[:end])
+            return r.new_size(Dim(dim.terms[:end]))
         if taken > count:
             break
-    if resized(dim, r.sizes) != size_of(dim):
+    if dim.new_size(r.sizes) != dim.size:
         raise ValueError(count)
     return count
 
@@ -301,7 +301,7 @@ def _split(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
     position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
     results = r.dims[node.name].results
     parts = [r.new_size(part[position]) for part in results]
-    old = [size_of(part[position]) for part in results]
+    old = [part[position].size for part in results]
     if parts == old or any(isinstance(a, fx.Node) for a in _flat(node.args[1])):
         return
     new.target = torch.ops.aten.split_with_sizes.default
@@ -317,7 +317,7 @@ def _flat(value: Any) -> list[Any]:
 def _slice(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
     position: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     dim = r.of(node.args[0])[position]
-    size = size_of(dim)
+    size = dim.size
     if r.new_size(dim) == size:
         return
     given: dict[str, Any] = dict(node.kwargs)
@@ -341,12 +341,12 @@ def _slice_scatter(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
     given |= node.kwargs
     position: Any = given.get("dim", 0)
     dim = r.of(node.args[0])[position]
-    if r.new_size(dim) == size_of(dim):
+    if r.new_size(dim) == dim.size:
         return
     bounds = [given.get("start"), given.get("end"), given.get("step", 1)]
     if any(isinstance(bound, fx.Node) for bound in bounds):
         raise ValueError("a computed bound")
-    first, last, step = slice(*bounds).indices(size_of(dim))
+    first, last, step = slice(*bounds).indices(dim.size)
     if step != 1:
         raise ValueError("a strided slice")
     new.args = (*new.args[:2], position, r.offset(dim, first), r.offset(dim, last), 1)
@@ -356,8 +356,8 @@ def _slice_scatter(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
 @_resizer("select_scatter")
 def _select_scatter(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
     dim = r.of(node.args[0])[int(node.args[2])]  # type: ignore[arg-type]
-    if r.new_size(dim) != size_of(dim):
-        index = int(node.args[3]) % size_of(dim)  # type: ignore[arg-type]
+    if r.new_size(dim) != dim.size:
+        index = int(node.args[3]) % dim.size  # type: ignore[arg-type]
         new.update_arg(3, r.offset(dim, index))
 
 
@@ -371,11 +371,11 @@ def _narrow(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
     start, length = node.args[2], node.args[3]
     position: Any = node.args[1]
     dim = r.of(node.args[0])[position]
-    if r.new_size(dim) == size_of(dim):
+    if r.new_size(dim) == dim.size:
         return
     if isinstance(start, fx.Node) or isinstance(length, fx.Node):
         raise ValueError("a computed bound")
-    first = int(start) % size_of(dim)  # type: ignore[arg-type]
+    first = int(start) % dim.size  # type: ignore[arg-type]
     new.update_arg(2, r.offset(dim, first))
     new.update_arg(3, r.offset(dim, first + int(length)) - r.offset(dim, first))  # type: ignore[arg-type]
 
@@ -383,8 +383,8 @@ def _narrow(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
 @_resizer("select")
 def _select(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
     dim = r.of(node.args[0])[int(node.args[1])]  # type: ignore[arg-type]
-    if r.new_size(dim) != size_of(dim):
-        index = int(node.args[2]) % size_of(dim)  # type: ignore[arg-type]
+    if r.new_size(dim) != dim.size:
+        index = int(node.args[2]) % dim.size  # type: ignore[arg-type]
         new.update_arg(2, r.offset(dim, index))
 
 
@@ -392,8 +392,8 @@ def _select(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
 def _attention(r: _Resizer, node: fx.Node, new: fx.Node) -> None:
     """A default scale follows the width of a head; it is pinned where that width changes."""
     dim = r.of(node.args[0])[-1]
-    if node.kwargs.get("scale") is None and r.new_size(dim) != size_of(dim):
-        new.kwargs = {**new.kwargs, "scale": 1 / math.sqrt(size_of(dim))}
+    if node.kwargs.get("scale") is None and r.new_size(dim) != dim.size:
+        new.kwargs = {**new.kwargs, "scale": 1 / math.sqrt(dim.size)}
 
 
 def _insert_gains(

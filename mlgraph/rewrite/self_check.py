@@ -18,7 +18,6 @@ from torch import fx
 from mlgraph.graph.compare import relative_error
 from mlgraph.graph.example_call import example_leaves
 from mlgraph.program.axis_table import Axis, Reason
-from mlgraph.program.dims import DimExpr, leaves
 from mlgraph.program.notes import Note, NoteKind
 from mlgraph.program.soundness import Soundness
 from mlgraph.rewrite.miniature import Copies, Miniature, Misfit, TooLarge, Trial, draws
@@ -26,6 +25,7 @@ from mlgraph.rewrite.weight_norm import lengths
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
+    from mlgraph.program.dims import Dim
     from mlgraph.rewrite.grouping import Grouping, Groupings
     from mlgraph.rewrite.plan import WidthPlan
 
@@ -178,7 +178,7 @@ class _Check:
             if transfer is not None and transfer.changes:
                 error = _error(transfer.down(transfer.up(tensor)), tensor)
                 if error > TOLERANCE:
-                    held = {leaf.axis for dim in transfer.dims for leaf in leaves(dim)} & set(self.factors)
+                    held = {leaf.axis for dim in transfer.dims for leaf in dim.leaves()} & set(self.factors)
                     self._take_out(held, None, error, f"restriction does not undo prolongation of {name}")
                     return None
         grown = _run(Trial(miniature.grown(plan), _drawn(small, copies)), self.inputs, gradients=True)
@@ -202,7 +202,7 @@ class _Check:
         for name, wanted, found, scale in _pairs(plan, small, grown):
             if name in self.lengths:
                 continue
-            held = {leaf.axis for dim in plan.transfers[name].dims for leaf in leaves(dim)}
+            held = {leaf.axis for dim in plan.transfers[name].dims for leaf in dim.leaves()}
             tried |= held
             if wanted.any():
                 reached |= held
@@ -274,7 +274,7 @@ class _Check:
         found = _run(
             Trial(miniature.grown(plan), _drawn(small, copies)), self.inputs, gradients=True, inner=True
         )
-        held = {leaf.axis for dim in dims for leaf in leaves(dim)} & set(self.factors)
+        held = {leaf.axis for dim in dims for leaf in dim.leaves()} & set(self.factors)
         for node in reversed(list(wanted.inner)):
             gradient = copies(wanted.inner[node], node)
             if node in self.fixed or node not in found.inner or gradient is None:
@@ -301,8 +301,8 @@ class _Check:
         return set(_named(self.program.axes.node_dims.get(node.name, ()))) & set(self.factors)
 
 
-def _named(dims: Iterable[DimExpr]) -> Iterator[str]:
-    return (leaf.axis for dim in dims for leaf in leaves(dim))
+def _named(dims: Iterable[Dim]) -> Iterator[str]:
+    return (leaf.axis for dim in dims for leaf in dim.leaves())
 
 
 def _kin(program: Program) -> dict[str, set[str]]:
@@ -310,9 +310,7 @@ def _kin(program: Program) -> dict[str, set[str]]:
     out: dict[str, set[str]] = {}
     for chain in program.blocks:
         for column in chain.columns():
-            held = [
-                [leaf.axis for d in program.axes.tensor_dims.get(n, ()) for leaf in leaves(d)] for n in column
-            ]
+            held = [list(_named(program.axes.tensor_dims.get(name, ()))) for name in column]
             for alike in zip(*held, strict=False):
                 together = {kin for axis in alike for kin in out.get(axis, {axis})}
                 out |= dict.fromkeys(together, together)

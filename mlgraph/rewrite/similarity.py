@@ -14,7 +14,7 @@ from mlgraph.rewrite.grouping import Grouping
 if TYPE_CHECKING:
     from mlgraph.program import Program
     from mlgraph.program.axis_table import Axis
-    from mlgraph.program.dims import DimExpr
+    from mlgraph.program.dims import Dim
 
 _FEATURES = 4096
 _ENTRIES = 1 << 20
@@ -79,7 +79,7 @@ def _sampled(flat: torch.Tensor) -> torch.Tensor:
     return flat[:: -(-len(flat) // _ENTRIES)] if len(flat) > _ENTRIES else flat
 
 
-def rows_of(value: torch.Tensor, dim: DimExpr, axis: Axis, position: int) -> Iterator[torch.Tensor]:
+def rows_of(value: torch.Tensor, dim: Dim, axis: Axis, position: int) -> Iterator[torch.Tensor]:
     """A tensor as rows [size, features], one per index of an axis, for every time that it is a plain factor
     of the dim at ``position``."""
     sizes = [term.size for term in dim]

@@ -17,7 +17,7 @@ from typing import Literal
 import torch
 
 from mlgraph.program.axis_table import Role
-from mlgraph.program.dims import DimExpr, Join, Leaf, leaves, resized, size_of
+from mlgraph.program.dims import Dim, Join, Leaf
 from mlgraph.rewrite.grouping import Grouping, Groupings
 
 Kind = Literal["weight", "gradient", "gradient_squared"]
@@ -31,7 +31,7 @@ class TensorTransfer:
     ``dims`` are the fine tensor's dims in axes; ``roles`` has, per dim, the role of every leaf in order.
     """
 
-    dims: tuple[DimExpr, ...]
+    dims: tuple[Dim, ...]
     roles: tuple[Roles, ...]
     groupings: Groupings
 
@@ -41,10 +41,10 @@ class TensorTransfer:
 
     def coarse_shape(self) -> tuple[int, ...]:
         sizes = {axis: grouping.coarse for axis, grouping in self.groupings.items()}
-        return tuple(resized(dim, sizes) for dim in self.dims)
+        return tuple(dim.new_size(sizes) for dim in self.dims)
 
     def fine_shape(self) -> tuple[int, ...]:
-        return tuple(size_of(dim) for dim in self.dims)
+        return tuple(dim.size for dim in self.dims)
 
     def down(self, tensor: torch.Tensor, kind: Kind = "weight") -> torch.Tensor:
         """The coarse tensor: per slot the mean (emits) or the sum (contracts) of each group."""
@@ -75,13 +75,8 @@ class TensorTransfer:
 _LeafMap = Callable[[torch.Tensor, int, Grouping, Role, Kind], torch.Tensor]
 
 
-def _touched(dim: DimExpr, groupings: Groupings) -> bool:
-    return any(
-        (term.axis in groupings)
-        if isinstance(term, Leaf)
-        else any(_touched(part, groupings) for part in term.parts)
-        for term in dim
-    )
+def _touched(part: Dim | Join, groupings: Groupings) -> bool:
+    return any(leaf.axis in groupings for leaf in part.leaves())
 
 
 def _term_size(term: Leaf | Join, groupings: Groupings, coarse: bool) -> int:
@@ -93,7 +88,7 @@ def _term_size(term: Leaf | Join, groupings: Groupings, coarse: bool) -> int:
 def _along(
     tensor: torch.Tensor,
     position: int,
-    dim: DimExpr,
+    dim: Dim,
     roles: Iterator[Role],
     groupings: Groupings,
     leaf: _LeafMap,
@@ -110,7 +105,7 @@ def _along(
             role = next(roles)
             if term.axis in groupings:
                 tensor = leaf(tensor, at, groupings[term.axis], role, kind)
-        elif _touched((term,), groupings):
+        elif _touched(term, groupings):
             cuts = [math.prod(_term_size(t, groupings, coarse) for t in part) for part in term.parts]
             pieces = []
             for piece, part in zip(tensor.split(cuts, at), term.parts, strict=True):
@@ -119,13 +114,9 @@ def _along(
                 )
             tensor = torch.cat(pieces, at)
         else:
-            for _ in _leaves_of(term):
+            for _ in term.leaves():
                 next(roles)
     return tensor.flatten(position, position + len(dim) - 1) if len(dim) > 1 else tensor
-
-
-def _leaves_of(term: Join) -> Iterator[Leaf]:
-    return leaves((term,))
 
 
 def _divides(role: Role, kind: Kind, down: bool) -> bool:

@@ -20,7 +20,6 @@ from torch import fx
 from mlgraph.graph.copying import copy_graph
 from mlgraph.graph.ops import arguments, has, op_name, positions
 from mlgraph.graph.traits import MOVES, PASSES, Trait
-from mlgraph.program.dims import Leaf
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -229,7 +228,7 @@ def _axes_of(program: Program, node: fx.Node) -> Sequence[str]:
         if node.op == "get_attr"
         else program.axes.result_dims(node.name)
     )
-    return [d[0].axis for d in dims or () if len(d) == 1 and isinstance(d[0], Leaf)]
+    return [dim.only.axis for dim in dims or () if dim.only]
 
 
 def _tensor(node: fx.Node, position: int | None) -> str | None:

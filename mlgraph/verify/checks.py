@@ -20,7 +20,6 @@ from mlgraph.errors import MlgraphError
 from mlgraph.graph.compare import relative_error
 from mlgraph.graph.example_call import example_call, example_leaves
 from mlgraph.graph.interpret import Interpretation, evaluate
-from mlgraph.program.dims import Dims, leaves, resize
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import plan_up
 from mlgraph.rewrite.refine import apply_up
@@ -31,6 +30,7 @@ from mlgraph.verify.soundness import Deviation, permutation_error
 if TYPE_CHECKING:
     from mlgraph.program import Program
     from mlgraph.program.axis_table import Axis
+    from mlgraph.program.dims import Dims
 
 CHECKS = ("soundness", "inverse", "growth", "gradients", "storage")
 
@@ -213,8 +213,8 @@ def _copied(value: torch.Tensor, dims: Dims | None, groupings: dict[str, Groupin
     if dims is None:
         return value
     fine = {axis: grouping.fine for axis, grouping in groupings.items()}
-    roles: tuple[Roles, ...] = tuple(["emits"] * len(list(leaves(dim))) for dim in dims)
-    return TensorTransfer(tuple(resize(dim, fine) for dim in dims), roles, groupings).up(value)
+    roles: tuple[Roles, ...] = tuple(["emits"] * len(list(dim.leaves())) for dim in dims)
+    return TensorTransfer(tuple(dim.resized(fine) for dim in dims), roles, groupings).up(value)
 
 
 def _gradients(

@@ -105,26 +105,23 @@ def _rows(program: Program, axis: Axis, slot: Slot) -> torch.Tensor | None:
 
 def _locate(value: torch.Tensor, dim: Any, at: int, axis: str, occurrence: int) -> tuple[torch.Tensor, int]:
     """The part of a tensor, and the dim of it, at which a leaf of one of its dims lies."""
-    from mlgraph.program.dims import leaves, size_of
 
     sizes = [term.size for term in dim]
     value = value.unflatten(at, sizes) if len(sizes) > 1 else value
     seen = 0
     for index, term in enumerate(dim):
-        count = 1 if isinstance(term, Leaf) else len(list(leaves((term,))))
+        count = len(list(term.leaves()))
         if occurrence < seen + count:
             if isinstance(term, Leaf):
                 return value, at + index
             inner = occurrence - seen
             start = 0
             for part in term.parts:
-                held = len(list(leaves(part)))
+                held = len(list(part.leaves()))
                 if inner < held:
-                    return _locate(
-                        value.narrow(at + index, start, size_of(part)), part, at + index, axis, inner
-                    )
+                    return _locate(value.narrow(at + index, start, part.size), part, at + index, axis, inner)
                 inner -= held
-                start += size_of(part)
+                start += part.size
         seen += count
     raise LookupError(axis)
 

@@ -43,7 +43,7 @@ class Token:
     family: int | None = None
 
 
-Dim = tuple[Token, ...]
+Tokens = tuple[Token, ...]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Tensor:
     """
 
     name: str
-    dims: tuple[Dim, ...]
+    dims: tuple[Tokens, ...]
     shape: tuple[int, ...]
     dtype: str
     is_parameter: bool = True
@@ -80,7 +80,7 @@ class Box:
     tensors: tuple[Tensor, ...] = ()
     ops: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
-    result: tuple[Dim, ...] = ()
+    result: tuple[Tokens, ...] = ()
     shape: tuple[int | str, ...] = ()
     repeat: int = 1
 
@@ -100,7 +100,7 @@ class Edge:
 
     source: str
     target: str
-    dims: tuple[Dim, ...] = ()
+    dims: tuple[Tokens, ...] = ()
     shape: tuple[int | str, ...] = ()
     families: tuple[int, ...] = ()
     through: tuple[str, ...] = ()

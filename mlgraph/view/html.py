@@ -14,7 +14,7 @@ from mlgraph.view.picture import Picture, arrange
 from mlgraph.view.sides import Side, legend, palette, sides
 
 if TYPE_CHECKING:
-    from mlgraph.view.diagram import Box, Diagram, Dim, Edge, View
+    from mlgraph.view.diagram import Box, Diagram, Edge, Tokens, View
 
 _MOST_SOURCES = 4
 _NIGHTS = (':root:not([data-theme="light"])', ':root[data-theme="dark"]')
@@ -234,5 +234,5 @@ def _edge_tip(picture: Picture, edge: Edge) -> Iterator[tuple[str, str]]:
         yield "text", "through " + ", ".join(edge.through)
 
 
-def _written(dims: Sequence[Dim]) -> str:
+def _written(dims: Sequence[Tokens]) -> str:
     return "[" + ", ".join("".join(piece.text for piece in dim) for dim in dims) + "]"

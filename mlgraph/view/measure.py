@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mlgraph.view.diagram import Box, Dim, Tensor, Token
+from mlgraph.view.diagram import Box, Tensor, Token, Tokens
 
 SIZES = {"title": 12.5, "dims": 10.5, "note": 10.0, "label": 9.5}
 """Sizes of the kinds of text."""
@@ -96,7 +96,7 @@ def _map(tensor: Tensor) -> tuple[Token, ...]:
     return (*tensor.dims[emits], Token(" ← "), *tensor.dims[contracts])
 
 
-def _listed(dims: tuple[Dim, ...]) -> tuple[Token, ...]:
+def _listed(dims: tuple[Tokens, ...]) -> tuple[Token, ...]:
     pieces: list[Token] = [Token("[")]
     for place, dim in enumerate(dims):
         pieces += [Token(", "), *dim] if place else dim

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from mlgraph.program.dims import DimExpr, Join, Leaf, Term
+from mlgraph.program.dims import Dim, Join, Leaf, Term
 from mlgraph.program.families import families
-from mlgraph.view.diagram import Dim, Tensor, Token
+from mlgraph.view.diagram import Tensor, Token, Tokens
 from mlgraph.view.kinds import value_of
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class Words:
         for node, leaf in zip(inputs, self.program.signature.inputs, strict=True):
             dims = self.table.result_dims(node.name) or ()
             for dim, symbol in zip(dims, leaf.symbols, strict=False):
-                if symbol and len(dim) == 1 and isinstance(dim[0], Leaf):
-                    yield dim[0].axis, symbol
+                if symbol and dim.only:
+                    yield dim.only.axis, symbol
 
     def tensor(self, name: str) -> Tensor:
         """A parameter or buffer by its canonical name."""
@@ -58,7 +58,7 @@ class Words:
         roles = self.table.roles.get((name, dim), ())
         return bool(roles) and all(role == "contracts" for role in roles)
 
-    def result(self, node: fx.Node) -> tuple[tuple[Dim, ...], tuple[int | str, ...]]:
+    def result(self, node: fx.Node) -> tuple[tuple[Tokens, ...], tuple[int | str, ...]]:
         """Dims and sizes of a node's result, of several the first's."""
         value = value_of(node)
         # A size that depends on data has a symbol for its value.
@@ -69,7 +69,7 @@ class Words:
             return tuple((Token(str(size)),) for size in shape), shape
         return tuple(self.dim(dim) for dim in found), shape
 
-    def dim(self, dim: DimExpr) -> Dim:
+    def dim(self, dim: Dim) -> Tokens:
         """A dim in pieces: ``heads``, ``·``, ``head_dim``; ``2×a`` for ``a | a``."""
         if not dim:
             return (Token("1"),)
@@ -99,7 +99,7 @@ class Words:
             pieces += [Token(" | "), *part] if place else part
         return pieces if alone else [*pieces, Token(")")]
 
-    def carried(self, dims: tuple[Dim, ...]) -> tuple[int, ...]:
+    def carried(self, dims: tuple[Tokens, ...]) -> tuple[int, ...]:
         """The families that colour an edge with these dims: what is not frozen, else what is."""
         found = dict.fromkeys(token.family for dim in dims for token in dim if token.family is not None)
         free = [place for place in found if self.families[place].fate != "frozen"]

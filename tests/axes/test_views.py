@@ -82,9 +82,10 @@ class CutByData(nn.Module):
 def test_a_cut_that_depends_on_data_freezes_what_it_cuts_and_nothing_else() -> None:
     program = mlgraph.capture(CutByData(), (torch.randn(4, 5), torch.tensor(3)))
     rows, columns = program.axes.tensor_dims["table"]
-    frozen = program.axes[rows[0].axis].frozen  # type: ignore[union-attr]
+    (row,), (column,) = rows.leaves(), columns.leaves()
+    frozen = program.axes[row.axis].frozen
     assert str(frozen) == "it is cut at a place that depends on data"
-    assert program.axes[columns[0].axis].coarsenable_by_default  # type: ignore[union-attr]
+    assert program.axes[column.axis].coarsenable_by_default
 
 
 @torch.library.custom_op("mlgraph_tests::ruled", mutates_args=())

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlgraph.program.dims import DimExpr, Leaf
+from mlgraph.program.dims import Dim, Leaf
 from mlgraph.program.tensors import TensorSource
 from mlgraph.rewrite.chunks import down_chunks
 from mlgraph.rewrite.grouping import Grouping
@@ -60,8 +60,8 @@ def test_chunks_join_to_the_whole(
     dtype: torch.dtype,
     limit: int,
 ) -> None:
-    first: DimExpr = (Leaf("heads", heads * factor), Leaf("head_dim", per_head))
-    second: DimExpr = (Leaf("hidden", columns * wide),)
+    first = Dim((Leaf("heads", heads * factor), Leaf("head_dim", per_head)))
+    second = Dim((Leaf("hidden", columns * wide),))
     groupings = {
         "heads": Grouping.adjacent(heads * factor, factor),
         "hidden": Grouping.adjacent(columns * wide, wide),
@@ -80,5 +80,5 @@ def test_chunks_join_to_the_whole(
 
 
 def test_a_first_dim_grouped_from_afar_is_made_whole() -> None:
-    transfer = TensorTransfer(((Leaf("mlp", 8),),), (("emits",),), {"mlp": Grouping.halves(8, 2)})
+    transfer = TensorTransfer((Dim((Leaf("mlp", 8),)),), (("emits",),), {"mlp": Grouping.halves(8, 2)})
     assert down_chunks(Shelf(torch.randn(8, 2)), "w", transfer) is None

@@ -122,7 +122,7 @@ FAULTS: list[tuple[str, Any, Rule]] = [
 
 def feature_axes(program: Program, branch: str) -> set[str]:
     axes = program.axes
-    return {leaf.axis for leaf in axes.tensor_dims[f"into.{branch}.weight"][0] if hasattr(leaf, "axis")}
+    return {leaf.axis for leaf in axes.tensor_dims[f"into.{branch}.weight"][0].leaves()}
 
 
 def test_right_rules_fail_no_trial(captured: Program) -> None:

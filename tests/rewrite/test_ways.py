@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlgraph.errors import AxisError
-from mlgraph.program.dims import Leaf
+from mlgraph.program.dims import Dim, Leaf
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.transfer import TensorTransfer
 from tests.strategies import groupings
@@ -55,7 +55,7 @@ def test_up_and_down_again_is_nothing(grouping: Grouping) -> None:
 def test_tensors_move_as_the_matrices_say(rows: Grouping, columns: Grouping, seed: int) -> None:
     """A weight becomes R W P, and back P W R; gradients go by the adjoint maps, squares by their squares."""
     generator = torch.Generator().manual_seed(seed)
-    dims = ((Leaf("rows", rows.fine),), (Leaf("columns", columns.fine),))
+    dims = (Dim((Leaf("rows", rows.fine),)), Dim((Leaf("columns", columns.fine),)))
     transfer = TensorTransfer(dims, (("emits",), ("contracts",)), {"rows": rows, "columns": columns})
     (r1, p1), (r2, p2) = dense(rows), dense(columns)
     fine = torch.randn(rows.fine, columns.fine, dtype=torch.float64, generator=generator)
@@ -80,7 +80,7 @@ def test_what_is_selected_comes_down_again_bit_for_bit(
         return
     tensor = torch.randn(grouping.coarse, 3, generator=torch.Generator().manual_seed(seed)).to(dtype)
     for role in ("emits", "contracts"):
-        dims = ((Leaf("rows", grouping.fine),), (Leaf("other", 3),))
+        dims = (Dim((Leaf("rows", grouping.fine),)), Dim((Leaf("other", 3),)))
         transfer = TensorTransfer(dims, ((role,), ("emits",)), {"rows": grouping})
         assert torch.equal(transfer.down(transfer.up(tensor)), tensor)
 

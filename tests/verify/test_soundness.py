@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlgraph.program.dims import DimExpr, Join, Leaf, size_of
+from mlgraph.program.dims import Dim, Join, Leaf
 from mlgraph.rewrite.rearrange import rearrange
 
 SIZES = {"a": 2, "b": 3, "c": 4, "d": 5}
@@ -17,15 +17,15 @@ LEAVES = st.sampled_from([Leaf(axis, size) for axis, size in SIZES.items()])
 PERMUTED = st.dictionaries(st.sampled_from(sorted(SIZES)), st.randoms(use_true_random=False), min_size=1)
 
 
-def dims(depth: int = 2) -> st.SearchStrategy[DimExpr]:
+def dims(depth: int = 2) -> st.SearchStrategy[Dim]:
     """Products of axes and concatenations of such; the empty product is a single index."""
     terms: st.SearchStrategy[Leaf | Join] = LEAVES
     if depth:
         terms |= st.lists(dims(depth - 1), min_size=1, max_size=3).map(lambda parts: Join(tuple(parts)))
-    return st.lists(terms, max_size=2).map(tuple).filter(lambda dim: size_of(dim) <= 60)
+    return st.lists(terms, max_size=2).map(lambda terms: Dim(tuple(terms))).filter(lambda dim: dim.size <= 60)
 
 
-def dense(dim: DimExpr, matrices: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def dense(dim: Dim, matrices: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The matrix that moves a dim's indices: Kronecker products of its terms', which are block diagonal where
     they concatenate.
     """
@@ -49,7 +49,7 @@ def test_a_matrix_is_permuted_as_by_dense_matrices(rows, columns, permuted):
         matrices[axis] = torch.zeros(len(moved), len(moved), dtype=torch.float64)
         for place, source in enumerate(moved.tolist()):
             matrices[axis][place, source] = 1
-    shape = size_of(rows), size_of(columns)
+    shape = rows.size, columns.size
     value = torch.arange(1, 1 + shape[0] * shape[1], dtype=torch.float64).view(shape)
     expected = dense(rows, matrices) @ value @ dense(columns, matrices).T
     assert torch.equal(rearrange(value, (rows, columns), permutations), expected)
@@ -57,5 +57,5 @@ def test_a_matrix_is_permuted_as_by_dense_matrices(rows, columns, permuted):
 
 def test_a_broadcast_dim_stays():
     value = torch.arange(3.0).view(1, 3)
-    moved = rearrange(value, ((Leaf("c", 4),), (Leaf("b", 3),)), {"c": torch.tensor([3, 2, 1, 0])})
+    moved = rearrange(value, (Dim((Leaf("c", 4),)), Dim((Leaf("b", 3),))), {"c": torch.tensor([3, 2, 1, 0])})
     assert torch.equal(moved, value)

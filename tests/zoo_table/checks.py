@@ -16,7 +16,6 @@ import torch
 
 import mlgraph
 from mlgraph.program import Program
-from mlgraph.program.dims import leaves
 from tests import oracles
 from tests.zoo import Built, Entry
 from tests.zoo_table import round_trip
@@ -97,7 +96,6 @@ def check_captured(subject: Subject) -> None:
 
 def check_axes(subject: Subject) -> None:
     """The axes coarsened by default are the dims that the class halves, and no other."""
-    from mlgraph.program.dims import resized
 
     table = subject.program.axes
     sizes = {axis.id: axis.size // 2 for axis in table if axis.coarsenable_by_default and axis.size % 2 == 0}
@@ -105,7 +103,7 @@ def check_axes(subject: Subject) -> None:
     found = {}
     for name, value in subject.full.model.state_dict().items():
         dims = table.tensor_dims.get(canonical.get(name, name))
-        found[name] = tuple(value.shape) if dims is None else tuple(resized(dim, sizes) for dim in dims)
+        found[name] = tuple(value.shape) if dims is None else tuple(dim.new_size(sizes) for dim in dims)
     expected = oracles.state_shapes(subject.built("half_width").model.state_dict())
     compare(subject, found, expected)
 
@@ -160,7 +158,7 @@ def _kept(subject: Subject, name: str, found: tuple[int, ...], expected: tuple[i
     if name in table.unread:
         return f"nothing reads {name}"
     for dim, have, want in zip(dims, found, expected, strict=True):
-        ids = {leaf.axis for leaf in leaves(dim)} if have != want else set()
+        ids = {leaf.axis for leaf in dim.leaves()} if have != want else set()
         for axis in table:
             reason = axis.frozen or axis.kept
             if axis.id in ids and reason:

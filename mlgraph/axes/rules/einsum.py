@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx
 
-from mlgraph.axes.factors import Dim, Factor, hint, resolve, size_of
+from mlgraph.axes.factors import Factor, Factors, hint, resolve, size_of
 from mlgraph.axes.rules.registry import (
     Context,
     Dims,
@@ -49,9 +49,9 @@ def contract(
     order: list[str] = []
     for letter in out:
         order.extend(result if letter == "..." else [letter])
-    merged: dict[str, Dim] = {}
+    merged: dict[str, Factors] = {}
     for label, places in bound.items():
-        chosen: Dim = ()
+        chosen: Factors = ()
         for index, position in places:
             dim = dims[index][position]
             if size_of(dim) == 1:
@@ -73,7 +73,7 @@ def contract(
 
 
 def _hint_attention(
-    merged: Mapping[str, Dim],
+    merged: Mapping[str, Factors],
     bound: Mapping[str, Sequence[tuple[int, int]]],
     order: Sequence[str],
     activations: Set[int],

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from mlgraph.axes.factors import Dim, fresh, hint, size_of
+from mlgraph.axes.factors import Factors, fresh, hint, size_of
 from mlgraph.axes.factors import freeze as _freeze
 from mlgraph.axes.rules.pointwise import broadcast
 from mlgraph.axes.rules.registry import Context, Dims, Result, arguments, frozen_whole, rule, structure
@@ -110,7 +110,7 @@ def _gather(ctx: Context, node: fx.Node) -> Result:
     return out
 
 
-def _match(ctx: Context, a: Dim, b: Dim, node: fx.Node) -> None:
+def _match(ctx: Context, a: Factors, b: Factors, node: fx.Node) -> None:
     if size_of(a) == size_of(b):
         ctx.unify(a, b, node)
     else:
@@ -177,7 +177,7 @@ def _index_put(ctx: Context, node: fx.Node) -> Result:
         cursor += width
     kept.extend(dims[cursor:])
     where = _insertion(positions, given)
-    written: list[Dim | None] = [*kept[:where], *([None] * rank), *kept[where:]]
+    written: list[Factors | None] = [*kept[:where], *([None] * rank), *kept[where:]]
     values = ctx.dims(node.args[2])
     for a, b in zip(reversed(written), reversed(values), strict=False):
         if a is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from mlgraph.axes.factors import Dim, size_of
+from mlgraph.axes.factors import Factors, size_of
 from mlgraph.axes.rules.registry import Context, Dims, Result, Rule, arguments, rule, set_rule, structure
 from mlgraph.graph import ops
 from mlgraph.graph.ops import op_name
@@ -124,7 +124,7 @@ def _reduced(node: fx.Node, rank: int, position: int = 1) -> tuple[list[int], bo
     return [d % rank for d in listed], bool(keep)
 
 
-def _reduce(ctx: Context, node: fx.Node, position: int = 1) -> tuple[list[Dim], Dims]:
+def _reduce(ctx: Context, node: fx.Node, position: int = 1) -> tuple[list[Factors], Dims]:
     dims = ctx.dims(node.args[0])
     gone, keep = _reduced(node, max(len(dims), 1), position)
     out = [() if i in gone else dim for i, dim in enumerate(dims) if keep or i not in gone]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlgraph.axes.factors import Dim, concatenate, size_of, split
+from mlgraph.axes.factors import Factors, concatenate, size_of, split
 from mlgraph.axes.rules.registry import Context, Result, rule
 from mlgraph.graph.ops import op_name
 
@@ -36,7 +36,7 @@ def _recurrent(ctx: Context, node: fx.Node) -> Result:
         if size_of(stacked[1]) > 1:
             ctx.unify(stacked[1], batch, node)
         ctx.emit(other)
-    read: Dim = dims[2]
+    read: Factors = dims[2]
     reader: Any = source
     cells = iter(range(0, len(weights), per_cell))
     for _ in range(int(layers)):  # type: ignore[arg-type]

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import fx
 
-from mlgraph.axes.factors import Dim
+from mlgraph.axes.factors import Factors
 
 if TYPE_CHECKING:
     from mlgraph.program.axis_table import ReasonKind
 
-Dims = list[Dim]
+Dims = list[Factors]
 Result = Dims | list[Dims] | None
 
 
@@ -29,22 +29,22 @@ class Context(Protocol):
     ) -> Dims:
         """New unrelated dims of the node's result, frozen if a reason is given."""
 
-    def unify(self, a: Dim, b: Dim, node: fx.Node) -> None:
+    def unify(self, a: Factors, b: Factors, node: fx.Node) -> None:
         """Make two dims one; freezes both where they cannot be aligned."""
 
-    def freeze(self, dim: Dim, text: str, node: fx.Node, kind: ReasonKind = "op") -> None:
+    def freeze(self, dim: Factors, text: str, node: fx.Node, kind: ReasonKind = "op") -> None:
         """Keep a dim from being coarsened at all, for the reason given."""
 
-    def block(self, dim: Dim, text: str, node: fx.Node, kind: ReasonKind = "inexact") -> None:
+    def block(self, dim: Factors, text: str, node: fx.Node, kind: ReasonKind = "inexact") -> None:
         """Keep a dim from being coarsened by default; unless ``inexact``, a change asked for is exact."""
 
-    def contract(self, node: fx.Node, dim: Dim, operands: Sequence[tuple[Any, int]]) -> None:
+    def contract(self, node: fx.Node, dim: Factors, operands: Sequence[tuple[Any, int]]) -> None:
         """Record that ``node`` sums over ``dim``, which is the given dim of each operand."""
 
-    def average(self, node: fx.Node, dim: Dim) -> None:
+    def average(self, node: fx.Node, dim: Factors) -> None:
         """Record that ``node`` averages over ``dim`` (exact for groups of equal size)."""
 
-    def share(self, node: fx.Node, position: int, dim: Dim) -> None:
+    def share(self, node: fx.Node, position: int, dim: Factors) -> None:
         """Record that what ``node`` gives sums to one over a dim (exact for groups of equal size)."""
 
     def emit(self, argument: Any, dims: Sequence[int] | None = None) -> None:

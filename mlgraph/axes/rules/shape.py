@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from mlgraph.axes.factors import Dim, Misaligned, concatenate, fresh, hint, regroup, size_of, split
+from mlgraph.axes.factors import Factors, Misaligned, concatenate, fresh, hint, regroup, size_of, split
 from mlgraph.axes.rules.registry import Context, Dims, Result, arguments, rule, structure
 from mlgraph.graph.ops import op_name
 
@@ -26,7 +26,9 @@ def shape_of(ctx: Context, node: fx.Node, output: int | None = None) -> list[int
     return [int(s) if isinstance(s, int) else -1 for s in (value if output is None else value[output]).shape]
 
 
-def freeze_all(ctx: Context, dims: Sequence[Dim], text: str, node: fx.Node, kind: ReasonKind = "op") -> None:
+def freeze_all(
+    ctx: Context, dims: Sequence[Factors], text: str, node: fx.Node, kind: ReasonKind = "op"
+) -> None:
     """Freeze several dims for one reason."""
     for dim in dims:
         ctx.freeze(dim, text, node, kind)
@@ -173,7 +175,7 @@ def _repeat(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     ]
 
 
-def _repetition(count: int) -> Dim:
+def _repetition(count: int) -> Factors:
     new = fresh(count)
     hint(new, "rep")
     return new
@@ -192,7 +194,7 @@ def _repeat_interleave(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     return out
 
 
-def cut(ctx: Context, node: fx.Node, dim: Dim, sizes: Sequence[int]) -> list[Dim]:
+def cut(ctx: Context, node: fx.Node, dim: Factors, sizes: Sequence[int]) -> list[Factors]:
     """Split a dim, freezing it where the cuts do not align."""
     try:
         return split(dim, [int(size) for size in sizes])
@@ -286,7 +288,7 @@ def _slice(ctx: Context, node: fx.Node, dims: Dims) -> Result:
     return out
 
 
-def _strided(ctx: Context, node: fx.Node, dim: Dim, length: int, step: int) -> Dim:
+def _strided(ctx: Context, node: fx.Node, dim: Factors, length: int, step: int) -> Factors:
     if size_of(dim) == length * step:
         try:
             major, minor = regroup([dim], [length, step])

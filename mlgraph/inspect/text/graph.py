@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import fx
 
     from mlgraph.program import Program
-    from mlgraph.program.dims import DimExpr, Dims
+    from mlgraph.program.dims import Dim, Dims
 
 _LEFT = 0.56
 _INDENT = 2
@@ -102,7 +102,7 @@ class Notation:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._axes = {axis.id: axis.name for axis in program.axes}
-        self._inputs: dict[DimExpr, str] = {}
+        self._inputs: dict[Dim, str] = {}
         self._sizes: dict[tuple[str, int], str] = {}
         inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
         for node, leaf in zip(inputs, program.signature.inputs, strict=True):
@@ -154,17 +154,17 @@ class Notation:
         for place, text in enumerate(texts):
             yield f"{'[' if place == 0 else ''}{text}{']' if place == len(texts) - 1 else ','}"
 
-    def dim(self, dim: DimExpr) -> str:
+    def dim(self, dim: Dim) -> str:
         """One dim: ``heads·head_dim``, ``batch·sequence``, ``expert_mlp | expert_mlp``."""
         if dim in self._inputs:
             return self._inputs[dim]
         return "·".join(self._term(term, alone=len(dim) == 1) for term in dim) or "1"
 
     def _term(self, term: Any, alone: bool) -> str:
-        from mlgraph.program.dims import Leaf
+        from mlgraph.program.dims import Dim, Leaf
 
-        if (term,) in self._inputs:
-            return self._inputs[term,]
+        if Dim((term,)) in self._inputs:
+            return self._inputs[Dim((term,))]
         if isinstance(term, Leaf):
             return self._axes.get(term.axis) or str(term.size)
         if all(not part for part in term.parts):

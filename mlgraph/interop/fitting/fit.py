@@ -28,13 +28,12 @@ from mlgraph.interop.fitting.align import Alignment, align
 from mlgraph.interop.fitting.balance import FoldError, fold
 from mlgraph.interop.fitting.config_tree import ConfigTree, Layers, Path, assign, leaves, lookup, sequences
 from mlgraph.interop.fitting.probe import FieldChange, Match, ProbeError, Prober
-from mlgraph.program import Lineage, Program
-from mlgraph.program import dims as expressions
 from mlgraph.rewrite.grouping import layers_of
 
 if TYPE_CHECKING:
     from mlgraph.interop.fitting import probe
     from mlgraph.interop.weights import Rescale
+    from mlgraph.program import Lineage, Program
 
 _CAPTURES = 24
 _MATCHES = 6
@@ -263,7 +262,7 @@ def _sizes(program: Program) -> frozenset[int]:
     sizes = {axis.size for axis in program.axes}
     for dims in program.axes.tensor_dims.values():
         for dim in dims:
-            own = [leaf.size for leaf in expressions.leaves(dim)]
+            own = [leaf.size for leaf in dim.leaves()]
             sizes |= {math.prod(own[i:j]) for i in range(len(own)) for j in range(i + 1, len(own) + 1)}
     for chain in program.blocks:
         sizes |= {len(chain), len(chain) * chain.period}
@@ -281,8 +280,8 @@ def moved_sizes(program: Program) -> frozenset[tuple[int, int]]:
         ours = program.axes.tensor_dims
         for name, dims in before.axes.tensor_dims.items():
             for old, new in zip(dims, ours.get(name, ()), strict=False):
-                sizes = [leaf.size for leaf in expressions.leaves(old)]
-                others = [leaf.size for leaf in expressions.leaves(new)]
+                sizes = [leaf.size for leaf in old.leaves()]
+                others = [leaf.size for leaf in new.leaves()]
                 if len(sizes) == len(others):
                     pairs |= {(math.prod(sizes[i:j]), math.prod(others[i:j])) for i, j in _runs(len(sizes))}
         lengths = {chain.name: len(chain) for chain in before.blocks}

@@ -14,7 +14,6 @@ from torch.utils import _pytree as pytree
 from mlgraph.graph.interpret import Interpretation
 from mlgraph.graph.streaming import stream
 from mlgraph.program.calibration import AxisActivity, Calibration, ChainActivity, Moments
-from mlgraph.program.dims import leaves
 from mlgraph.rewrite.calibration.places import Output, Place, activation_places, outputs
 from mlgraph.rewrite.similarity import rows_of
 
@@ -174,7 +173,7 @@ def _stream_dim(program: Program, node: str) -> int:
     """The dim of a block's value along which an axis of parameters runs; the last where none does."""
     named = {axis.id for axis in program.axes}
     dims = program.axes.result_dims(node) or ()
-    found = [at for at, dim in enumerate(dims) if any(leaf.axis in named for leaf in leaves(dim))]
+    found = [at for at, dim in enumerate(dims) if any(leaf.axis in named for leaf in dim.leaves())]
     return found[-1] if found else -1
 
 

@@ -11,11 +11,11 @@ from torch import fx
 
 from mlgraph.graph.ops import has, op_name, positions
 from mlgraph.graph.traits import Trait
-from mlgraph.program.dims import Leaf, leaves
+from mlgraph.program.dims import Leaf
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
-    from mlgraph.program.dims import DimExpr
+    from mlgraph.program.dims import Dim
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def activation_places(program: Program) -> list[Place]:
     return list(found)
 
 
-def _factor(dim: DimExpr, axis: str) -> int | None:
+def _factor(dim: Dim, axis: str) -> int | None:
     at = [i for i, term in enumerate(dim) if isinstance(term, Leaf) and term.axis == axis]
     return at[0] if len(at) == 1 else None
 
@@ -89,7 +89,7 @@ def _output(program: Program, node: fx.Node) -> Iterator[Output]:
     movable = {axis.id for axis in table if axis.frozen is None}
     if len(emitting) == 1 and dims is not None:
         at, i = emitting[0]
-        if not movable.intersection(leaf.axis for leaf in leaves(dims[at])):
+        if not movable.intersection(leaf.axis for leaf in dims[at].leaves()):
             return
         yield Output(node.name, str(weight.target), str(bias.target) if bias else None, at, i, norm)
 

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 
 from mlgraph.program import Lineage, Program
-from mlgraph.program.dims import DimExpr, Leaf
+from mlgraph.program.dims import Dim, Leaf
 from mlgraph.rewrite.coarsen import group_members, narrowed, stack_down
 from mlgraph.rewrite.depth.residual import residual_changes
 from mlgraph.rewrite.depth.restack import restack
@@ -250,7 +250,7 @@ def first_copies(transfer: TensorTransfer) -> torch.Tensor:
     return reduce(torch.logical_and, ranks).expand(transfer.fine_shape())
 
 
-def _first(dim: DimExpr, groupings: Groupings) -> list[bool]:
+def _first(dim: Dim, groupings: Groupings) -> list[bool]:
     out = [True]
     for term in dim:
         if not isinstance(term, Leaf):
