@@ -65,16 +65,18 @@ def summary(result: Result, path: Path) -> list[Any]:
 
 def study(found: StudyTable) -> list[Any]:
     """The arms of a study: settings found, losses by seed, costs and savings; then the baseline's curve."""
+    from mlgraph.train.sweep.table import settings_text
+
     rows = []
     for arm in found.arms:
-        settings = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in (arm.settings or {}).items())
         losses = " ".join(f"{run.loss:.3f}" for run in arm.runs.values())
         flops = [run.flops for run in arm.runs.values()]
         spent = f"{sum(flops) / len(flops):.3g}" if flops else ""
         saved = "baseline" if arm.baseline else arm.summary("flops")
-        rows.append([arm.name, str(arm.tuning_runs), settings or "still searched", losses, spent, saved])
-    headers = ["arm", "tuned", "settings", "loss by seed", "FLOPs", "FLOPs saved"]
-    lines: list[Any] = [table(headers, rows, right=(1, 4)), ""]
+        rows.append([arm.name, str(arm.tuning_runs), losses or "still searched", spent, saved])
+    headers = ["arm", "tuned", "loss by seed", "FLOPs", "FLOPs saved"]
+    chosen = [f"{arm.name}: {settings_text(arm.settings)}" for arm in found.arms if arm.settings]
+    lines: list[Any] = [table(headers, rows, right=(1, 3)), "", *chosen, ""]
     if found.curve:
         points = [
             [f"{p.share:g}", " ".join(f"{run.loss:.3f}" for run in p.runs.values())] for p in found.curve

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import os
@@ -14,11 +13,19 @@ from typing import Any
 
 from mlgraph.files import write_bytes, write_text
 from mlgraph.train.errors import TrainError
+from mlgraph.train.results.drawing import (
+    COLOURS,
+    COSTS,
+    draw_course,
+    figure,
+    html_page,
+    html_picture,
+    html_table,
+    label,
+    png,
+)
 from mlgraph.train.results.metrics import Record, read_metrics
 from mlgraph.train.results.savings import Saving, curve, saving, spread
-
-COSTS = {"flops": "training FLOPs", "seconds": "training time (s)"}
-_COLOURS = ("#3b6fb6", "#c8553d", "#4f8a5b", "#8661a8", "#b8862b", "#4a9aa5", "#a8486d", "#666666")
 
 
 @dataclass(frozen=True)
@@ -174,43 +181,18 @@ def _notes(given: Sequence[Run], runs: Sequence[Run], baseline: Sequence[Run]) -
 
 def plot(runs: Sequence[Run], cost: str, baseline: Sequence[Run]) -> bytes:
     """A PNG of evaluation loss against ``cost``: lines at level 1, dashes below, the first cycle shaded."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise TrainError("A report needs matplotlib: pip install 'mlgraph[train]'.") from error
-    matplotlib.use("Agg", force=False)
-    from io import BytesIO
-
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), dpi=130, layout="constrained")
-    axes = figure.subplots()
+    drawn = figure()
+    axes = drawn.subplots()
     shaded = next((run for run in runs if not run.is_plain), None)
     if shaded is not None:
         _shade(axes, shaded, cost)
     for number, run in enumerate(runs):
-        colour = _COLOURS[number % len(_COLOURS)]
-        _draw(axes, run, cost, colour)
+        colour = COLOURS[number % len(COLOURS)]
+        draw_course(axes, run.name, run.history, cost, colour)
     if baseline:
         axes.axhline(curve(baseline[0].history, cost)[-1][1], color="#999999", linewidth=0.8, zorder=1)
-    axes.set_xlabel(COSTS[cost])
-    axes.set_ylabel("evaluation loss")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _draw(axes: Any, run: Run, cost: str, colour: str) -> None:
-    evaluated = [record for record in run.history if "eval_loss" in record]
-    axes.plot([], [], "-", color=colour, linewidth=1.6, label=run.name)
-    for level, group in groupby(evaluated, key=lambda record: record["level"]):
-        records = list(group)
-        points = [(record[cost], record["eval_loss"]) for record in records]
-        style = "-" if level == 1 else "--"
-        marker = "o" if len(points) == 1 else None
-        axes.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.6, marker=marker, ms=3)
+    label(axes, cost)
+    return png(drawn)
 
 
 def _shade(axes: Any, run: Run, cost: str) -> None:
@@ -242,12 +224,15 @@ def page(
         if baseline
         else "No run here trains from scratch, so no saving can be read off."
     )
-    figures = "".join(
-        f'<figure><img alt="evaluation loss against {COSTS[cost]}" src="data:image/png;base64,'
-        f'{base64.b64encode(picture).decode()}"></figure>'
-        for cost, picture in pictures.items()
-    )
-    return _PAGE.format(intro=intro, savings=_savings(comparisons), runs=_runs(runs), figures=figures)
+    figures = [html_picture(p, f"evaluation loss against {COSTS[cost]}") for cost, p in pictures.items()]
+    parts = [f"<p>{intro}</p>", _savings(comparisons), _runs(runs), *figures, f"<p>{_LEGEND}</p>"]
+    return html_page("Training runs", "\n".join(parts))
+
+
+_LEGEND = (
+    "Lines: evaluations at level 1; dashes: at coarser levels; shaded: cost spent at coarser levels of the "
+    "first run that has any; the grey line is the loss at which savings are read off."
+)
 
 
 def _savings(comparisons: Sequence[Comparison]) -> str:
@@ -257,7 +242,7 @@ def _savings(comparisons: Sequence[Comparison]) -> str:
         [comparison.name, str(len(comparison.runs)), *(describe(comparison.savings[cost]) for cost in COSTS)]
         for comparison in comparisons
     ]
-    return _table(["recipe", "runs", "FLOPs saved", "time saved"], rows)
+    return html_table(["recipe", "runs", "FLOPs saved", "time saved"], rows)
 
 
 def describe(savings: Iterable[Saving]) -> str:
@@ -281,24 +266,4 @@ def _runs(runs: Sequence[Run]) -> str:
     for run in runs:
         last = [r for r in run.history if "eval_loss" in r and r["level"] == 1][-1]
         rows.append([run.name, *(show(last) for _, show in columns)])
-    return _table(["run", *(name for name, _ in columns)], rows)
-
-
-def _table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(text)}</th>" for text in headers)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows
-    )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>mlgraph: training runs</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color:
-#222; }} table {{ border-collapse: collapse; margin: 1rem 0; }} th, td {{ padding: .25rem .9rem .25rem 0;
-text-align: right; border-bottom: 1px solid #ddd; }} th:first-child, td:first-child {{ text-align: left; }}
-figure {{ margin: 1.5rem 0; }} img {{ max-width: 100%; }} </style></head><body> <h1>Training runs</h1>
-<p>{intro}</p> {savings} {runs} {figures} <p>Lines: evaluations at level 1; dashes: at coarser levels;
-shaded: cost spent at coarser levels of the first run that has any; the grey line is the loss at which
-savings are read off.</p> </body></html>
-"""
+    return html_table(["run", *(name for name, _ in columns)], rows)

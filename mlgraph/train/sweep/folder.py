@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,9 +14,13 @@ from filelock import FileLock, Timeout
 
 from mlgraph.files import write_text
 from mlgraph.train.errors import TrainError
-from mlgraph.train.results.metrics import read_metrics
+from mlgraph.train.results.metrics import Record, read_metrics
 from mlgraph.train.sweep.study import Study
 from mlgraph.train.sweep.trials import Outcome, Outcomes, Trial
+from mlgraph.train.tables import build
+
+STUDY = "study.json"
+"""The file of a study's folder that describes it."""
 
 
 class StudyFolder:
@@ -26,15 +30,34 @@ class StudyFolder:
     ``locks/NAME.lock`` is held by whoever runs it.
     """
 
-    def __init__(self, study: Study) -> None:
-        self.path = Path(study.out)
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def of(cls, study: Study) -> StudyFolder:
+        """The folder of a study, made where there is none yet; ``TrainError`` where it is another study's."""
+        folder = cls(Path(study.out))
         for name in ("runs", "outcomes", "locks"):
-            (self.path / name).mkdir(parents=True, exist_ok=True)
-        self._describe(study)
+            (folder.path / name).mkdir(parents=True, exist_ok=True)
+        folder._describe(study)
+        return folder
+
+    @property
+    def exists(self) -> bool:
+        """Whether a study was ever run here."""
+        return (self.path / STUDY).exists() and (self.path / "outcomes").is_dir()
+
+    def study(self) -> Study:
+        """The study that was run here."""
+        try:
+            return build(Study, json.loads((self.path / STUDY).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise TrainError(f"{self.path / STUDY} cannot be read: {error}.") from error
 
     def _describe(self, study: Study) -> None:
-        described = json.dumps(asdict(study), sort_keys=True, indent=1) + "\n"
-        path = self.path / "study.json"
+        # in the order given, since the draw of settings goes by it
+        described = json.dumps(asdict(study), indent=1) + "\n"
+        path = self.path / STUDY
         with FileLock(self.path / "locks" / "study.lock"):
             if not path.exists():
                 write_text(path, described)
@@ -42,6 +65,10 @@ class StudyFolder:
                 raise TrainError(
                     f"{self.path} holds another study: give the study another out, or remove the folder."
                 )
+
+    def history(self, trial: Trial) -> list[Record]:
+        """The records of a trial's run."""
+        return read_metrics(self.run(trial) / "metrics.jsonl")
 
     def run(self, trial: Trial) -> Path:
         """The run directory of a trial."""
@@ -70,9 +97,11 @@ class StudyFolder:
             found[path.stem] = Outcome(**values)
         return found
 
-    def finish(self, trial: Trial, diverged: str | None = None) -> None:
-        """Write down what a run reached; ``diverged`` says why it ended early, if it did."""
-        history = read_metrics(self.run(trial) / "metrics.jsonl")
+    def finish(
+        self, trial: Trial, diverged: str | None = None, found: Mapping[str, float] | None = None
+    ) -> None:
+        """Write down what a run reached, ``found`` with it; ``diverged`` says why it ended early."""
+        history = self.history(trial)
         ends = [record for record in history if "eval_loss" in record and record["level"] == 1]
         if diverged is None and not ends:
             raise TrainError(f"{self.run(trial)} was not evaluated: give the study evaluation data.")
@@ -82,7 +111,7 @@ class StudyFolder:
             math.inf if diverged is not None else last["eval_loss"],
             last["flops"],
             last["seconds"],
-            {} if diverged is not None else metrics,
+            {} if diverged is not None else {**metrics, **(found or {})},
         )
         values = asdict(outcome)
         values["loss"] = None if math.isinf(outcome.loss) else outcome.loss

@@ -68,7 +68,8 @@ class Study:
     arms: dict[str, Any] = required("the arms, one of them with baseline = true")
     seeds: tuple[int, ...] = option((0, 1, 2), "seeds of the final runs")
     curve: tuple[float, ...] = option(
-        (0.5, 0.625, 0.75, 0.875, 1.0), "lengths at which the tuned baseline is run, each to its decayed end"
+        (0.5, 0.625, 0.75, 0.875, 1.0),
+        "lengths at which the tuned baseline is run to a decayed end; above 1 where an arm costs more",
     )
     report_eval: tuple[str, ...] = option(
         (), "evaluation data of the final runs, which no choice was made on; none: that of the search"
@@ -79,8 +80,8 @@ class Study:
     def __post_init__(self) -> None:
         if not self.seeds:
             raise TrainError("seeds is empty: give at least one.")
-        if any(not 0.0 < share <= 1.0 for share in self.curve):
-            raise TrainError(f"curve is {list(self.curve)}: give shares above 0 and up to 1.")
+        if any(not 0.0 < share <= 2.0 for share in self.curve):
+            raise TrainError(f"curve is {list(self.curve)}: give shares above 0 and up to 2.")
         if "out" in self.base:
             raise TrainError("base.out is the study's to choose: leave it out.")
         arms = self.every_arm

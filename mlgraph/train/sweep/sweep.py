@@ -16,7 +16,7 @@ from mlgraph.train.config import Config
 from mlgraph.train.errors import DivergedError, TrainError
 from mlgraph.train.sweep.folder import StudyFolder
 from mlgraph.train.sweep.study import Study
-from mlgraph.train.sweep.trials import Outcomes, Trial, needed
+from mlgraph.train.sweep.trials import TWINS, Outcomes, Trial, needed
 
 _PATIENCE = 2.0
 OpenProgram = Callable[..., Program]
@@ -45,7 +45,7 @@ def sweep(
     ``devices`` are given to them in turn (``"0"``: the first GPU). ``open_program(source, trust=…)`` opens a
     model. Raises ``TrainError`` where a run cannot be done at all.
     """
-    folder = StudyFolder(study)
+    folder = StudyFolder.of(study)
     if workers > 1:
         _spread(study, open_program, workers, devices, say)
         return Sweep((), folder.outcomes())
@@ -78,11 +78,20 @@ def _carry_out(study: Study, folder: StudyFolder, trial: Trial, programs: _Progr
         trial.arm, trial.settings, trial.share, trial.seed, folder.run(trial), trial.is_final
     )
     try:
-        launch(config, programs.of(config))
+        result, _ = launch(config, programs.of(config))
     except DivergedError as error:
         folder.finish(trial, str(error))
     else:
-        folder.finish(trial)
+        folder.finish(trial, found=_twins(result.program) if trial.is_final else None)
+
+
+def _twins(program: Program) -> dict[str, float]:
+    """The share of neurons that are all but copies of another one, over all axes that may be coarsened."""
+    from mlgraph.verify.twins import symmetry
+
+    rows = symmetry(program).rows
+    slots = sum(row.slots for row in rows)
+    return {TWINS: sum(row.near_share * row.slots for row in rows) / slots} if slots else {}
 
 
 class _Programs:
@@ -136,4 +145,4 @@ def _worker(study: Study, open_program: OpenProgram, device: str | None, threads
     if device is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = device
     torch.set_num_threads(threads)
-    _work(study, StudyFolder(study), open_program, lambda text: print(text, flush=True))
+    _work(study, StudyFolder.of(study), open_program, lambda text: print(text, flush=True))

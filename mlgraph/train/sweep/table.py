@@ -81,6 +81,17 @@ class StudyTable:
         return _plain(asdict(self))  # type: ignore[no-any-return]
 
 
+def interval(shares: Sequence[Share]) -> str:
+    """The 95% interval of the mean saving by Student's t over seeds; empty where fewer than two are known."""
+    from scipy.stats import t
+
+    known = [share.value for share in shares if share.value is not None]
+    if len(known) < 2:
+        return ""
+    half = float(t.ppf(0.975, len(known) - 1)) * stdev(known) / math.sqrt(len(known))
+    return f"{mean(known) - half:+.1%} to {mean(known) + half:+.1%}"
+
+
 def tabulate(study: Study, outcomes: Outcomes) -> StudyTable:
     """The table of a study as far as its runs are finished."""
     found = {arm: best(study, arm, outcomes) for arm in study.arms}
@@ -155,12 +166,17 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings in short: the last word of each field, and its value."""
+    return ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in settings.items())
+
+
 def markdown(table: StudyTable) -> str:
     """The arms as a Markdown table, one row each, for a paper or a README."""
     rows = ["| arm | settings | tuning runs | final losses | TFLOPs | FLOPs saved | time saved |"]
     rows.append("|---|---|---:|---|---:|---:|---:|")
     for arm in table.arms:
-        settings = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in (arm.settings or {}).items())
+        settings = settings_text(arm.settings or {})
         losses = ", ".join(f"{run.loss:.3f}" for run in arm.runs.values())
         flops = f"{mean(run.flops for run in arm.runs.values()) / 1e12:.1f}" if arm.runs else ""
         saved = ["baseline" if arm.baseline else arm.summary(cost) for cost in COSTS]

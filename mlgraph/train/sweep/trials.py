@@ -12,6 +12,8 @@ from typing import Any, Literal
 from mlgraph.train.sweep.study import Study
 
 Stage = Literal["search", "final", "curve"]
+TWINS = "twins"
+"""The metric of a final run's end: the share of its neurons that are copies of another one."""
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def test_runs_of_one_seed_begin_at_the_same_weights(tmp_path):
 
 def test_a_run_that_another_holds_is_left_to_it(tmp_path):
     study = made(tmp_path)
-    folder = StudyFolder(study)
+    folder = StudyFolder.of(study)
     trial = module.needed(study, {})[0]
     with folder.claimed(trial) as mine, folder.claimed(trial) as twice:
         assert mine
@@ -98,9 +98,9 @@ def test_a_run_that_another_holds_is_left_to_it(tmp_path):
 
 
 def test_another_study_in_the_folder_is_refused(tmp_path):
-    StudyFolder(made(tmp_path))
+    StudyFolder.of(made(tmp_path))
     with pytest.raises(TrainError, match="holds another study: give the study another out"):
-        StudyFolder(made(tmp_path, more={"tune": {"run.optimizer.lr": [1.0]}}))
+        StudyFolder.of(made(tmp_path, more={"tune": {"run.optimizer.lr": [1.0]}}))
 
 
 def test_a_diverging_setting_is_written_down_and_the_study_goes_on(tmp_path):
