@@ -22,15 +22,13 @@ def command(
 ) -> None:
     """Compare two models: figures, axes, shapes, weights and graphs, and how each came about."""
     from mlgraph.cli.results import open_pair
-    from mlgraph.inspect.differences import differences, gap
-    from mlgraph.inspect.paired_modules import paired_tree
+    from mlgraph.inspect.differences import diff
     from mlgraph.inspect.text.console import console, show, show_json
     from mlgraph.inspect.text.differences import side_by_side
 
     before, after = open_pair(first, second, trust=trust, loss=loss, inputs=inputs, model=model)
-    found = differences(before, after)
+    found = diff(before, after)
     if json:
         show_json({"same": found.same, **asdict(found)})
         return
-    tree = paired_tree(before, after, gap(before, after, found))
-    show(*side_by_side(found, tree, every, console().width))
+    show(*side_by_side(found, console().width, every))

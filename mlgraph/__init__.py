@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlgraph.emit.module import emit
     from mlgraph.errors import AxisError, CaptureError, FileError, MlgraphError
+    from mlgraph.inspect.differences import diff
     from mlgraph.inspect.explain import explain
+    from mlgraph.inspect.modules import modules
+    from mlgraph.interop.export import export
     from mlgraph.interop.open import capture, load
     from mlgraph.passes.coalesce import coalesce
     from mlgraph.passes.decoalesce import decoalesce
@@ -42,10 +45,13 @@ _EXPORTS = {
     "capture": "mlgraph.interop.open",
     "coalesce": "mlgraph.passes.coalesce",
     "decoalesce": "mlgraph.passes.decoalesce",
+    "diff": "mlgraph.inspect.differences",
     "emit": "mlgraph.emit.module",
     "explain": "mlgraph.inspect.explain",
+    "export": "mlgraph.interop.export",
     "interpolate": "mlgraph.passes.interpolate",
     "load": "mlgraph.interop.open",
+    "modules": "mlgraph.inspect.modules",
     "load_calibration": "mlgraph.storage.calibration",
     "save": "mlgraph.storage",
     "save_calibration": "mlgraph.storage.calibration",
@@ -63,11 +69,14 @@ __all__ = [
     "capture",
     "coalesce",
     "decoalesce",
+    "diff",
     "emit",
     "explain",
+    "export",
     "interpolate",
     "load",
     "load_calibration",
+    "modules",
     "save",
     "save_calibration",
     "verify",

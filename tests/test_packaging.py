@@ -34,5 +34,12 @@ def test_a_function_keeps_its_name_when_a_submodule_shares_it():
     assert callable(mlgraph.emit)
 
 
+def test_every_name_of_the_face_is_there_and_in_the_reference():
+    written = (ROOT / "docs/reference/python.md").read_text().split()
+    for name in mlgraph.__all__:
+        home = getattr(mlgraph, name).__module__
+        assert {f"{home}.{name}", home} & set(written), name
+
+
 def test_version_is_the_packages():
     assert mlgraph.__version__ == SETTINGS["project"]["version"]

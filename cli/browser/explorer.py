@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mlgraph.inspect.modules import Module, TensorLeaf, module_tree
+from mlgraph.inspect.modules import Module, TensorLeaf, modules
 from mlgraph.inspect.text.axes import any_block
 from mlgraph.program.families import judged
 
@@ -53,9 +53,7 @@ class Explorer:
     @cached_property
     def root(self) -> Module:
         """The tree of modules, repeats folded, with the forward operations of each."""
-        from mlgraph.graph.flops import forward_by_module
-
-        return module_tree(self.program, forward_by_module(self.program))
+        return modules(self.program)
 
     @cached_property
     def axes(self) -> dict[str, Axis]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlgraph.graph.ops import op_label
 from mlgraph.inspect.changes import Change, changes
 from mlgraph.inspect.history import PassStep, lineage
+from mlgraph.inspect.paired_modules import Gap, ModulePair, paired_tree
 from mlgraph.inspect.summary import Summary, families, summarize
+from mlgraph.program.display import Shown
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +45,12 @@ class TensorChange:
 
 
 @dataclass(frozen=True)
-class Differences:
-    """Two programs side by side. ``operations`` counts the ops of which one has more than the other."""
+class Differences(Shown):
+    """Two programs side by side; prints as what ``mlgraph diff`` shows.
+
+    ``axes`` have those whose size differs, ``tensors`` those whose shape or values differ, ``equal`` counts
+    the others; ``operations`` has the ops of which one program has more. ``modules`` is the tree of both.
+    """
 
     before: Summary
     after: Summary
@@ -53,6 +59,7 @@ class Differences:
     tensors: tuple[TensorChange, ...]
     equal: int
     operations: dict[str, tuple[int, int]]
+    modules: ModulePair
 
     @property
     def same(self) -> bool:
@@ -60,10 +67,16 @@ class Differences:
         return not (self.tensors or self.operations)
 
 
-def differences(before: Program, after: Program) -> Differences:
-    """Compare axes, shapes, weights and graphs; every tensor of both is read once."""
+def diff(before: Program, after: Program) -> Differences:
+    """What differs between two programs: lineage, figures, axes, shapes, weights, graphs and modules.
+
+    Blocks of which one program has fewer are compared with the blocks that stand for them.
+
+    >>> print(mlgraph.diff(program, small))
+    """
     tensors, equal = _tensors(before, after)
     first, second = _operations(before), _operations(after)
+    known = {change.name: change.relative for change in tensors}
     return Differences(
         summarize(before),
         summarize(after),
@@ -72,6 +85,7 @@ def differences(before: Program, after: Program) -> Differences:
         tuple(tensors),
         equal,
         {op: (first[op], second[op]) for op in sorted(first | second) if first[op] != second[op]},
+        paired_tree(before, after, _gap(before, after, known)),
     )
 
 
@@ -134,12 +148,11 @@ def _compare(name: str, left: torch.Tensor | None, right: torch.Tensor | None) -
     )
 
 
-def gap(before: Program, after: Program, found: Differences) -> Callable[[str, str], float | None]:
+def _gap(before: Program, after: Program, known: Mapping[str, float | None]) -> Gap:
     """How far a tensor of one is from one of the other: the norm of the difference over that of the first.
 
-    None where they are equal; what ``found`` knows is not computed again.
+    None where they are equal; ``known`` are those of tensors of one name, which are not computed again.
     """
-    known = {change.name: change.relative for change in found.tensors}
 
     def of(first: str, second: str) -> float | None:
         if first == second:

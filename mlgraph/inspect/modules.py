@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from mlgraph.program.display import Shown
+
 if TYPE_CHECKING:
     from mlgraph.program import Program
 
@@ -38,11 +40,11 @@ class TensorLeaf:
 
 
 @dataclass(frozen=True)
-class Module:
+class Module(Shown):
     """A module: what it holds and the modules inside it; ``repeat`` like modules are folded into one.
 
     ``path`` is that of the first of them, ``step`` what the numbers of two in a row differ by;
-    ``operations`` are those of a forward pass through one.
+    ``operations`` are the FLOPs of a forward pass of the example inputs through one. Prints as a table.
     """
 
     name: str
@@ -64,6 +66,17 @@ class Module:
         """Bytes of parameters and buffers, tied ones counted once."""
         here = sum(leaf.bytes for leaf in self.leaves if leaf.tied is None)
         return self.repeat * (here + sum(child.bytes for child in self.children))
+
+
+def modules(program: Program) -> Module:
+    """The modules of a program as a tree, repeats folded, with dims in axis names and FLOPs; reads no tensor.
+
+    >>> print(mlgraph.modules(program))
+    >>> [(child.path, child.repeat, child.parameters) for child in mlgraph.modules(program).children]
+    """
+    from mlgraph.graph.flops import forward_by_module
+
+    return module_tree(program, forward_by_module(program))
 
 
 def module_tree(program: Program, operations: Mapping[str, int] | None = None) -> Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +14,18 @@ if TYPE_CHECKING:
     from mlgraph.program import Program
 
 
-def export(program: Program, out: Path) -> str:
-    """Write ``program`` in the format that the ending of ``out`` names; what that format is.
+def export(program: Program, path: str | os.PathLike[str]) -> str:
+    """Write ``program`` in the format that the ending of ``path`` names, and return what that format is.
 
-    Raises FileError for an ending that is not known.
+    ``.safetensors`` holds the weights (of a timm model, the checkpoint that ``create_model`` loads), ``.pth``
+    a state dict, ``.pt2`` a ``torch.export`` archive of the evaluation-mode module; without an ending it is
+    a Hugging Face directory. :func:`mlgraph.save` writes programs.
+
+    Raises:
+        FileError: the ending is not known, or the file cannot be written.
+        MlgraphError: the program has no form in that format.
     """
+    out = Path(path)
     writer = _WRITERS.get(out.suffix)
     if writer is None:
         known = ", ".join(ending or "no ending (a Hugging Face directory)" for ending in _WRITERS)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any
 
-from mlgraph.program.late import late
+from mlgraph.program.late import LATE, late
 
 
 class Shown:
@@ -29,5 +30,8 @@ class Shown:
         return found
 
     def _repr_html_(self) -> str:
-        shown: str = late(type(self).__name__, "html")(self)
+        kind = type(self).__name__
+        shown: str = (
+            late(kind, "html")(self) if f"{kind}.html" in LATE else f"<pre>{html.escape(str(self))}</pre>"
+        )
         return shown

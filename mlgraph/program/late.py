@@ -18,6 +18,8 @@ LATE = {
     "AxisTable.html": "mlgraph.view.notebook:axes_html",
     "BlockTable.text": "mlgraph.inspect.text.blocks:chain_view",
     "BlockTable.html": "mlgraph.view.notebook:blocks_html",
+    "Module.text": "mlgraph.inspect.text.modules:module_view",
+    "Differences.text": "mlgraph.inspect.text.differences:side_by_side",
 }
 """Class and property to ``module:function``."""
 

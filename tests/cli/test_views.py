@@ -9,10 +9,9 @@ from rich.console import Console
 from torch import nn
 
 import mlgraph
-from mlgraph.inspect.differences import differences, gap
 from mlgraph.inspect.history import lineage
 from mlgraph.inspect.modules import Module, TensorLeaf, module_tree
-from mlgraph.inspect.paired_modules import ADDED, CHANGED, REMOVED, SAME, paired_tree
+from mlgraph.inspect.paired_modules import ADDED, CHANGED, REMOVED, SAME
 from mlgraph.inspect.text.layout import Row, lay_out, wrapped
 from mlgraph.inspect.text.modules import TreeView, tree_lines
 from tests.cli.planted import Language, Mlp, ids
@@ -160,8 +159,7 @@ def pairs(tree):
 
 def test_trees_of_programs_that_differ_in_depth_pair_blocks_with_their_groups():
     before, after = stack(), mlgraph.coalesce(stack(), depth=2)
-    found = differences(before, after)
-    tree = paired_tree(before, after, gap(before, after, found))
+    tree = mlgraph.diff(before, after).modules
     blocks = next(pair for pair in pairs(tree) if pair.repeats == (4, 2))
     assert (blocks.mark, blocks.folded) == (CHANGED, True)
     assert blocks.parameters == (4 * (48 + 500 + 504), 2 * (48 + 500 + 504))
@@ -174,7 +172,7 @@ def test_trees_of_programs_that_differ_in_depth_pair_blocks_with_their_groups():
 
 def test_a_block_that_stayed_is_not_called_changed_nor_one_that_changed_the_same():
     before, after = stack(), mlgraph.coalesce(stack(), axes={"blocks": [[0], [1, 2, 3]]})
-    tree = paired_tree(before, after, gap(before, after, differences(before, after)))
+    tree = mlgraph.diff(before, after).modules
     marks = {tensor.mark for pair in pairs(tree) if pair.name == "up" for tensor in pair.tensors}
     assert marks >= {SAME, CHANGED}
 
@@ -183,7 +181,7 @@ def test_what_only_one_has_is_marked():
     torch.manual_seed(1)
     one = mlgraph.capture(Language(), (ids(),))
     other = stack()
-    tree = paired_tree(one, other, gap(one, other, differences(one, other)))
+    tree = mlgraph.diff(one, other).modules
     marks = {child.name: child.mark for child in tree.children}
     assert marks["blocks"] == ADDED
     assert marks["mlp"] == REMOVED

@@ -25,7 +25,7 @@ _WIDE = 110
 _STYLES = {SAME: "", CHANGED: "yellow", ADDED: "green", REMOVED: "red"}
 
 
-def side_by_side(found: Differences, tree: ModulePair, every: bool, width: int = 80) -> list[Any]:
+def side_by_side(found: Differences, width: int = 80, every: bool = False) -> list[Any]:
     """Lineage, figures, both trees as one with what changed marked, and the ops of which one has more.
 
     Modules in which nothing changed take one line each unless ``every`` tensor is to be shown.
@@ -41,7 +41,7 @@ def side_by_side(found: Differences, tree: ModulePair, every: bool, width: int =
     ]
     if found.same:
         return [*lines, f"The graphs are the same, and so are all {plural(found.equal, 'tensor')}."]
-    lines += _tree(tree, every, width)
+    lines += _tree(found.modules, every, width)
     lines += [Text(), f"{plural(found.equal, 'tensor')} equal, {len(found.tensors)} not"]
     if found.operations:
         lines += [Text(), heading("ops of the graph, A → B")]

@@ -61,6 +61,11 @@ def tree_lines(root: Module, view: TreeView = _ALL, width: int = 80) -> list[Tex
     return lines
 
 
+def module_view(root: Module, width: int) -> list[Text]:
+    """A module in notebooks and interpreters: all that it holds."""
+    return tree_lines(root, _ALL, width)
+
+
 @dataclass(frozen=True)
 class _Line:
     marks: str

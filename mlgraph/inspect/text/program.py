@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from mlgraph.inspect.modules import module_tree
+from mlgraph.inspect.modules import modules
 from mlgraph.inspect.summary import Summary, summarize
 from mlgraph.inspect.text.comparison import notes, outcome, plural_count
 from mlgraph.inspect.text.modules import TreeView, axis_sizes, tree_data, tree_lines
@@ -21,10 +21,10 @@ def inspection(
     program: Program, width: int = 80, depth: int | None = None, every_tensor: bool = False
 ) -> list[Any]:
     """The modules of a program with repeats folded, then what it is as a whole."""
-    from mlgraph.graph.flops import flops_at, forward_by_module
+    from mlgraph.graph.flops import flops_at
 
     counted = flops_at(program)
-    root = module_tree(program, forward_by_module(program))
+    root = modules(program)
     view = TreeView(depth, every_tensor, max(counted.tokens, counted.samples, 1))
     figures = summarize(program)
     told = facts(program, figures, axis_sizes(root), counted.forward / view.per)
@@ -38,10 +38,8 @@ def program_view(program: Program, width: int) -> list[Any]:
 
 def inspection_data(program: Program) -> dict[str, Any]:
     """The same for JSON."""
-    from mlgraph.graph.flops import forward_by_module
-
-    root = module_tree(program, forward_by_module(program))
-    return {**asdict(summarize(program)), "modules": tree_data(root), "notes": list(map(str, program.notes))}
+    told = {"modules": tree_data(modules(program)), "notes": list(map(str, program.notes))}
+    return {**asdict(summarize(program)), **told}
 
 
 def captured(program: Program, figures: Summary, path: str) -> list[Any]:
