@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import DryRun, Dtype, Inputs, Json, Loss, Model, Out, ShardSize, Trust
+from mlgraph.cli.options import AsClass, DryRun, Dtype, Inputs, Json, Loss, Model, Out, ShardSize, Trust
 
 
 def command(
@@ -25,6 +25,7 @@ def command(
     dry_run: DryRun = False,
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
+    as_class: AsClass = False,
     inputs: Inputs = None,
     model: Model = None,
     loss: Loss = True,
@@ -60,7 +61,7 @@ def command(
     written = None
     if not dry_run:
         path = out or default_output(source, "applied")
-        written = write_program(result, path, dtype=dtype, shard_size=shard_size)
+        written = write_program(result, path, dtype=dtype, shard_size=shard_size, as_class=as_class)
     told = (*new_notes(program, result), *(written.notes if written else ()))
     if json:
         show_json(

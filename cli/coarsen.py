@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from mlgraph.cli.options import (
+    AsClass,
     DryRun,
     Dtype,
     Inputs,
@@ -39,6 +40,7 @@ def command(
     dry_run: DryRun = False,
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
+    as_class: AsClass = False,
     module: Module = None,
     inputs: Inputs = None,
     model: Model = None,
@@ -67,7 +69,7 @@ def command(
         operator,
         program,
         coarse,
-        None if dry_run else Write(out, _label(operator), dtype, shard_size),
+        None if dry_run else Write(out, _label(operator), dtype, shard_size, as_class),
         json,
     )
 
@@ -80,6 +82,7 @@ class Write:
     label: str
     dtype: str | None = None
     shard_size: str = "5GB"
+    as_class: bool = False
 
 
 def _label(operator: Coalesce) -> str:
@@ -108,7 +111,9 @@ def report(
     written = None
     if write is not None:
         path = write.out or default_output(source, write.label)
-        written = write_program(after, path, dtype=write.dtype, shard_size=write.shard_size)
+        written = write_program(
+            after, path, dtype=write.dtype, shard_size=write.shard_size, as_class=write.as_class
+        )
     figures = summarize(before), summarize(after)
     changed, alone = changes(before, after), kept(before, after, getattr(operator, "freeze", ()))
     notes = (*new_notes(before, after), *(written.notes if written else ()))

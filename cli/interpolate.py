@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Dtype, Inputs, Json, Loss, Model, Out, ShardSize, Trust
+from mlgraph.cli.options import AsClass, Dtype, Inputs, Json, Loss, Model, Out, ShardSize, Trust
 from mlgraph.cli.pass_options import runs
 from mlgraph.passes.interpolate import Interpolate
 
@@ -22,6 +22,7 @@ def command(
     out: Out = None,
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
+    as_class: AsClass = False,
     inputs: Inputs = None,
     model: Model = None,
     loss: Loss = True,
@@ -45,7 +46,7 @@ def command(
     with status("interpolating"):
         mixed = operator(before, after)
     path = out or default_output(first, _label(operator))
-    written = write_program(mixed, path, dtype=dtype, shard_size=shard_size)
+    written = write_program(mixed, path, dtype=dtype, shard_size=shard_size, as_class=as_class)
     told = (*new_notes(before, mixed), *written.notes)
     if json:
         show_json(

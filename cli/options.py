@@ -54,5 +54,9 @@ Model = Annotated[
         show_default=False,
     ),
 ]
+AsClass = Annotated[
+    bool,
+    typer.Option("--as-class", help="Let the class written have constants of its own; say how far it moves."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done and write nothing.")]
 Freeze = Annotated[list[str] | None, option_of(Coalesce, "freeze")]

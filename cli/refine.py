@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from mlgraph.cli.options import DryRun, Dtype, Inputs, Json, Loss, Model, Out, ShardSize, Source, Trust
+from mlgraph.cli.options import (
+    AsClass,
+    DryRun,
+    Dtype,
+    Inputs,
+    Json,
+    Loss,
+    Model,
+    Out,
+    ShardSize,
+    Source,
+    Trust,
+)
 from mlgraph.cli.pass_options import runs
 from mlgraph.passes.decoalesce import Decoalesce
 
@@ -15,6 +27,7 @@ def command(
     dry_run: DryRun = False,
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
+    as_class: AsClass = False,
     inputs: Inputs = None,
     model: Model = None,
     loss: Loss = True,
@@ -31,5 +44,5 @@ def command(
     program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
     with status("refining"):
         fine = operator.on_shapes(program) if dry_run else run_pass(operator, program)
-    write = Write(out, "grown" if operator.grows else "refined", dtype, shard_size)
+    write = Write(out, "grown" if operator.grows else "refined", dtype, shard_size, as_class)
     report(source, operator, program, fine, None if dry_run else write, json)

@@ -113,13 +113,16 @@ def write_program(
     dtype: str | None = None,
     shard_size: str = "5GB",
     tokenizer: Path | None = None,
+    as_class: bool = False,
+    or_program: bool = False,
 ) -> Written:
     """Write a program to ``out``, in the form that it came in where ``out`` has no ending.
 
     What came from a Hugging Face directory or config goes into a directory, and what came from timm into
     a file for ``create_model`` where ``out`` ends in ``.safetensors``. A name that ends in ``.pt`` always
-    gives a saved program, and so does what no config can express, beside ``out``; the notes of the result
-    say why.
+    gives a saved program. What no config can express raises NotExpressible, and nothing is written;
+    with ``or_program`` it is saved as a program beside ``out``, and the notes of the result say why.
+    With ``as_class`` the class is written with constants of its own where it has others.
     ``dtype`` converts floating-point tensors; ``shard_size`` is that of Hugging Face shards; ``tokenizer`` a
     folder whose tokenizer goes into the directory. What was at ``out`` before stays until the new one is
     complete.
@@ -143,6 +146,7 @@ def write_program(
                     dtype=kind,
                     shard_size=shard_size,
                     tokenizer_dir=tokenizer,
+                    as_class=as_class,
                     progress=progress,
                 )
             return Written(out, "huggingface", saved.notes, saved.changes)
@@ -150,9 +154,11 @@ def write_program(
             from mlgraph.interop.timm import save_timm
 
             with status(f"writing {out}"):
-                made = save_timm(in_dtype(program, kind), out)
-            return Written(out, "timm", (f"load it with {made.call}",), made.changes)
+                made = save_timm(in_dtype(program, kind), out, as_class=as_class)
+            return Written(out, "timm", (f"load it with {made.call}", *made.notes), made.changes)
     except NotExpressible as reason:
+        if not or_program:
+            raise
         out = out.with_name(out.name + ".pt")
         why = (f"saved as a program instead: {reason}",)
     with writing(out) as progress:

@@ -49,7 +49,7 @@ def command(
     out = Path(loaded.out)
     tokenizer = out / TOKENIZER if (out / TOKENIZER).exists() else None
     name = "model" if is_huggingface(result.program) else "model.pt"
-    written = write_program(result.program, out / name, tokenizer=tokenizer)
+    written = write_program(result.program, out / name, tokenizer=tokenizer, or_program=True)
     if json:
         show_json({**render.summary_json(result, written.path), "notes": list(written.notes)})
     else:

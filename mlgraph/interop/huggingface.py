@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from torch import nn
 from mlgraph.errors import FileError, MlgraphError
 from mlgraph.files import Progress, atomic_directory, file_errors, write_text
 from mlgraph.interop.directory import is_large
+from mlgraph.interop.fitting.advice import INSTEAD
 from mlgraph.interop.fitting.fit import Fit, Fitter, NotExpressible
 from mlgraph.interop.gguf import SUFFIX, carry_tokenizer
 from mlgraph.interop.hollow import configuration, hollow, on_meta
@@ -80,10 +82,11 @@ class Saved:
     notes: tuple[str, ...] = ()
 
 
-def express(program: Program) -> Fit:
+def express(program: Program, as_class: bool = False) -> Fit:
     """The config with which the program's own class computes what the program computes.
 
-    ``program.origin`` must say which class and config it came from.
+    ``program.origin`` must say which class and config it came from. With ``as_class`` the class may have
+    other constants than the program, which the fit names.
 
     Raises:
         NotExpressible: no config does, or the program did not come from transformers.
@@ -100,14 +103,14 @@ def express(program: Program) -> Fit:
     def model(settings: dict[str, Any]) -> nn.Module:
         return hollow(name, configuration(settings, name))
 
-    return Fitter(program, base, shapes, model, name).fit()
+    return Fitter(program, base, shapes, model, name, as_class).fit()
 
 
 def _origin(program: Program) -> HuggingFaceOrigin:
     if not isinstance(program.origin, HuggingFaceOrigin):
         raise NotExpressible(
             f"{program.name} did not come from a transformers model, so it has no config to express it; "
-            "save a program instead."
+            f"{INSTEAD}."
         )
     return program.origin
 
@@ -154,6 +157,7 @@ def save_huggingface(
     shard_size: int | str = "5GB",
     source_dir: str | os.PathLike[str] | None = None,
     tokenizer_dir: str | os.PathLike[str] | None = None,
+    as_class: bool = False,
     progress: Progress | None = None,
 ) -> Saved:
     """Write config.json, safetensors and what goes with them, so that ``from_pretrained`` gives the program's
@@ -165,6 +169,9 @@ def save_huggingface(
     from ``tokenizer_dir`` alone. ``mlgraph.pt`` beside the weights keeps the lineage. The
     directory appears complete or not at all. ``progress(done, total)`` counts bytes.
 
+    With ``as_class``, constants that the class makes from its config (slopes of positions, sinusoids) may be
+    other than the program's; notes say which and how far outputs move, and no ``mlgraph.pt`` is written.
+
     A model of up to 2 GB (256 MB where the program's tensors are lazy) is loaded again, and its outputs are
     compared with those of the emitted module.
 
@@ -173,7 +180,7 @@ def save_huggingface(
         FileError: the directory cannot be written.
     """
     light = program.without_weights()
-    fit = express(light)
+    fit = express(light, as_class)
     shapes = {name: (tuple(light.tensors[name].shape), light.tensors[name].dtype) for name in _stored(light)}
     if dtype is not None:
         shapes = {
@@ -194,9 +201,14 @@ def save_huggingface(
             copy_tokenizer(tokenizer_dir, folder)
         _write_config(program, settings, folder)
         _write_weights(program, fit, shapes, folder, _bytes(shard_size), progress)
-        _write_skeleton(light, fit, settings, folder)
+        if not fit.constants:
+            _write_skeleton(light, fit, settings, folder)
+        notes += [f"as the class has it: {constant}" for constant in fit.constants]
         if _size(light) <= (_CHECK_LIMIT if program.tensors.in_memory else _LAZY_CHECK_LIMIT):
-            _check(program, folder, exact=dtype is None)
+            moved = _check(program, folder, exact=dtype is None, bounded=not fit.constants)
+            notes += [f"with these constants outputs move by up to {moved:.1e} of the largest"] * bool(
+                fit.constants
+            )
         else:
             notes.append("too large to be loaded again here: checked by its graph, not by its outputs")
     return Saved(Path(directory), tuple(map(str, fit.changes)), tuple(notes))
@@ -323,18 +335,17 @@ def _copy(file: Path, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-def _check(program: Program, folder: Path, exact: bool) -> None:
-    """Load what was written and compare outputs."""
+def _check(program: Program, folder: Path, exact: bool, bounded: bool = True) -> float:
+    """How far the outputs of what was written are from the program's; raises above a bound if ``bounded``."""
     model, report = _load(_origin(program).model_class, folder)
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
     wrong = [key for kind in kinds for key in report[kind]]
     if wrong:
         raise NotExpressible(
-            f"from_pretrained does not load {sorted(map(str, wrong))[0]} as it was written; "
-            "save a program instead."
+            f"from_pretrained does not load {sorted(map(str, wrong))[0]} as it was written; {INSTEAD}."
         )
     bound = 1e-5 if exact and main_dtype(program) in (torch.float32, torch.float64) else 5e-2
-    check_outputs(program, model, bound)
+    return check_outputs(program, model, bound if bounded else math.inf)
 
 
 def _load(name: str, folder: Path) -> tuple[nn.Module, Mapping[str, Any]]:

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.graph.compare import relative_error
 from mlgraph.graph.example_call import example_call
+from mlgraph.interop.fitting.advice import INSTEAD
 from mlgraph.interop.fitting.fit import NotExpressible
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def check_outputs(program: Program, model: nn.Module, bound: float | None = None
     if bound is None:
         bound = 1e-5 if main_dtype(program) in (torch.float32, torch.float64) else 5e-2
     if len(ours) != len(theirs):
-        raise NotExpressible(f"{type(model).__name__} returns other outputs; save a program instead.")
+        raise NotExpressible(f"{type(model).__name__} returns other outputs; {INSTEAD}.")
     worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
         if isinstance(a, torch.Tensor) and a.is_floating_point():
@@ -42,7 +43,7 @@ def check_outputs(program: Program, model: nn.Module, bound: float | None = None
     if not worst <= bound:
         raise NotExpressible(
             f"{type(model).__name__} loaded from what was written gives outputs that differ by {worst:.1e} "
-            "from the program's; save a program instead."
+            f"from the program's; {INSTEAD}."
         )
     return worst
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from mlgraph.files import write_bytes, write_text
+from mlgraph.interop.fitting.advice import INSTEAD
 from mlgraph.interop.fitting.fit import Fit, Fitter, NotExpressible
 from mlgraph.interop.same_outputs import check_outputs
 from mlgraph.program import Program, TimmOrigin
@@ -39,6 +41,7 @@ class SavedTimm:
     model: str
     kwargs: Mapping[str, Any]
     changes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def call(self) -> str:
@@ -47,7 +50,7 @@ class SavedTimm:
         return f"timm.create_model({', '.join(arguments)}, checkpoint_path={str(self.path)!r})"
 
 
-def express(program: Program) -> tuple[dict[str, Any], Fit]:
+def express(program: Program, as_class: bool = False) -> tuple[dict[str, Any], Fit]:
     """The keyword arguments of ``create_model`` with which the model computes what the program computes.
 
     ``program.origin`` must say which model it came from.
@@ -73,13 +76,13 @@ def express(program: Program) -> tuple[dict[str, Any], Fit]:
         return _create(name, arguments(settings))
 
     try:
-        fit = Fitter(program, base, shapes, model, name).fit()
+        fit = Fitter(program, base, shapes, model, name, as_class).fit()
     except NotExpressible as error:
         fixed = _fixed_arguments(name, given, base)
         if fixed:
             raise NotExpressible(
                 f"timm's {name} fixes {', '.join(fixed)}, so that no create_model call gives another; "
-                "save a program instead."
+                f"{INSTEAD}."
             ) from error
         raise
     return arguments(fit.settings), fit
@@ -89,8 +92,7 @@ def _origin(program: Program) -> TimmOrigin:
     origin = program.origin
     if not isinstance(origin, TimmOrigin) or not origin.model:
         raise NotExpressible(
-            f"{program.name} did not come from timm.create_model, so no call expresses it; "
-            "save a program instead."
+            f"{program.name} did not come from timm.create_model, so no call expresses it; {INSTEAD}."
         )
     return origin
 
@@ -103,11 +105,13 @@ def to_timm(program: Program) -> nn.Module:
     return model.eval()
 
 
-def save_timm(program: Program, path: str | os.PathLike[str]) -> SavedTimm:
+def save_timm(program: Program, path: str | os.PathLike[str], *, as_class: bool = False) -> SavedTimm:
     """Write the program's weights to the safetensors file ``path`` for ``timm.create_model`` to load.
 
     Beside it, a JSON file of the same stem holds the model's name, the arguments and the call. The model is
-    loaded again, and its outputs are compared with those of the emitted module.
+    loaded again, and its outputs are compared with those of the emitted module. With ``as_class``, constants
+    that the model makes from its arguments may be other than the program's; notes say which and how far
+    outputs move.
 
     Raises:
         NotExpressible: no arguments give a model that computes what the program computes.
@@ -116,16 +120,25 @@ def save_timm(program: Program, path: str | os.PathLike[str]) -> SavedTimm:
     from safetensors.torch import save
 
     target = Path(path)
-    arguments, fit = express(program)
+    arguments, fit = express(program, as_class)
     state = _state(program, fit)
     model = _create(_origin(program).model, arguments)
     model.load_state_dict(state)
-    check_outputs(program, model.eval())
+    moved = check_outputs(program, model.eval(), math.inf if fit.constants else None)
     write_bytes(target, save(state, metadata={"format": "pt"}))
-    saved = SavedTimm(target, _origin(program).model, arguments, tuple(map(str, fit.changes)))
+    saved = SavedTimm(
+        target, _origin(program).model, arguments, tuple(map(str, fit.changes)), _told(fit, moved)
+    )
     facts = {"model": saved.model, "kwargs": arguments, "call": saved.call}
     write_text(target.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
     return saved
+
+
+def _told(fit: Fit, moved: float) -> tuple[str, ...]:
+    if not fit.constants:
+        return ()
+    said = [f"as the class has it: {constant}" for constant in fit.constants]
+    return (*said, f"with these constants outputs move by up to {moved:.1e} of the largest")
 
 
 def effective_arguments(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -253,14 +253,16 @@ def _exposes_width(subject: Subject) -> bool:
     return before != after
 
 
-def check_round_trip(subject: Subject) -> None:
+def check_round_trip(subject: Subject) -> str:
     """The coarse program, written in the class's own format, is loaded by the class itself."""
     full = subject.full
     with tempfile.TemporaryDirectory() as folder:
-        round_trip.check(subject.entry, subject.program, full.model, Path(folder), (full.args, full.kwargs))
+        return round_trip.check(
+            subject.entry, subject.program, full.model, Path(folder), (full.args, full.kwargs)
+        )
 
 
-CHECKS: dict[str, Callable[[Subject], None]] = {
+CHECKS: dict[str, Callable[[Subject], str | None]] = {
     "captured": check_captured,
     "axes": check_axes,
     "sound": check_sound,
@@ -300,10 +302,10 @@ def check(entry: Entry, columns: tuple[str, ...] = COLUMNS) -> Row:
     return row
 
 
-def _outcome(run: Callable[[Subject], None], subject: Subject) -> tuple[str, str]:
+def _outcome(run: Callable[[Subject], str | None], subject: Subject) -> tuple[str, str]:
     try:
         with _quiet():
-            run(subject)
+            said = run(subject)
     except round_trip.NotApplicable:
         return NONE, ""
     except mlgraph.MlgraphError as error:
@@ -315,7 +317,7 @@ def _outcome(run: Callable[[Subject], None], subject: Subject) -> tuple[str, str
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         return NO, _line(f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}: {error}")
-    return YES, ""
+    return YES, _line(said or "")
 
 
 def _line(text: str, limit: int = 240) -> str:

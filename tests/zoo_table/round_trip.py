@@ -24,22 +24,26 @@ class NotApplicable(Exception):
     """The entry's class has no format of a library."""
 
 
-def check(entry: Entry, program: Program, model: nn.Module, folder: Path, call: tuple[Any, Any]) -> None:
-    """Coarsen by 2 in every way the entry allows, save, load with the library, compare on ``call``.
+def check(entry: Entry, program: Program, model: nn.Module, folder: Path, call: tuple[Any, Any]) -> str:
+    """Coarsen by 2 in every way that is possible, save, load with the library, compare on ``call``.
+
+    What was not possible comes back as text: depth, where the blocks cannot be paired, and constants that are
+    the class's own.
 
     Raises:
         RoundTripError: the library misses a key, has one left over, or computes something else.
         MlgraphError: mlgraph refuses, by name.
     """
-    depth = 2 if entry.chain else 1
+    origin = TimmOrigin(*create_model_call(entry)) if entry.suite == "timm" else origin_of(model)
+    coarse, by_width = _coarse(program.replace(origin=origin), 2 if entry.chain else 1)
+
     if entry.suite == "timm":
-        name, arguments = create_model_call(entry)
-        origin = TimmOrigin(name, arguments)
-        coarse = mlgraph.coalesce(program.replace(origin=origin), width=2, depth=depth)
-        loaded = through_timm(coarse, folder / "coarse.safetensors")
+        loaded, notes = through_timm(coarse, folder / "coarse.safetensors")
     else:
-        coarse = mlgraph.coalesce(program.replace(origin=origin_of(model)), width=2, depth=depth)
-        loaded = through_huggingface(coarse, type(model), folder / "coarse")
+        loaded, notes = through_huggingface(coarse, type(model), folder / "coarse")
+    own = [note for note in notes if note.startswith(("as the class has it", "with these constants"))]
+    if own:
+        return "; ".join([*by_width, *own])
     args, kwargs = call
     with torch.no_grad():
         expected = mlgraph.emit(coarse).eval()(*args, **kwargs)
@@ -47,6 +51,19 @@ def check(entry: Entry, program: Program, model: nn.Module, folder: Path, call: 
     error = oracles.outputs_error(found, expected)
     if not error <= 1e-4:
         raise RoundTripError(f"the loaded {type(model).__name__}'s outputs differ by {error:.1e}")
+    return "; ".join(by_width)
+
+
+def _coarse(program: Program, depth: int) -> tuple[Program, list[str]]:
+    """The program coarsened by 2, and what is to be told where that was by width alone."""
+    if depth > 1:
+        try:
+            return mlgraph.coalesce(program, width=2, depth=depth), []
+        except mlgraph.MlgraphError as error:
+            said = [f"by width alone, for {error}"]
+    else:
+        said = []
+    return mlgraph.coalesce(program, width=2), said
 
 
 def create_model_call(entry: Entry) -> tuple[str, dict[str, Any]]:
@@ -71,21 +88,22 @@ def create_model_call(entry: Entry) -> tuple[str, dict[str, Any]]:
     return calls[0]
 
 
-def through_timm(program: Program, path: Path) -> nn.Module:
+def through_timm(program: Program, path: Path) -> tuple[nn.Module, tuple[str, ...]]:
     import timm
 
     from mlgraph.interop.timm import save_timm
 
-    saved = save_timm(program, path)
-    return timm.create_model(saved.model, **saved.kwargs, checkpoint_path=str(saved.path)).eval()
+    saved = save_timm(program, path, as_class=True)
+    model = timm.create_model(saved.model, **saved.kwargs, checkpoint_path=str(saved.path))
+    return model.eval(), saved.notes
 
 
-def through_huggingface(program: Program, cls: Any, folder: Path) -> nn.Module:
+def through_huggingface(program: Program, cls: Any, folder: Path) -> tuple[nn.Module, tuple[str, ...]]:
     from mlgraph.interop.huggingface import save_huggingface
 
-    save_huggingface(program, folder)
+    saved = save_huggingface(program, folder, as_class=True)
     loaded, report = cls.from_pretrained(folder, output_loading_info=True, local_files_only=True)
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if report[kind]:
             raise RoundTripError(f"{kind.replace('_', ' ')}: {sorted(map(str, report[kind]))[:3]}")
-    return loaded.eval()
+    return loaded.eval(), saved.notes

@@ -41,16 +41,23 @@ class Alignment:
     """What two programs differ in; all empty where they compute the same from the same parameters.
 
     ``sizes`` holds pairs (ours, theirs) of differing sizes in intermediate shapes and arguments; ``factors``
-    are by node of the first program; ``breaks`` are sentences without an end.
+    are by node of the first program; ``constants`` and ``breaks`` are sentences without an end, of numbers
+    that the second has otherwise and of what it does otherwise.
     """
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
     factors: list[FactorGap] = field(default_factory=list)
+    constants: list[str] = field(default_factory=list)
     breaks: list[str] = field(default_factory=list)
 
     @property
     def cost(self) -> int:
         return len(self.breaks) + len(self.sizes)
+
+    @property
+    def same(self) -> bool:
+        """Whether the two do the same but for factors."""
+        return not self.cost and not self.constants
 
 
 def align(ours: Program, theirs: Program) -> Alignment:
@@ -122,8 +129,9 @@ class _Aligner:
         if mine is not None and (other is None or not _same_kind(a, b)):
             self.factor(a, 1 / mine[1])
             yield mine[0], b
-        elif other is not None:
-            self.found.breaks.append(f"it multiplies by {other[1]:.6g} before {a.name}{_at(a)}")
+        elif other is not None and op_name(a) != "scaled_dot_product_attention":
+            self.factor(a, other[1])
+            yield a, other[0]
         else:
             self.found.breaks.append(f"it computes {_op(b)} where the program computes {_op(a)}{_at(a)}")
 
@@ -188,7 +196,7 @@ class _Aligner:
             if op_name(node) == "scaled_dot_product_attention" and x and y:
                 self.factor(node, float(y) / float(x))
             elif not _drops(node):
-                self.found.breaks.append(
+                self.found.constants.append(
                     f"it calls {_op(node)} with {y:.6g}, the program with {x:.6g}{_at(node)}"
                 )
 
@@ -214,7 +222,7 @@ class _Aligner:
             return
         ratio = _ratio(x, y)
         if ratio is None:
-            self.found.breaks.append(f"its buffer {other} has other values than the program's")
+            self.found.constants.append(f"its buffer {other} has other values than the program's")
         else:
             self.factor(a, ratio)
 

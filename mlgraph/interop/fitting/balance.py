@@ -19,6 +19,7 @@ from torch import fx
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.ops import has, op_name, positions
 from mlgraph.graph.traits import CUTS, MOVES, PASSES, Trait
+from mlgraph.interop.fitting.advice import OR_AS_CLASS
 from mlgraph.interop.weights import Rescale
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ _KEEPS = PASSES | MOVES | CUTS | Trait.PADS | Trait.LOOKS_UP | Trait.LINEAR | Tr
 class _Balance:
     def __init__(self, program: Program, factors: list[FactorGap]) -> None:
         self.program = program
-        self.known = {factor.node: math.log(factor.ratio) for factor in factors}
+        self.known: dict[str, float] = {}
+        for factor in factors:
+            self.known[factor.node] = self.known.get(factor.node, 0.0) + math.log(factor.ratio)
         self.factors = factors
         self.solved: dict[str, _Form] = {}
         self.exponents: dict[fx.Node, _Form] = {}
@@ -204,7 +207,7 @@ class _Balance:
                 named = ", ".join(map(str, self.factors[:3]))
                 raise FoldError(
                     f"The class has {named}, which node {node.name} ({node.target}) keeps from being folded "
-                    "into a parameter; save a program instead."
+                    f"into a parameter; {OR_AS_CLASS}."
                 )
             return
         name, value = form.terms[-1]

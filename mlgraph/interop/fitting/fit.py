@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.errors import CaptureError, MlgraphError
 from mlgraph.graph.example_call import example_call
+from mlgraph.interop.fitting.advice import INSTEAD, OR_AS_CLASS
 from mlgraph.interop.fitting.align import Alignment, align
 from mlgraph.interop.fitting.balance import FoldError, fold
 from mlgraph.interop.fitting.config_tree import ConfigTree, Layers, Path, assign, leaves, lookup, sequences
@@ -39,6 +40,16 @@ _CAPTURES = 24
 _MATCHES = 6
 
 
+def _with_own_constants(match: Match, alignment: Alignment) -> Fit:
+    """The class as it is; its factors are said among its constants, for not all of them need be foldable."""
+    factors = (f"it has {factor}" for factor in alignment.factors)
+    return Fit(match.settings, match.changes, {}, tuple(dict.fromkeys([*alignment.constants, *factors])))
+
+
+def _distance(alignment: Alignment) -> tuple[int, int]:
+    return alignment.cost, len(alignment.constants)
+
+
 class NotExpressible(MlgraphError):
     """No configuration of the class computes what the program computes; the message says what stands in the
     way.
@@ -47,11 +58,15 @@ class NotExpressible(MlgraphError):
 
 @dataclass(frozen=True)
 class Fit:
-    """Settings that express a program, what they change in the base's, and how to rescale its parameters."""
+    """Settings that express a program, what they change in the base's, and how to rescale its parameters.
+
+    ``constants`` are sentences, without an end, on numbers that the class has otherwise than the program.
+    """
 
     settings: ConfigTree
     changes: tuple[FieldChange, ...]
     rescales: Mapping[str, Rescale]
+    constants: tuple[str, ...] = ()
 
     def value(self, program: Program, name: str) -> torch.Tensor:
         """A tensor of the program as the class needs it; ``name`` is canonical."""
@@ -74,7 +89,8 @@ class Fitter:
     """Searches the settings of a class for one that expresses ``program``.
 
     ``shapes`` gives the state dict's shapes for settings, ``model`` a model for settings that can be
-    captured; ``named`` is how messages call the class.
+    captured; ``named`` is how messages call the class. With ``as_class``, constants that the class makes from
+    its settings (slopes, sinusoids) may be other than the program's.
     """
 
     program: Program
@@ -82,6 +98,7 @@ class Fitter:
     shapes: probe.Build
     model: Callable[[ConfigTree], nn.Module]
     named: str
+    as_class: bool = False
     captures: int = 0
     _aligned: dict[str, Alignment | None] = field(default_factory=dict)
 
@@ -102,36 +119,42 @@ class Fitter:
             moved=moved_sizes(self.program),
         )
         closest: Alignment | None = None
+        own: Fit | None = None
         reason = ""
         try:
             for match in itertools.islice(prober.matches(), _MATCHES):
                 match, alignment = self._settle(match, prober)
                 if alignment is None:
                     continue
-                if alignment.cost == 0:
+                if alignment.same:
                     try:
-                        rescales = fold(self.program, alignment.factors)
+                        return Fit(match.settings, match.changes, fold(self.program, alignment.factors))
                     except FoldError as error:
                         reason = reason or str(error)
-                        continue
-                    return Fit(match.settings, match.changes, rescales)
-                if closest is None or alignment.cost < closest.cost:
+                if alignment.cost == 0:
+                    own = own or _with_own_constants(match, alignment)
+                if closest is None or _distance(alignment) < _distance(closest):
                     closest = alignment
                 if self.captures >= _CAPTURES:
                     break
         except ProbeError as error:
             raise NotExpressible(str(error)) from error
+        if own is not None and self.as_class:
+            return own
         raise NotExpressible(reason or self._why(closest))
 
     def _why(self, closest: Alignment | None) -> str:
         if closest is None:
-            return f"{self.named} could not be captured on the program's inputs; save a program instead."
+            return f"{self.named} could not be captured on the program's inputs; {INSTEAD}."
+        advice = INSTEAD
         if closest.breaks:
             what = closest.breaks[0]
-        else:
+        elif closest.sizes:
             ours, theirs = closest.sizes[0]
             what = f"it has a size of {theirs} where the program has {ours}"
-        return f"No configuration of {self.named} computes the same: {what}; save a program instead."
+        else:
+            what, advice = closest.constants[0], OR_AS_CLASS
+        return f"No configuration of {self.named} computes the same: {what}; {advice}."
 
     def _state(self) -> list[str]:
         tensors = self.program.tensors
@@ -162,7 +185,7 @@ class Fitter:
                 return
             candidate = _with(match, move, prober.base)
             reached = self._align(candidate.settings)
-            if reached is not None and (alignment is None or reached.cost < alignment.cost):
+            if reached is not None and (alignment is None or _distance(reached) < _distance(alignment)):
                 yield candidate, reached
 
     def _silent_moves(

@@ -18,6 +18,7 @@ from fractions import Fraction
 from typing import Any
 
 from mlgraph.errors import MlgraphError
+from mlgraph.interop.fitting.advice import INSTEAD
 from mlgraph.interop.fitting.config_tree import (
     ConfigTree,
     Layers,
@@ -184,7 +185,7 @@ class Prober:
         if not yielded:
             raise ProbeError(
                 "No configuration of the class has these shapes; with the closest one "
-                f"{'; '.join(closest.examples)}; save a program instead."
+                f"{'; '.join(closest.examples)}; {INSTEAD}."
             )
 
     def gap(self, values: Mapping[Path, Any]) -> Gap | None:
