@@ -38,6 +38,7 @@ def open_program(
     inputs: Sequence[str] | None = None,
     model: str | None = None,
     module: str | None = None,
+    model_class: str | None = None,
 ) -> Program:
     """The program of a SOURCE string or of its submodule; a terminal shows a sign of life meanwhile."""
     with status(f"reading {source}"):
@@ -45,7 +46,9 @@ def open_program(
         from mlgraph.interop.open import open_source
 
         given = parse_inputs(inputs) if inputs else None
-        return open_source(source, trust=trust, loss=loss, inputs=given, module=module, model=model)
+        return open_source(
+            source, trust=trust, loss=loss, inputs=given, module=module, model=model, model_class=model_class
+        )
 
 
 def open_pair(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mlgraph.cli.options import Json
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 
 def command(
@@ -42,8 +46,15 @@ def command(
     from mlgraph.train.config import load_config
     from mlgraph.train.launch import TOKENIZER, launch
 
+    def opened(source: str, **how: Any) -> Program:
+        program = open_program(source, **how)
+        for note in program.notes:
+            if note.kind == "weights":
+                print(f"{source}: {note}", file=sys.stderr)
+        return program
+
     loaded = load_config(config, change or ())
-    result, main = launch(loaded, open_program, progress=not json)
+    result, main = launch(loaded, opened, progress=not json)
     if not main:
         return
     out = Path(loaded.out)

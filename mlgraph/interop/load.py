@@ -26,8 +26,8 @@ class Built:
     notes: tuple[Note, ...] = ()
 
 
-def huggingface_directory(path: Path, *, trust: bool = False) -> Built:
-    """The transformers model saved in a directory, in the class that its config names.
+def huggingface_directory(path: Path, *, trust: bool = False, model_class: str | None = None) -> Built:
+    """The transformers model saved in a directory, in the class ``model_class`` or that its config names.
 
     Weights that the files lack, or that do not fit, are named in its notes.
     """
@@ -37,7 +37,7 @@ def huggingface_directory(path: Path, *, trust: bool = False) -> Built:
             f"{path} brings its own model code, which loading would run; "
             "pass --trust if you know who wrote it."
         )
-    loader: Any = _architecture(config, path / "config.json")
+    loader: Any = _architecture(_of_class(config, model_class), path / "config.json")
     with quiet_transformers():
         try:
             model, report = loader.from_pretrained(
@@ -57,12 +57,15 @@ def huggingface_directory(path: Path, *, trust: bool = False) -> Built:
     return Built(model, origin_of(model, path), path.resolve().name, notes)
 
 
-def huggingface_random(path: Path) -> Built:
-    """The transformers model of a config.json, or of a directory with one, with random weights."""
+def huggingface_random(path: Path, *, model_class: str | None = None) -> Built:
+    """The transformers model of a config.json, or of a directory with one, with random weights.
+
+    Its class is ``model_class`` or the one that the config names.
+    """
     if path.is_dir():
         path = path / "config.json"
     config = read_config(path)
-    loader: Any = _architecture(config, path)
+    loader: Any = _architecture(_of_class(config, model_class), path)
     import transformers
 
     with quiet_transformers():
@@ -113,6 +116,10 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise FileError(f"{path} is not a model configuration: it holds no JSON object.")
     return config
+
+
+def _of_class(config: dict[str, Any], model_class: str | None) -> dict[str, Any]:
+    return config if model_class is None else {**config, "architectures": [model_class]}
 
 
 def _architecture(config: dict[str, Any], path: Path) -> type:

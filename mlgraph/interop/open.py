@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_SCHEMES: dict[str, Callable[[str], build.Built]] = {
-    "timm": build.timm_model,
-    "hf": lambda rest: build.huggingface_random(Path(rest)),
-}
 _UNREADABLE = {
     ".onnx": "{path} is an ONNX graph, which mlgraph writes and does not read: give the PyTorch model that "
     "it was exported from.",
@@ -81,6 +77,7 @@ def open_source(
     module: str | None = None,
     check: bool = True,
     model: str | None = None,
+    model_class: str | None = None,
 ) -> Program:
     """The program that ``source`` names.
 
@@ -92,14 +89,17 @@ def open_source(
     :func:`mlgraph.interop.state_dict.model_with`). With ``loss``, a transformers head is captured with its
     labels and loss where that can be. ``inputs``, positional and keyword arguments, take the place of those
     made from the configuration. ``module`` is the path of a submodule to capture instead of the whole model;
-    ``check`` is that of :func:`mlgraph.capture.model.capture`.
+    ``check`` is that of :func:`mlgraph.capture.model.capture`. ``model_class`` is the transformers class to
+    load a directory or configuration into, where that is not the one that its config names.
     ``Program.origin`` says where it came from. Raises FileError and CaptureError.
     """
     text = os.fspath(source)
     asked = _Asked(loss, inputs, module, check)
     scheme, colon, rest = text.partition(":")
-    if colon and scheme in _SCHEMES:
-        return _capture(_SCHEMES[scheme](rest), asked)
+    if colon and scheme == "timm":
+        return _capture(build.timm_model(rest), asked)
+    if colon and scheme == "hf":
+        return _capture(build.huggingface_random(Path(rest), model_class=model_class), asked)
     path = Path(text)
     if not path.exists():
         raise FileError(_unknown(text))
@@ -108,8 +108,11 @@ def open_source(
     if not (path / "config.json").exists():
         return _open_unnamed(path, asked, model)
     _refuse_model(path, model)
-    known = _open_directory(path, loss, inputs, check) if module is None else None
-    return known or _capture(build.huggingface_directory(path, trust=trust), asked)
+    if module is None and model_class is None:
+        known = _open_directory(path, loss, inputs, check)
+        if known is not None:
+            return known
+    return _capture(build.huggingface_directory(path, trust=trust, model_class=model_class), asked)
 
 
 def is_program(source: str | os.PathLike[str]) -> bool:

@@ -71,6 +71,9 @@ class Config:
     )
     out: str = required("the run directory; the same command goes on with a run that was stopped")
     data: Data = required("the data section")
+    model_class: str | None = option(
+        None, "transformers class to load; nothing: the model's own, or with the head that the task needs"
+    )
     trust: bool = option(False, "load models that run code on loading")
     recipe: Recipe = option(_RECIPE, "the phase program, by builder")
     phases: tuple[dict[str, Any], ...] = option((), "the phase program as a list of tables with a key phase")

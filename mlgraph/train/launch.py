@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from mlgraph.interop.heads import class_with_head
 from mlgraph.program import Program
 from mlgraph.train.config import Config
 from mlgraph.train.data.stream import seed_all
@@ -22,13 +23,14 @@ def launch(
 ) -> tuple[Result, bool]:
     """Carry out a configuration; the result, and whether this process is the main one.
 
-    ``open_program(source, trust=…)`` opens the model. Its random weights, if it has any, follow the run's
-    seed.
+    ``open_program(source, trust=…, model_class=…)`` opens the model. Its random weights, if it has any,
+    follow the run's seed.
     """
     settings = dataclasses.replace(config.run, progress=config.run.progress or progress)
     accelerator = make_accelerator(settings, Path(config.out))
     seed_all(settings.seed)
-    program = open_program(config.model, trust=config.trust)
+    chosen = config.model_class or class_with_head(config.model, config.data.task)
+    program = open_program(config.model, trust=config.trust, model_class=chosen)
     # The main process tokenizes; the others find it done.
     with accelerator.main_process_first():
         data = load_data(config.data, program, config.model, settings.seed)

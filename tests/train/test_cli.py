@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel
 
 from mlgraph.cli.app import run as mlgraph_command
+from mlgraph.errors import FileError
+from mlgraph.interop.heads import class_with_head
+from mlgraph.interop.open import open_source
+from mlgraph.program import HuggingFaceOrigin
 from tests.train.models import idx_files
 
 GPT = {
@@ -155,3 +159,41 @@ def test_the_demo_ends_in_figures_of_both_runs(capsys: pytest.CaptureFixture[str
     assert found["cycle"]["step"] == 16 + 10
     assert "saved" not in found  # neither side is tuned
     assert 0 < found["cycle"]["eval_loss"] < 7.0
+
+
+TRUNK = {
+    "vocab_size": 320,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trunk_is_given_the_head_that_the_task_needs(
+    work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    BertModel(BertConfig(**TRUNK)).save_pretrained("trunk")
+    masked = ["train", "run.toml", "--set", "model=trunk", "--set", "data.task=masked-lm"]
+    short = ["--set", "recipe.kind=plain", "--set", "recipe.steps=2", "--json"]
+    assert mlgraph_command([*masked, *short]) == 0
+    printed = capsys.readouterr()
+    assert "trunk: weights missing in the files, so left at random: cls.predictions" in printed.err
+    written = json.loads(Path(json.loads(printed.out)["model"], "config.json").read_text())
+    assert written["architectures"] == ["BertForMaskedLM"]
+    assert class_with_head("trunk", "masked-lm") == "BertForMaskedLM"
+    assert class_with_head("hf:gpt.json", "causal-lm") is None
+    assert class_with_head("timm:deit_tiny_patch16_224", "image-classification") is None
+    with pytest.raises(FileError, match="no class for image-classification of model type bert"):
+        class_with_head("trunk", "image-classification")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_class_that_is_named_is_taken(work: Path) -> None:
+    BertModel(BertConfig(**TRUNK)).save_pretrained("trunk")
+    program = open_source("trunk", model_class="BertLMHeadModel")
+    assert isinstance(program.origin, HuggingFaceOrigin)
+    assert program.origin.model_class == "BertLMHeadModel"
+    assert open_source("trunk").num_parameters() < program.num_parameters()

@@ -8,6 +8,7 @@ further settings, factors by folding them into parameters (``fold``).
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import json
@@ -38,12 +39,6 @@ if TYPE_CHECKING:
 
 _CAPTURES = 24
 _MATCHES = 6
-
-
-def _with_own_constants(match: Match, alignment: Alignment) -> Fit:
-    """The class as it is; its factors are said among its constants, for not all of them need be foldable."""
-    factors = (f"it has {factor}" for factor in alignment.factors)
-    return Fit(match.settings, match.changes, {}, tuple(dict.fromkeys([*alignment.constants, *factors])))
 
 
 def _distance(alignment: Alignment) -> tuple[int, int]:
@@ -132,7 +127,7 @@ class Fitter:
                     except FoldError as error:
                         reason = reason or str(error)
                 if alignment.cost == 0:
-                    own = own or _with_own_constants(match, alignment)
+                    own = own or self._with_own_constants(match, alignment)
                 if closest is None or _distance(alignment) < _distance(closest):
                     closest = alignment
                 if self.captures >= _CAPTURES:
@@ -142,6 +137,14 @@ class Fitter:
         if own is not None and self.as_class:
             return own
         raise NotExpressible(reason or self._why(closest))
+
+    def _with_own_constants(self, match: Match, alignment: Alignment) -> Fit:
+        """The class as it is, but for factors where parameters can take all of them up."""
+        rescales, factors = {}, [f"it has {factor}" for factor in alignment.factors]
+        with contextlib.suppress(FoldError):
+            rescales, factors = fold(self.program, alignment.factors), []
+        constants = tuple(dict.fromkeys([*alignment.constants, *factors]))
+        return Fit(match.settings, match.changes, rescales, constants)
 
     def _why(self, closest: Alignment | None) -> str:
         if closest is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -148,6 +149,28 @@ def read_idx(path: Path) -> np.ndarray[Any, Any]:
     if len(data) != start + math.prod(shape) * kind.itemsize:
         raise TrainError(f"{path} is cut off: it should hold {shape} values; fetch it anew.")
     return np.frombuffer(data, kind, -1, start).reshape(shape).astype(kind.newbyteorder("="))
+
+
+_TRAINING = ("train", "training")
+_HELD_OUT = ("test", "val", "valid", "validation", "eval", "t10k")
+
+
+def parts_of(folder: Path) -> tuple[Path, Path | None]:
+    """Where a folder of images has those for training, and those held out, or None.
+
+    Its parts are folders of classes (``train/``, ``test/``) or idx files (``train-images-idx3-ubyte``,
+    ``t10k-…``, gzipped or not); a folder without such parts is its own.
+    """
+    files = sorted(path for path in folder.iterdir() if "images-idx3" in path.name or _has_folders(path))
+    found = {re.split(r"[-.]", path.name.lower())[0]: path for path in files}
+    train = next((found[name] for name in _TRAINING if name in found), None)
+    if train is None:
+        return folder, None
+    return train, next((found[name] for name in _HELD_OUT if name in found), None)
+
+
+def _has_folders(path: Path) -> bool:
+    return path.is_dir() and any(inner.is_dir() for inner in path.iterdir())
 
 
 def idx_pair(path: Path) -> tuple[Path, Path]:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 from mlgraph.program import Program
 from mlgraph.train.config import Data
 from mlgraph.train.data.batches import Binder, Loss, Metric
-from mlgraph.train.data.images import FolderImages, IdxImages, idx_pair
+from mlgraph.train.data.images import FolderImages, IdxImages, idx_pair, parts_of
 from mlgraph.train.data.text import (
     MaskedBlocks,
     TokenBlocks,
@@ -115,25 +115,34 @@ def _check_vocabulary(program: Program, size: int) -> None:
 
 
 def _images(data: Data, program: Program, seed: int) -> TaskData:
-    train = _image_set(data, data.train, data.flip)
+    path, held_out = _image_path(data.train)
+    train = _image_set(data, path, data.flip)
     _check_classes(program, train.highest)
     if data.eval:
-        evaluation = _image_set(data, data.eval, False, train)
+        given, its_held_out = _image_path(data.eval)
+        held_out = its_held_out or given
+    if held_out is not None:
+        evaluation = _image_set(data, held_out, False, train)
         _check_classes(program, evaluation.highest)
         return _loaders(data, program, train, evaluation)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
     cut = len(order) - max(round(len(order) * data.eval_share), 1)
-    still = _image_set(data, data.train, False)
+    still = _image_set(data, path, False)
     return _loaders(data, program, Subset(train, order[:cut]), Subset(still, order[cut:]))
 
 
-def _image_set(
-    data: Data, names: tuple[str, ...], flip: bool, like: FolderImages | IdxImages | None = None
-) -> FolderImages | IdxImages:
-    """The images of a path; ``like``, those of training, number the classes of folders."""
+def _image_path(names: tuple[str, ...]) -> tuple[Path, Path | None]:
+    """The folder or idx file of images that is named, and what it holds out for evaluation, if it does."""
     if len(names) != 1:
         raise TrainError("Images come from one folder or one idx file: give a single path.")
     path = Path(names[0])
+    return parts_of(path) if path.is_dir() else (path, None)
+
+
+def _image_set(
+    data: Data, path: Path, flip: bool, like: FolderImages | IdxImages | None = None
+) -> FolderImages | IdxImages:
+    """The images of a path; ``like``, those of training, number the classes of folders."""
     if path.is_dir():
         classes = like.classes if isinstance(like, FolderImages) else None
         return FolderImages(path, data.image_size, data.channels, flip, classes)

@@ -99,11 +99,11 @@ class _Programs:
 
     def __init__(self, open_program: OpenProgram) -> None:
         self._open = open_program
-        self._known: dict[tuple[str, int], tuple[Program, dict[str, torch.Tensor]]] = {}
+        self._known: dict[tuple[object, ...], tuple[Program, dict[str, torch.Tensor]]] = {}
 
     def of(self, config: Config) -> OpenProgram:
         """What opens the model of a configuration."""
-        key = (config.model, config.run.seed)
+        key = (config.model, config.model_class, config.data.task, config.run.seed)
 
         def opened(source: str, **options: Any) -> Program:
             if key not in self._known:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 import mlgraph
 from mlgraph.train import TrainError
 from mlgraph.train.config import Data
-from mlgraph.train.data.images import FolderImages, IdxImages, idx_pair, read_idx
+from mlgraph.train.data.images import FolderImages, IdxImages, idx_pair, parts_of, read_idx
 from mlgraph.train.data.tasks import load_data
 from mlgraph.train.data.text import MaskedBlocks, TokenBlocks, fingerprint, read_documents, tokenize
 from mlgraph.train.data.tokenizer import load_tokenizer, special_token, train_bpe
@@ -174,6 +174,19 @@ def test_image_folders_have_a_class_per_folder(tmp_path: Path) -> None:
     assert int(label) == 0
     with pytest.raises(TrainError, match="no images in folders by class"):
         FolderImages(tmp_path / "cat", 4, 3, flip=False)
+
+
+def test_a_folder_of_parts_has_training_and_held_out_images(tmp_path: Path) -> None:
+    for name in ("split/train/cat", "split/test/cat", "classes/train", "classes/car", "idx"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz", "t10k-images-idx3-ubyte.gz"):
+        (tmp_path / "idx" / name).touch()
+    (tmp_path / "classes/train/locomotive.png").touch()
+    split, idx = tmp_path / "split", tmp_path / "idx"
+    assert parts_of(split) == (split / "train", split / "test")
+    assert parts_of(idx) == (idx / "train-images-idx3-ubyte.gz", idx / "t10k-images-idx3-ubyte.gz")
+    # a class may be called train
+    assert parts_of(tmp_path / "classes") == (tmp_path / "classes", None)
 
 
 def test_unreadable_images_are_named(tmp_path: Path) -> None:
