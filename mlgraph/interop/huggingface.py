@@ -24,6 +24,7 @@ from mlgraph.interop.hollow import configuration, hollow, on_meta
 from mlgraph.interop.model_card import CARD, write_card
 from mlgraph.interop.same_outputs import check_outputs, main_dtype
 from mlgraph.interop.sentence_transformers import carry_modules
+from mlgraph.interop.vocabulary import settle_vocabulary
 from mlgraph.interop.weights import DirectoryTensors, Rescale
 from mlgraph.program import HuggingFaceOrigin, Program
 
@@ -200,6 +201,7 @@ def save_huggingface(
         if tokenizer_dir:
             copy_tokenizer(tokenizer_dir, folder)
         _write_config(program, settings, folder)
+        notes += settle_vocabulary(folder)
         _write_weights(program, fit, shapes, folder, _bytes(shard_size), progress)
         if not fit.constants:
             _write_skeleton(light, fit, settings, folder)
