@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from mlgraph.passes.coalesce import Coalesce
 if TYPE_CHECKING:
     from mlgraph.passes.base import Pass
     from mlgraph.program import Program
+    from mlgraph.rewrite.targets import Candidate
 
 
 @runs(Coalesce)
@@ -54,10 +55,17 @@ def command(
     """
     from mlgraph.cli.calibrate import measured
     from mlgraph.cli.results import open_program, status
+    from mlgraph.cli.targets import chosen
 
     if not operator.asks:
-        raise typer.BadParameter("say how much smaller: --depth N, --width N or --axis NAME=N")
+        raise typer.BadParameter(
+            "say how much smaller: --depth N, --width N, --axis NAME=N or --target-params N"
+        )
     program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model, module=module)
+    sizes: list[Candidate] = []
+    left: list[str] = []
+    if operator.target is not None:
+        operator, sizes, left = chosen(operator, program)
     applied: Callable[[Program], Program] = operator
     if operator.calibration is not None and operator.calibration.endswith(".toml") and not dry_run:
         calibration = measured(program, source, Path(operator.calibration), operator.score == "taylor")
@@ -71,6 +79,7 @@ def command(
         coarse,
         None if dry_run else Write(out, _label(operator), dtype, shard_size, as_class),
         json,
+        Sizes(sizes, left),
     )
 
 
@@ -83,6 +92,14 @@ class Write:
     dtype: str | None = None
     shard_size: str = "5GB"
     as_class: bool = False
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes that were considered for a target, the first of them taken, and why better ones were not."""
+
+    candidates: Sequence[Candidate] = ()
+    left: Sequence[str] = ()
 
 
 def _label(operator: Coalesce) -> str:
@@ -99,10 +116,17 @@ def run_pass(operator: Callable[[Program], Program], program: Program) -> Progra
 
 
 def report(
-    source: str, operator: Pass, before: Program, after: Program, write: Write | None, json: bool
+    source: str,
+    operator: Pass,
+    before: Program,
+    after: Program,
+    write: Write | None,
+    json: bool,
+    sizes: Sizes | None = None,
 ) -> None:
     """Write the result, unless ``write`` is None, and tell what was done."""
     from mlgraph.cli.results import default_output, write_program
+    from mlgraph.cli.targets import as_json, table_of
     from mlgraph.inspect.changes import changes, kept
     from mlgraph.inspect.summary import summarize
     from mlgraph.inspect.text import comparison as render
@@ -116,7 +140,7 @@ def report(
         )
     figures = summarize(before), summarize(after)
     changed, alone = changes(before, after), kept(before, after, getattr(operator, "freeze", ()))
-    notes = (*new_notes(before, after), *(written.notes if written else ()))
+    notes = (*new_notes(before, after), *(sizes.left if sizes else ()), *(written.notes if written else ()))
     if json:
         show_json(
             {
@@ -130,10 +154,13 @@ def report(
                 "kept": [asdict(axis) for axis in alone],
                 "config": list(written.config) if written else [],
                 "notes": list(notes),
+                **({"candidates": as_json(sizes.candidates)} if sizes and sizes.candidates else {}),
             }
         )
         return
     lines = [*render.comparison(*figures, changed), *render.left_alone(alone), *render.notes(notes)]
+    if sizes and sizes.candidates and write is None:
+        lines += table_of(sizes.candidates)
     if written:
         lines += render.config_changes(written.config)
         lines += ["", render.outcome(str(written.path), written.form, figures[1].parameters)]

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from mlgraph.program.axis_table import Axis
     from mlgraph.program.calibration import Calibration
     from mlgraph.rewrite.grouping import Grouping
+    from mlgraph.rewrite.targets import Candidate, Target
+
+Amount = float | str
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ class Coalesce(Grouped[Pairing]):
     ``similarity`` groups neurons by their activations, and ``repair`` gives norms, behind all else, gains and
     biases with which the coarse activations have the mean and variance of the fine ones.
 
+    ``target_params``, ``target_flops`` (of a forward pass) and ``target_memory`` ask for what is to be left
+    instead of by how much less: ``60e6``, ``"60M"``, ``"2GB"``, or a share of at most 1. Of the sizes within
+    5 % those are taken that shrink depth and widths most evenly (:meth:`candidates`); ``keep_depth`` leaves
+    depth, and new widths are multiples of ``multiple_of`` where they were. In ``axes``, ``"to96"`` asks for
+    96 groups.
+
     ``align`` permutes neurons, heads and experts of blocks that are averaged to match those of the first of
     their group (Ainsworth et al., arXiv 2209.04836); going back up they return to their places.
     """
@@ -66,18 +75,71 @@ class Coalesce(Grouped[Pairing]):
     )
     repair: bool = option(False, "give norms the mean and variance that data shows before")
     align: bool = option(False, "order the neurons and heads of blocks alike before they are averaged")
+    target_params: Amount | None = option(
+        None, "parameters to be left, or a share of at most 1", metavar="60M|0.5"
+    )
+    target_flops: Amount | None = option(None, "the same of FLOPs of a forward pass", metavar="0.3")
+    target_memory: Amount | None = option(None, "the same of bytes", metavar="2GB|0.5")
+    keep_depth: bool = option(False, "meet a target by widths alone")
+    multiple_of: int | None = option(None, "of which new widths are multiples", least=1, metavar="N")
     freeze: tuple[str, ...] = option((), "leave an axis or a chain of blocks as it is", metavar="NAME")
 
     @property
     def asks(self) -> bool:
         """Whether anything would change."""
         factors = (self.depth, self.width, *self.axes.values())
-        return bool(self.layers) or any(factor != 1 for factor in factors)
+        return bool(self.layers) or self.target is not None or any(factor != 1 for factor in factors)
+
+    @property
+    def target(self) -> Target | None:
+        """What is to be left, if that is what is asked for.
+
+        Raises:
+            MlgraphError: there are several targets, or sizes beside one; or it is no amount.
+        """
+        given = {"parameters": self.target_params, "flops": self.target_flops, "bytes": self.target_memory}
+        wanted = [(quantity, amount) for quantity, amount in given.items() if amount is not None]
+        if not wanted:
+            if self.keep_depth or self.multiple_of is not None:
+                raise MlgraphError("keep_depth and multiple_of say how a target is met: give one.")
+            return None
+        if len(wanted) > 1 or self.depth != 1 or self.width != 1 or self.axes or self.layers:
+            raise MlgraphError("a target chooses all sizes: give one target, and no depth, width or axes.")
+        from mlgraph.rewrite.targets import Target, amount_of
+
+        ((quantity, amount),) = wanted
+        return Target(quantity, amount_of(amount))  # type: ignore[arg-type]
+
+    def candidates(self, program: Program) -> list[Candidate]:
+        """The sizes that meet the target, the best first; the pass takes the first.
+
+        Raises:
+            AxisError: none do; the message names the nearest.
+        """
+        from mlgraph.rewrite.targets import candidates
+
+        target = self.target
+        assert target is not None, "there is no target"
+        return candidates(program, target, self.keep_depth, self.multiple_of, self.freeze)
+
+    def meeting(self, candidate: Candidate) -> Coalesce:
+        """This pass with the sizes of a candidate in place of a target."""
+        return dataclasses.replace(
+            self,
+            axes=dict(candidate.requests),
+            target_params=None,
+            target_flops=None,
+            target_memory=None,
+            keep_depth=False,
+            multiple_of=None,
+        )
 
     def __call__(self, program: Program, calibration: Calibration | None = None) -> Program:
         from mlgraph.rewrite.coarsen import apply_down
         from mlgraph.rewrite.notes import nothing_changed
 
+        if self.target is not None:
+            return self.meeting(self.candidates(program)[0])(program, calibration)
         known = self._calibration(calibration)
         groupings, layers = self.groupings(program, known)
         options = {"pairing": self.pairing, "tied": self.tied}
@@ -114,6 +176,8 @@ class Coalesce(Grouped[Pairing]):
     def on_shapes(self, program: Program) -> Program:
         # Shapes have no weights to compare, and groups of like ones have the sizes of groups of neighbours.
         pairing: Pairing = "adjacent" if self.pairing == "similarity" else self.pairing
+        if self.target is not None:
+            return self.meeting(self.candidates(program)[0]).on_shapes(program)
         blind = dataclasses.replace(
             self, pairing=pairing, score="position", calibration=None, repair=False, align=False
         )

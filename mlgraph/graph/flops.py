@@ -8,8 +8,9 @@ backward pass: what a fused kernel computes again is not work that the model ask
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from mlgraph.graph.propagate import at_sizes
+from mlgraph.program.dims import resized, size_of
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -69,6 +71,42 @@ def forward_by_module(program: Program) -> dict[str, int]:
             module = str(node.meta.get("module", ""))
             totals[module] = totals.get(module, 0) + sum(operations for operations, _ in count(node))
     return totals
+
+
+def forward_at_sizes(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Operations of the forward pass, by node, once axes (by id) have the given sizes; nothing is run."""
+    known: dict[fx.Node, Any] = {}
+
+    def resized_node(node: fx.Node) -> Any:
+        if node not in known:
+            value, dims = node.meta.get("val"), program.axes.result_dims(node.name)
+            if isinstance(value, torch.Tensor) and dims is not None and len(dims) == value.dim():
+                shape = [
+                    resized(dim, sizes) if size == size_of(dim) else size
+                    for dim, size in zip(dims, value.shape, strict=True)
+                ]
+                value = torch.empty(shape, device="meta")
+            known[node] = SimpleNamespace(target=node.target, meta={"val": value})
+        return known[node]
+
+    counted = {}
+    for node in program.graph.nodes:
+        count = _rule_of(node)
+        if count is not None:
+            own = resized_node(node)
+            stand_in = SimpleNamespace(
+                target=own.target, meta=own.meta, args=_mapped(tuple(node.args), resized_node)
+            )
+            counted[node.name] = sum(operations for operations, _ in count(stand_in))  # type: ignore[arg-type]
+    return counted
+
+
+def _mapped(value: Any, change: Callable[[fx.Node], Any]) -> Any:
+    if isinstance(value, fx.Node):
+        return change(value)
+    if isinstance(value, tuple | list):
+        return tuple(_mapped(item, change) for item in value)
+    return value
 
 
 def _extent(leaves: Sequence[InputLeaf]) -> tuple[int, int]:

@@ -134,6 +134,17 @@ class Grouping:
         return Grouping(tuple(i // factor for i in range(size)))
 
     @staticmethod
+    def even(size: int, groups: int, axis: str) -> Grouping:
+        """So many groups of neighbours, as even as can be.
+
+        Raises:
+            AxisError: the axis has fewer indices.
+        """
+        if not 1 <= groups <= size:
+            raise AxisError(f"{axis} has {size} indices and cannot have {groups}: choose 1 to {size}.")
+        return Grouping(tuple(i * groups // size for i in range(size)))
+
+    @staticmethod
     def halves(size: int, factor: int) -> Grouping:
         """Groups with one member from each of ``factor`` equal parts: i and i + n/2."""
         return Grouping(tuple(i % (size // factor) for i in range(size)))

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from mlgraph.rewrite.choices import Pairing, Placement
 
 AxisRequest = int | str | Sequence[int] | Sequence[Sequence[int]]
-"""A factor, a grouping, or ``FACTOR:REDUCE:EXTEND`` as ``2:select:pad``."""
+"""A factor, a grouping, or ``SIZE:REDUCE:EXTEND`` as ``2:select:pad``, where ``toN`` as size asks for N
+indices instead of a factor."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """So many groups, as even as can be."""
+
+    groups: int
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Way:
     scores: Scores | None = None
     samples: Callable[[Axis], torch.Tensor] | None = None
 
-    def of(self, request: AxisRequest, axis: str) -> tuple[AxisRequest, Way]:
+    def of(self, request: AxisRequest, axis: str) -> tuple[AxisRequest | Count, Way]:
         """A request without what it says of the way, and the way.
 
         Raises:
@@ -48,16 +56,18 @@ class Way:
         """
         if not isinstance(request, str):
             return request, self
-        factor, *rest = request.split(":")
+        size, *rest = request.split(":")
+        number = size.removeprefix("to")
         reduce, extend = (*rest, "", "")[:2]
         known = (reduce or self.reduce) in get_args(Reduce) and (extend or self.extend) in get_args(Extend)
-        if not factor.isdecimal() or len(rest) > 2 or not known:
+        if not number.isdecimal() or not int(number) or len(rest) > 2 or not known:
             raise AxisError(
-                f"what is asked of {axis}, {request!r}, is no factor with a way down and back: write for "
-                "example 2:select or 2:select:pad."
+                f"what is asked of {axis}, {request!r}, is no factor or size with a way down and back: write "
+                "for example 2:select, 2:select:pad or to96."
             )
         ways: Any = {"reduce": reduce or self.reduce, "extend": extend or self.extend}
-        return int(factor), dataclasses.replace(self, **ways)
+        asked = int(number) if size == number else Count(int(number))
+        return asked, dataclasses.replace(self, **ways)
 
     def going(self, grouping: Grouping, axis: str) -> Grouping:
         """The grouping going this way.
@@ -146,11 +156,13 @@ def coarse_grouping(
             return own.going(made, what)
         found = scores.of_axis(program, axis)
         # what is copied back sums up its group going down, and must be like it
-        if pairing == "similarity" or own.extend == "copy" or not isinstance(request, int):
+        if pairing == "similarity" or own.extend == "copy" or not isinstance(request, int | Count):
             return best_of_groups(made, found, own.extend)
         return best(found, made.coarse, what, own.extend)
 
-    def grouped(axis: Axis, request: AxisRequest) -> Grouping:
+    def grouped(axis: Axis, request: AxisRequest | Count) -> Grouping:
+        if isinstance(request, Count):
+            return Grouping.even(axis.size, request.groups, f"axis {axis.id}")
         if not isinstance(request, int):
             return Grouping.of(request, axis.size, axis.id)  # type: ignore[arg-type]
         if request < 1 or axis.size % request:
@@ -222,6 +234,10 @@ def group_layers(
             out[chain.name] = Grouping.keeping(kept, count, what, way.extend)
             continue
         if request == 1:
+            continue
+        if isinstance(request, Count):
+            even = Grouping.even(count, request.groups, what)
+            out[chain.name] = _selected(program, chain, own, even, whole=True)
             continue
         if not isinstance(request, int):
             listed = Grouping.of(request, count, chain.name)  # type: ignore[arg-type]
