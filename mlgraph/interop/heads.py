@@ -12,6 +12,9 @@ from mlgraph.interop.load import read_config
 _MAPPINGS = {
     "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING",
     "masked-lm": "MODEL_FOR_MASKED_LM_MAPPING",
+    "seq2seq": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+    "text-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+    "token-classification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
     "image-classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
 }
 

@@ -16,7 +16,14 @@ from mlgraph.train.recipes import Recipe
 from mlgraph.train.settings import Settings
 from mlgraph.train.tables import build
 
-Task = Literal["causal-lm", "masked-lm", "image-classification"]
+Task = Literal[
+    "causal-lm",
+    "masked-lm",
+    "seq2seq",
+    "text-classification",
+    "token-classification",
+    "image-classification",
+]
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,12 @@ class Data:
     field: str = option("text", "the column of jsonl, parquet and save_to_disk data that holds the text")
     tokenizer: str | None = option(None, "tokenizer.json, its folder, or bpe:SIZE; nothing: beside the model")
     sequence: int = option(128, "tokens per sample")
-    mask_rate: float = option(0.15, "share of tokens that masked-lm predicts")
+    label: str = option("label", "the column that holds the class, or the list of classes of a list of words")
+    target: str | None = option(
+        None, "seq2seq: the column with the text to be written; nothing: spans taken out of plain text"
+    )
+    mask_rate: float = option(0.15, "share of tokens that masked-lm and seq2seq take out")
+    span: float = option(3.0, "tokens in a span that seq2seq takes out, on average")
     image_size: int = option(224, "height and width of images")
     channels: int = option(3, "1 for grey images, 3 for colour")
     flip: bool = option(False, "mirror training images at random")
@@ -52,6 +64,8 @@ class Data:
         ):
             if getattr(self, name) < least:
                 raise TrainError(f"data.{name} is {getattr(self, name)}: give at least {least}.")
+        if self.span < 1:
+            raise TrainError(f"data.span is {self.span}: give at least 1.")
         if self.channels not in (1, 3):
             raise TrainError(f"data.channels is {self.channels}: give 1 for grey images or 3 for colour.")
         for name in ("eval_share", "mask_rate"):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
@@ -17,15 +16,9 @@ from mlgraph.program import Program
 from mlgraph.train.config import Data
 from mlgraph.train.data.batches import Binder, Loss, Metric
 from mlgraph.train.data.images import FolderImages, IdxImages, idx_pair, parts_of
-from mlgraph.train.data.text import (
-    MaskedBlocks,
-    TokenBlocks,
-    cache_folder,
-    fingerprint,
-    read_documents,
-    tokenize,
-)
-from mlgraph.train.data.tokenizer import Tokenizer, load_tokenizer, special_token
+from mlgraph.train.data.labelled import IGNORED
+from mlgraph.train.data.text_tasks import text_sets
+from mlgraph.train.data.tokenizer import Tokenizer
 from mlgraph.train.errors import TrainError
 
 
@@ -50,80 +43,22 @@ def load_data(data: Data, program: Program, source: str, seed: int = 0) -> TaskD
     """
     if data.task == "image-classification":
         return _images(data, program, seed)
-    return _text(data, program, source)
-
-
-def _text(data: Data, program: Program, source: str) -> TaskData:
-    train, evaluation = ([Path(name) for name in names] for names in (data.train, data.eval))
-    tokenizer, key = _tokenizer(data, train, source)
-    blocks = _blocks(data, tokenizer.model, train, key)
-    _check_vocabulary(program, tokenizer.model.get_vocab_size())
-    if evaluation:
-        held_out = _blocks(data, tokenizer.model, evaluation, key)
-        return replace(_loaders(data, program, blocks, held_out), tokenizer=tokenizer)
-    cut = len(blocks) - max(round(len(blocks) * data.eval_share), 1)
-    if cut < 1:
-        raise TrainError(
-            "The text is too short to keep a part for evaluation: give more, or name files in data.eval."
-        )
-    parts = Subset(blocks, range(cut)), Subset(blocks, range(cut, len(blocks)))
-    return replace(_loaders(data, program, *parts), tokenizer=tokenizer)
-
-
-def _tokenizer(data: Data, train: list[Path], source: str) -> tuple[Tokenizer, str]:
-    name = data.tokenizer
-    if name is None:
-        beside = Path(source.removeprefix("hf:"))
-        folder = beside if beside.is_dir() else beside.parent
-        if not (folder / "tokenizer.json").exists():
-            raise TrainError(
-                f"There is no tokenizer beside {source}: set data.tokenizer, for example to bpe:8192."
-            )
-        name = str(folder)
-    # A tokenizer made from a corpus depends on it; one from a file on that file.
-    trained = name.startswith("bpe:")
-    key = fingerprint(
-        train if trained else [Path(name)], name if trained else "", data.field if trained else ""
-    )
-    documents = read_documents(train, data.field)
-    return load_tokenizer(name, documents, cache_folder() / f"tokenizer-{key}"), key
-
-
-def _blocks(data: Data, tokenizer: Any, paths: list[Path], key: str) -> TokenBlocks:
-    folder = cache_folder() / f"tokens-{fingerprint(paths, key, data.field)}"
-    tokens: np.ndarray[Any, Any] = tokenize(read_documents(paths, data.field), tokenizer, folder)
-    if data.task == "causal-lm":
-        return TokenBlocks(tokens, data.sequence)
-    mask = special_token(tokenizer, "mask_token")
-    if mask is None:
-        raise TrainError(
-            "The tokenizer has no mask token, which masked-lm needs: choose another in data.tokenizer."
-        )
-    return MaskedBlocks(tokens, data.sequence, mask, tokenizer.get_vocab_size(), data.mask_rate)
-
-
-def _check_vocabulary(program: Program, size: int) -> None:
-    """Refuse tokens that a table looked up by a model input has no row for."""
-    for node in program.graph.nodes:
-        if node.target is torch.ops.aten.embedding.default and node.args[1].op == "placeholder":
-            rows = program.tensors[node.args[0].target].shape[0]
-            if node.args[1].name.startswith("input_ids") and rows < size:
-                raise TrainError(
-                    f"The tokenizer has {size} tokens and {node.args[0].target} {rows} rows: "
-                    "choose a smaller tokenizer or a model with a larger vocabulary."
-                )
+    sets = text_sets(data, program, source, seed)
+    if sets.highest is not None:
+        _check_classes(program, sets.highest, "texts")
+    return replace(_loaders(data, program, sets.train, sets.eval), tokenizer=sets.tokenizer)
 
 
 def _images(data: Data, program: Program, seed: int) -> TaskData:
     path, held_out = _image_path(data.train)
     train = _image_set(data, path, data.flip)
-    _check_classes(program, train.highest)
+    _check_classes(program, train.highest, "images")
     if data.eval:
         given, its_held_out = _image_path(data.eval)
         held_out = its_held_out or given
     if held_out is not None:
         evaluation = _image_set(data, held_out, False, train)
-        _check_classes(program, evaluation.highest)
+        _check_classes(program, evaluation.highest, "images")
         return _loaders(data, program, train, evaluation)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
     cut = len(order) - max(round(len(order) * data.eval_share), 1)
@@ -149,14 +84,14 @@ def _image_set(
     return IdxImages(*idx_pair(path), data.image_size, data.channels, flip)
 
 
-def _check_classes(program: Program, highest: int) -> None:
+def _check_classes(program: Program, highest: int, what: str) -> None:
     """Refuse class numbers for which the program has no logit."""
     output = next(iter(reversed(program.graph.nodes)))
     leaves = [leaf.meta["val"] if isinstance(leaf, fx.Node) else leaf for leaf in output.args[0]]
     logits = logits_of(pytree.tree_unflatten(leaves, program.signature.out_spec))
     if highest >= logits.shape[-1]:
         raise TrainError(
-            f"The images have classes up to {highest} and the model has {logits.shape[-1]} logits: choose a "
+            f"The {what} have classes up to {highest} and the model has {logits.shape[-1]} logits: choose a "
             f"model of at least {highest + 1} classes."
         )
 
@@ -173,8 +108,8 @@ def _loaders(data: Data, program: Program, train: Dataset[Any], evaluation: Data
         raise TrainError(
             f"The training data is smaller than one batch of {data.batch}: lower data.batch or give more."
         )
-    loss = None if has_labels else (classification_loss if is_image else next_token_loss)
-    return TaskData(first, second, loss, top1 if is_image else None)
+    loss = None if has_labels else LOSSES[data.task]
+    return TaskData(first, second, loss, METRICS.get(data.task))
 
 
 class _Collate:
@@ -213,6 +148,37 @@ def next_token_loss(outputs: Any, batch: Any) -> torch.Tensor:
     return nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten())
 
 
+def written_token_loss(outputs: Any, batch: Any) -> torch.Tensor:
+    """Cross-entropy of logits [batch, sequence, classes] against ``labels`` [batch, sequence].
+
+    Labels of -100 are passed over.
+    """
+    return nn.functional.cross_entropy(logits_of(outputs).flatten(0, 1), batch["labels"].flatten())
+
+
+def accuracy(outputs: Any, batch: Any) -> dict[str, torch.Tensor]:
+    """The share of labels other than -100 whose class has the largest logit."""
+    labels = batch["labels"]
+    known = labels != IGNORED
+    right = (logits_of(outputs).argmax(-1) == labels) & known
+    return {"accuracy": right.sum() / known.sum().clamp(min=1)}
+
+
 def top1(outputs: Any, batch: Any) -> dict[str, torch.Tensor]:
     """The share of samples whose class has the largest logit."""
     return {"top1": (logits_of(outputs).argmax(-1) == batch["labels"]).float().mean()}
+
+
+LOSSES: dict[str, Loss] = {
+    "causal-lm": next_token_loss,
+    "masked-lm": written_token_loss,
+    "seq2seq": written_token_loss,
+    "text-classification": classification_loss,
+    "token-classification": written_token_loss,
+    "image-classification": classification_loss,
+}
+METRICS: dict[str, Metric] = {
+    "text-classification": accuracy,
+    "token-classification": accuracy,
+    "image-classification": top1,
+}

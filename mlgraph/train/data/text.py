@@ -31,17 +31,40 @@ def read_documents(paths: Sequence[Path], field: str) -> Iterator[str]:
     own text.
     """
     for path in paths:
-        if not path.exists():
-            raise TrainError(f"There is no file {path}: check the path in the data section.")
-        if path.is_dir():
-            is_saved = (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
-            yield from _saved(path, field) if is_saved else read_documents(_inside(path), field)
-        elif path.suffix == ".jsonl":
-            yield from _json_lines(path, field)
-        elif path.suffix == ".parquet":
-            yield from _parquet(path, field)
+        _exists(path)
+        if _has_rows(path):
+            yield from (str(row[field]) for row in read_rows(path, (field,)) if row[field] is not None)
+        elif path.is_dir():
+            yield from read_documents(_inside(path), field)
         else:
             yield from _plain(path)
+
+
+def read_rows(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The columns ``fields`` of a table, row by row.
+
+    A table is a ``.jsonl`` or ``.parquet`` file, or a folder written by ``datasets``' ``save_to_disk``.
+    Raises ``TrainError`` naming the file, the line and the columns that there are.
+    """
+    _exists(path)
+    if not _has_rows(path):
+        raise TrainError(
+            f"{path} has no columns {', '.join(fields)}: name a .jsonl or .parquet file, or a folder that "
+            "save_to_disk wrote."
+        )
+    read = _saved if path.is_dir() else _json_lines if path.suffix == ".jsonl" else _parquet
+    yield from read(path, fields)
+
+
+def _exists(path: Path) -> None:
+    if not path.exists():
+        raise TrainError(f"There is no file {path}: check the path in the data section.")
+
+
+def _has_rows(path: Path) -> bool:
+    if path.is_dir():
+        return (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists()
+    return path.suffix in (".jsonl", ".parquet")
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -69,7 +92,7 @@ def _reading(path: Path) -> Iterator[None]:
         raise TrainError(f"{path} cannot be read ({error}): mend it or leave it out.") from error
 
 
-def _json_lines(path: Path, field: str) -> Iterator[str]:
+def _json_lines(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
     with _reading(path), open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -78,25 +101,25 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
                 raise TrainError(
                     f"{path}, line {number}, is no JSON ({error}): mend or remove it."
                 ) from error
-            yield _cell(row, field, f"{path}, line {number}")
+            yield _cells(row, fields, f"{path}, line {number}")
 
 
-def _parquet(path: Path, field: str) -> Iterator[str]:
+def _parquet(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
     try:
         import pyarrow.parquet as parquet  # type: ignore[import-untyped]
     except ImportError as error:
         raise TrainError(f"{path} needs pyarrow: pip install 'mlgraph[train]'.") from error
     with _reading(path):
         file = parquet.ParquetFile(path)
-        if field not in file.schema_arrow.names:
-            raise TrainError(
-                f"{path} has no column {field!r}: set field to one of {', '.join(file.schema_arrow.names)}."
-            )
-        for batch in file.iter_batches(_BATCH, columns=[field]):
-            yield from (str(value) for value in batch.column(0).to_pylist() if value is not None)
+        for field in fields:
+            if field not in file.schema_arrow.names:
+                named = ", ".join(file.schema_arrow.names)
+                raise TrainError(f"{path} has no column {field!r}: set field to one of {named}.")
+        for batch in file.iter_batches(_BATCH, columns=list(fields)):
+            yield from batch.to_pylist()
 
 
-def _saved(path: Path, field: str) -> Iterator[str]:
+def _saved(path: Path, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
     try:
         import datasets
     except ImportError as error:
@@ -106,14 +129,15 @@ def _saved(path: Path, field: str) -> Iterator[str]:
     if isinstance(found, datasets.DatasetDict):
         raise TrainError(f"{path} holds the splits {', '.join(found)}: name the folder of one of them.")
     for row in found:
-        yield _cell(row, field, str(path))
+        yield _cells(row, fields, str(path))
 
 
-def _cell(row: Any, field: str, where: str) -> str:
-    if not isinstance(row, dict) or field not in row:
-        names = ", ".join(row) if isinstance(row, dict) else "none"
-        raise TrainError(f"{where} has no field {field!r}: set field to one of those it has ({names}).")
-    return str(row[field])
+def _cells(row: Any, fields: Sequence[str], where: str) -> dict[str, Any]:
+    for field in fields:
+        if not isinstance(row, dict) or field not in row:
+            names = ", ".join(row) if isinstance(row, dict) else "none"
+            raise TrainError(f"{where} has no field {field!r}: set field to one of those it has ({names}).")
+    return {field: row[field] for field in fields}
 
 
 def tokenize(documents: Iterable[str], tokenizer: Any, folder: Path) -> np.memmap[Any, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,11 @@ class Tokenizer:
             PreTrainedTokenizerFast(tokenizer_object=self.model, **roles).save_pretrained(temporary)
 
 
-def load_tokenizer(name: str, documents: Iterable[str], cache: Path) -> Tokenizer:
+def load_tokenizer(name: str, documents: Iterable[str], cache: Path, extra: Sequence[str] = ()) -> Tokenizer:
     """The tokenizer of a name.
 
     ``name``: a ``tokenizer.json``, a folder with one, or ``bpe:SIZE``, which trains a byte-level BPE of
-    SIZE tokens on ``documents`` and keeps it under ``cache``.
+    SIZE tokens on ``documents``, the special tokens ``extra`` among them, and keeps it under ``cache``.
     """
     import tokenizers
 
@@ -60,18 +60,19 @@ def load_tokenizer(name: str, documents: Iterable[str], cache: Path) -> Tokenize
             raise TrainError(f"There is no tokenizer {path}: name a tokenizer.json, its folder, or bpe:SIZE.")
         return Tokenizer(tokenizers.Tokenizer.from_file(str(path)), path)
     size = name.removeprefix("bpe:")
-    if not size.isdecimal() or int(size) < 300:
-        raise TrainError(f"tokenizer = {name!r} is no size: write bpe:SIZE with at least 300 tokens.")
+    least = 300 + len(extra)
+    if not size.isdecimal() or int(size) < least:
+        raise TrainError(f"tokenizer = {name!r} is no size: write bpe:SIZE with at least {least} tokens.")
     path = cache / "tokenizer.json"
     if not path.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
-        trained = train_bpe(documents, int(size))
+        trained = train_bpe(documents, int(size), extra)
         with atomic_directory(cache) as folder:
             trained.save(str(folder / "tokenizer.json"))
     return Tokenizer(tokenizers.Tokenizer.from_file(str(path)), path)
 
 
-def train_bpe(documents: Iterable[str], size: int) -> Any:
+def train_bpe(documents: Iterable[str], size: int, extra: Sequence[str] = ()) -> Any:
     """A byte-level BPE ``tokenizers.Tokenizer`` of ``size`` tokens, three for end, padding and mask."""
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -81,7 +82,7 @@ def train_bpe(documents: Iterable[str], size: int) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=["<|end|>", "<|pad|>", "<|mask|>"],
+        special_tokens=["<|end|>", "<|pad|>", "<|mask|>", *extra],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
