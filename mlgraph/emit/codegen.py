@@ -321,6 +321,8 @@ class BodyWriter:
                 args[position] = _Raw(text)
             else:
                 kwargs[name] = _Raw(text)
+        if target is aten.to.dtype and len(args) > 4:
+            kwargs["memory_format"] = args.pop()
         if target in _METHODS and not raw:
             return self._format(f"{self.value(args[0])}.{_METHODS[target]}", args[1:], kwargs)
         return self._format(_function(target), args, kwargs)
@@ -372,7 +374,9 @@ def _function(target: torch._ops.OpOverload) -> str:
     if target in _FUNCTIONAL:
         return f"F.{_FUNCTIONAL[target]}"
     public = getattr(torch, name, None)
-    plain = isinstance(public, type(torch.add)) and not name.endswith("_") and name not in _NOT_TORCH
+    # the defaults of reductions are read wrongly by the Python functions: a loss left at its mean is none
+    reduces = any(argument.name == "reduction" for argument in target._schema.arguments)
+    plain = isinstance(public, type(torch.add)) and not (reduces or name.endswith("_") or name in _NOT_TORCH)
     if target.namespace == "aten" and plain:
         return f"torch.{name}"
     return f"torch.ops.{target.namespace}.{name}.{target._overloadname}"
