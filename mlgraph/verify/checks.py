@@ -135,9 +135,11 @@ def verify(
 def _beside(program: Program, model: torch.nn.Module, seed: int) -> Iterator[Check]:
     """The program against the model that it was captured from, which is left as it was."""
     named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    comparison = Comparison(model, {name: tensor for name, tensor in named if name in program.tensors})
+    known = program.tensors.keys() - program.tensors.aliases.keys()
     call = Call(*example_call(program, seed))
     with preserved(model), torch.enable_grad():
+        model.train()
+        comparison = Comparison(model, {name: tensor for name, tensor in named if name in known})
         for mode in ("evaluation", "training"):
             try:
                 found = comparison.differences(program, call, mode == "training")

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import mlgraph
 from mlgraph.axes.rules import pointwise
@@ -114,3 +116,20 @@ def test_a_program_is_checked_against_the_model_that_it_came_from() -> None:
     report = mlgraph.verify(other, checks=[], model=model)
     assert not report.passed
     assert "FAILED" in str(report)
+
+
+def test_a_model_in_evaluation_is_compared_in_training_all_the_same() -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.out = nn.Linear(6, 8), nn.Linear(8, 6)
+            self.again = self.into  # tied
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.again(self.out(F.dropout(self.into(x), 0.5, self.training)))
+            return result
+
+    model = Dropping().eval()
+    captured = mlgraph.capture(model, (torch.randn(3, 6),))
+    assert mlgraph.verify(captured, checks=[], model=model).passed
+    assert not model.training
