@@ -18,7 +18,6 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from mlgraph.graph.propagate import at_sizes
-from mlgraph.program.dims import resized, size_of
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -82,7 +81,7 @@ def forward_at_sizes(program: Program, sizes: Mapping[str, int]) -> dict[str, in
             value, dims = node.meta.get("val"), program.axes.result_dims(node.name)
             if isinstance(value, torch.Tensor) and dims is not None and len(dims) == value.dim():
                 shape = [
-                    resized(dim, sizes) if size == size_of(dim) else size
+                    dim.new_size(sizes) if size == dim.size else size
                     for dim, size in zip(dims, value.shape, strict=True)
                 ]
                 value = torch.empty(shape, device="meta")
@@ -142,7 +141,8 @@ def _differentiated(graph: fx.Graph, program: Program) -> set[fx.Node]:
     wanted: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "get_attr":
-            moves = str(node.target) in program.tensors.parameters
+            name = str(node.target)
+            moves = name in program.tensors.parameters and name not in program.tensors.frozen
         else:
             moves = node.target is not _aten.detach.default and _is_floating(node.meta.get("val"))
             moves = moves and any(source in wanted for source in node.all_input_nodes)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 
 from mlgraph.errors import AxisError
 from mlgraph.graph.flops import forward_at_sizes
-from mlgraph.program.dims import leaves, resized
 from mlgraph.program.families import families
 
 if TYPE_CHECKING:
@@ -191,7 +190,7 @@ class _Space:
         dims = self.program.axes.tensor_dims
         for name, tensor in self.meta.items():
             where = self.owner.get(name)
-            shape = [resized(dim, sizes) for dim in dims[name]] if name in dims else list(tensor.shape)
+            shape = [dim.new_size(sizes) for dim in dims[name]] if name in dims else list(tensor.shape)
             count = math.prod(shape)
             memory[where] += count * tensor.element_size()
             if name in self.program.tensors.parameters:
@@ -245,6 +244,6 @@ def _is_free(table: AxisTable, family: Family, owner: Mapping[str, str]) -> bool
         if axis.id in averaged or not all(slot.tensor in owner for slot in axis.slots):
             return False
         dims = [table.tensor_dims[slot.tensor][slot.dim] for slot in axis.slots]
-        if any(leaf.axis != axis.id for dim in dims for leaf in leaves(dim)):
+        if any(leaf.axis != axis.id for dim in dims for leaf in dim.leaves()):
             return False
     return True
