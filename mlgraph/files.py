@@ -184,17 +184,21 @@ def _remove_abandoned(target: Path) -> None:
         token = name.removeprefix(prefix).removesuffix(".tmp")
         if name != f"{prefix}{token}.tmp" or len(token) != 8:
             continue
-        leftover = target.parent / name
         with contextlib.suppress(OSError):
-            descriptor = os.open(leftover, os.O_RDONLY)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if leftover.is_dir():
-                    shutil.rmtree(leftover)
-                else:
-                    leftover.unlink()
-            finally:
-                os.close(descriptor)
+            _remove_unlocked(target.parent / name)
+
+
+def _remove_unlocked(leftover: Path) -> None:
+    """Remove a file or directory; raises OSError where a process holds it."""
+    descriptor = os.open(leftover, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def _put_directory(temporary: Path, target: Path) -> None:

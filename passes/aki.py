@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from mlgraph.graph.ops import has, op_name
 from mlgraph.graph.traits import Trait
 from mlgraph.passes.growth import DeepGrowth, first_then_circular, first_then_random, grown_groupings
 from mlgraph.program import Program
+from mlgraph.program.block_table import Chain
 from mlgraph.program.dims import Dim, Leaf
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import plan_up
@@ -43,16 +46,21 @@ class Aki(DeepGrowth):
         plan = plan_up(program, groupings)
         norms = _norm_tensors(program)
         for chain in program.blocks:
-            for block, above in zip(chain.blocks, chain.blocks[1:], strict=False):
-                for name, upper in zip(block.tensors, above.tensors, strict=True):
-                    transfer = plan.transfers.get(name)
-                    if transfer is None or not transfer.changes or name in norms or name == upper:
-                        continue
-                    new = _new_outputs(transfer.dims, transfer.roles, groupings)
-                    own = wide.tensors[name]
-                    values[name] = torch.where(new.to(own.device), wide.tensors[upper], own)
+            for name, upper in _neighbours(chain):
+                transfer = plan.transfers.get(name)
+                if transfer is None or not transfer.changes or name in norms or name == upper:
+                    continue
+                new = _new_outputs(transfer.dims, transfer.roles, groupings)
+                own = wide.tensors[name]
+                values[name] = torch.where(new.to(own.device), wide.tensors[upper], own)
         grown = wide.replace(tensors=wide.tensors.replace(values))
         return grown if self.depth == 1 else Stack(self.depth)(grown)
+
+
+def _neighbours(chain: Chain) -> Iterator[tuple[str, str]]:
+    """Every tensor of a block with the one in its place in the block above."""
+    for block, above in pairwise(chain.blocks):
+        yield from zip(block.tensors, above.tensors, strict=True)
 
 
 def _norm_tensors(program: Program) -> set[str]:

@@ -98,7 +98,9 @@ class Mix:
     def __init__(
         self, program: Program, alpha: Alpha, detail: Alpha | None = None, align: bool = False
     ) -> None:
-        self.given: dict[str, Any] = {"alpha": alpha} | ({} if detail is None else {"detail": detail})
+        self.given = dict[str, Any](alpha=alpha)
+        if detail is not None:
+            self.given["detail"] = detail
         if align:
             self.given["align"] = "true"
         self._alpha = _by_name(program, alpha, 1.0)

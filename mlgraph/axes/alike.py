@@ -55,10 +55,8 @@ def _in_part_of_a_mean(means: Means, known: Mapping[str, Axis]) -> Held:
     halves = {name: frozenset({2}) for name, axis in known.items() if axis.coarsenable_by_default}
     for node, dim in means:
         if len(dim.multiplicities(halves)) > 1:
-            for leaf in dim.leaves():
-                if leaf.axis in halves:
-                    text = "a mean is taken over it and over others that keep their size"
-                    yield leaf.axis, Reason("mean", text, node)
+            reason = Reason("mean", "a mean is taken over it and over others that keep their size", node)
+            yield from ((leaf.axis, reason) for leaf in dim.leaves() if leaf.axis in halves)
 
 
 def _counterparts(

@@ -86,9 +86,8 @@ def _adopt_unread(
         for index, size in enumerate(program.tensors[name].shape):
             dim = twin[index] if twin else _neighbours_dim(name, size, tensor_dims) if size > 1 else Dim()
             dims.append(dim if dim is not None else Dim((Leaf(f"~{name}.{index}", size),)))
-            if dim:
-                for count, leaf in enumerate(dim.leaves()):
-                    slots[leaf.axis].append(Slot(name, index, "emits", count))
+            for count, leaf in enumerate(dim.leaves() if dim is not None else ()):
+                slots[leaf.axis].append(Slot(name, index, "emits", count))
         tensor_dims[name] = tuple(dims)
         adopted.append(name)
     if slots:
@@ -153,8 +152,7 @@ def _roles(run: Inference) -> RoleTable:
             try:
                 factors.unify(copy, run.own[tensor][index])
             except factors.Misaligned:
-                for leaf in mirrored:
-                    leaf.roles.add("emits")
+                factors.add_role(mirrored, "emits")
             out[tensor, index] = mirrored
     return out
 

@@ -29,40 +29,38 @@ def freeze_outputs(run: Inference, roles: RoleTable) -> None:
     An axis that a parameter contracts, or that was activated and is as wide as what it was made from (a
     pooler), is a feature and may be exposed.
     """
-    contracted: set[int] = set()
+    contracted = {id(leaf) for leaf, role in _occurrences(run, roles) if role_of(role) != "emits"}
     square: set[int] = set()
-    for tensor, dims in run.main.items():
-        for index, dim in enumerate(dims):
-            for leaf, role in zip(factors.leaves(dim), roles[tensor, index], strict=True):
-                if role_of(role) != "emits":
-                    contracted.add(id(leaf))
-                if len(dims) == 2 and factors.size_of(dims[0]) == factors.size_of(dims[1]):
-                    square.add(id(leaf))
+    for dims in run.main.values():
+        if len(dims) == 2 and factors.size_of(dims[0]) == factors.size_of(dims[1]):
+            square |= {id(leaf) for dim in dims for leaf in factors.leaves(dim)}
     if run.program.submodule:
         around = Reason("op", "it is returned to the module around this one", "output")
         for dim in run.outputs:
             factors.freeze(dim, around)
-    for dim in run.outputs:
-        for leaf in factors.leaves(dim):
-            feature = id(leaf) in contracted or ("activated" in leaf.hints and id(leaf) in square)
-            if not feature and leaf.frozen is None:
-                leaf.frozen = Reason(
-                    "output", "it is returned by the model and nothing else contracts it", "output"
-                )
+    counted = Reason("output", "it is returned by the model and nothing else contracts it", "output")
+    for leaf in (leaf for dim in run.outputs for leaf in factors.leaves(dim)):
+        feature = id(leaf) in contracted or ("activated" in leaf.hints and id(leaf) in square)
+        if not feature and leaf.frozen is None:
+            leaf.frozen = counted
+
+
+def _occurrences(run: Inference, roles: RoleTable) -> Iterator[tuple[Factor, Factor]]:
+    """Every leaf of a tensor's dims, with the private leaf that carries its roles there."""
+    for tensor, dims in run.main.items():
+        for index, dim in enumerate(dims):
+            yield from zip(factors.leaves(dim), roles[tensor, index], strict=True)
 
 
 def mark_shared_heads(run: Inference) -> None:
     """Heads that others repeat (grouped-query attention) stand beside their repetition in some dim."""
-    for dims in run.main.values():
-        for dim in dims:
-            heads = [leaf for leaf in factors.leaves(dim) if "heads" in leaf.hints]
-            repeated = [leaf for leaf in heads if "rep" in leaf.hints]
-            shared = [leaf for leaf in heads if "rep" not in leaf.hints]
-            if repeated and shared:
-                for leaf in shared:
-                    leaf.hints.add("shared")
-                for leaf in repeated:
-                    leaf.hints.add("grouped")
+    for dim in (dim for dims in run.main.values() for dim in dims):
+        heads = [leaf for leaf in factors.leaves(dim) if "heads" in leaf.hints]
+        repeated = [leaf for leaf in heads if "rep" in leaf.hints]
+        shared = [leaf for leaf in heads if "rep" not in leaf.hints]
+        if repeated and shared:
+            factors.hint(shared, "shared")
+            factors.hint(repeated, "grouped")
 
 
 def unmade(

@@ -225,25 +225,27 @@ def regroup(dims: Iterable[Iterable[Factor]], sizes: Sequence[int]) -> list[Fact
         Misaligned: a new boundary falls where no factor can be divided.
     """
     pool = [factor for dim in dims for factor in resolve(dim)]
-    out: list[Factors] = []
-    for size in reversed(sizes):
-        taken: list[Factor] = []
-        need = size
-        while need > 1:
-            if not pool:
-                raise Misaligned
-            last = pool.pop()
-            if last.size <= need:
-                if need % last.size:
-                    raise Misaligned
-                taken.append(last)
-                need //= last.size
-            else:
-                pool.extend(resolve(_split_minor(last, need)))
-        out.append(tuple(reversed(taken)))
+    out = [_take(pool, size) for size in reversed(sizes)]
     if pool:
         raise Misaligned
     return out[::-1]
+
+
+def _take(pool: list[Factor], size: int) -> Factors:
+    """The last factors of the pool, of ``size`` together; the one that is more than what is left is split."""
+    taken: list[Factor] = []
+    while size > 1:
+        if not pool:
+            raise Misaligned
+        last = pool.pop()
+        if last.size > size:
+            pool.extend(resolve(_split_minor(last, size)))
+            continue
+        if size % last.size:
+            raise Misaligned
+        taken.append(last)
+        size //= last.size
+    return tuple(reversed(taken))
 
 
 def split(dim: Iterable[Factor], sizes: Sequence[int]) -> list[Factors]:

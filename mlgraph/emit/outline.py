@@ -55,10 +55,7 @@ def _regions(program: Program) -> dict[str, list[fx.Node]]:
         for block in chain.blocks:
             first = chain.start + chain.period * block.index
             number = first
-            for name in block.nodes:
-                node = by_name[name]
-                if node.op != "call_function":
-                    continue
+            for node in (by_name[name] for name in block.nodes if by_name[name].op == "call_function"):
                 number = max(number, _number(node, chain.prefix, range(first, first + chain.period)))
                 regions.setdefault(f"{chain.prefix}{number}", []).append(node)
     # the numbers of a list of parameters are no modules

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +34,18 @@ def _shape(value: Any) -> Hashable:
     if isinstance(value, (tuple, list)):
         return tuple(_shape(item) for item in value)
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+
+
+def _common(
+    one: fx.Node, other: fx.Node, parent: Mapping[fx.Node, fx.Node], depth: Mapping[fx.Node, int]
+) -> fx.Node:
+    """The deepest node that is above both in a tree."""
+    while one is not other:
+        if depth[one] >= depth[other]:
+            one = parent[one]
+        else:
+            other = parent[other]
+    return one
 
 
 class Dataflow:
@@ -122,18 +135,8 @@ class Dataflow:
         parent = {source: source}
         depth = {source: 0}
         for node in self.reach(source)[1:]:
-            common: fx.Node | None = None
-            for arg in self.data[node]:
-                if arg not in parent:
-                    continue
-                if common is None:
-                    common = arg
-                while common is not arg:
-                    if depth[common] >= depth[arg]:
-                        common = parent[common]
-                    else:
-                        arg = parent[arg]
-            assert common is not None
+            known = (arg for arg in self.data[node] if arg in parent)
+            common = reduce(lambda one, other: _common(one, other, parent, depth), known)
             parent[node] = common
             depth[node] = depth[common] + 1
         return parent
@@ -160,11 +163,10 @@ class Dataflow:
                 size[parent[node]] += size[node]
         flows: set[fx.Node] = set()
         for node in parent:
-            for arg in self.data[node]:
-                if arg in parent and arg is not parent.get(node):
-                    while depth[arg] > depth[node]:
-                        arg = parent[arg]
-                    flows.add(arg)
+            for arg in (arg for arg in self.data[node] if arg in parent and arg is not parent[node]):
+                while depth[arg] > depth[node]:
+                    arg = parent[arg]
+                flows.add(arg)
         last = {node: [c for c in below if c not in flows] or below for node, below in children.items()}
         paths: dict[tuple[fx.Node, ...], None] = {}
         for choices in (last, children):

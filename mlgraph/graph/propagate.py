@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,7 +49,7 @@ def propagate(
     """
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     inputs = iter(signature.inputs)
-    known: dict[str, torch.Tensor] = {}
+    fakes = cache(lambda name: fake_like(tensors[name]))
     with torch.no_grad(), mode:
         for node in graph.nodes:
             if node.op == "placeholder":
@@ -57,10 +58,7 @@ def propagate(
                     torch.empty(leaf.shape, dtype=leaf.dtype, device=DEVICE) if leaf.is_tensor else leaf.value
                 )
             elif node.op == "get_attr":
-                name = str(node.target)
-                if name not in known:
-                    known[name] = fake_like(tensors[name])
-                node.meta["val"] = known[name]
+                node.meta["val"] = fakes(str(node.target))
             elif node.op == "call_function":
                 node.meta["val"] = _run(node, call)
             elif node.op == "output":

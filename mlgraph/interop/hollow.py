@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -13,6 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from mlgraph.errors import FileError
+
+_Held = TypeVar("_Held", bound=torch.Tensor)
 
 
 def architecture(name: str) -> type[nn.Module]:
@@ -61,33 +63,34 @@ def hollow(name: str, config: Any) -> nn.Module:
     model.tie_weights()  # type: ignore[operator]
     _restore_buffers(model)
     mode = FakeTensorMode(allow_non_fake_inputs=True, shape_env=ShapeEnv())
-    made: dict[int, nn.Parameter] = {}
+    made: dict[nn.Parameter, nn.Parameter] = {}
+    with mode:
+        for parameter in model.parameters():
+            fake = torch.empty_strided(parameter.shape, parameter.stride(), dtype=parameter.dtype)
+            made[parameter] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
     for module in model.modules():
-        for key, parameter in module._parameters.items():
-            if parameter is None:
-                continue
-            if id(parameter) not in made:
-                with mode:
-                    fake = torch.empty_strided(parameter.shape, parameter.stride(), dtype=parameter.dtype)
-                    made[id(parameter)] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
-            module._parameters[key] = made[id(parameter)]
+        for key, parameter in _present(module._parameters):
+            module._parameters[key] = made[parameter]
     return model.eval()
+
+
+def _present(slots: Mapping[str, _Held | None]) -> list[tuple[str, _Held]]:
+    """The parameters or buffers of a module that are there."""
+    return [(key, held) for key, held in slots.items() if held is not None]
 
 
 def _restore_buffers(model: nn.Module) -> None:
     """Fill buffers as ``from_pretrained`` does: by the model's own initialisation, all else left alone."""
+    for module in model.modules():
+        for key, buffer in _present(module._buffers):
+            fresh = torch.zeros_like(buffer, device="cpu")
+            if key not in module._non_persistent_buffers_set:
+                fresh._is_hf_initialized = True  # type: ignore[attr-defined]
+            module._buffers[key] = fresh
+        module.__dict__.pop("_is_hf_initialized", None)
+    for parameter in model.parameters():
+        parameter._is_hf_initialized = True  # type: ignore[attr-defined]
     with torch.no_grad():
-        for module in model.modules():
-            for key, buffer in module._buffers.items():
-                if buffer is None:
-                    continue
-                fresh = torch.zeros_like(buffer, device="cpu")
-                if key not in module._non_persistent_buffers_set:
-                    fresh._is_hf_initialized = True  # type: ignore[attr-defined]
-                module._buffers[key] = fresh
-            module.__dict__.pop("_is_hf_initialized", None)
-        for parameter in model.parameters():
-            parameter._is_hf_initialized = True  # type: ignore[attr-defined]
         model.initialize_weights()  # type: ignore[operator]
 
 

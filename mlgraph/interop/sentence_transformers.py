@@ -171,11 +171,10 @@ def _source_width(modules: list[dict[str, Any]], source: Path) -> int | None:
     """The width of the features as the modules that read them have it in their configurations."""
     for module in modules:
         kind, config = _kind(module), source / module["path"] / "config.json"
-        if config.is_file():
-            fields = json.loads(config.read_text(encoding="utf-8"))
-            for name in _WIDTHS.get(kind, ()):
-                if isinstance(fields.get(name), int):
-                    return int(fields[name])
+        fields = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+        for name in _WIDTHS.get(kind, ()):
+            if isinstance(fields.get(name), int):
+                return int(fields[name])
         if kind in _ENDS_FEATURES:
             return None
     return None

@@ -172,8 +172,8 @@ def _counterparts(table: AxisTable, ours: Block, theirs: Block) -> dict[str, str
     found: dict[str, str] = {}
     for a, b in zip(ours.tensors, theirs.tensors, strict=True):
         dims = zip(table.tensor_dims.get(a, ()), table.tensor_dims.get(b, ()), strict=True)
-        for first, second in dims:
-            for one, other in zip(first.leaves(), second.leaves(), strict=True):
-                if one.size == other.size and one.axis != other.axis:
-                    found.setdefault(one.axis, other.axis)
+        pairs = (pair for first, second in dims for pair in zip(first.leaves(), second.leaves(), strict=True))
+        for one, other in pairs:
+            if one.size == other.size and one.axis != other.axis:
+                found.setdefault(one.axis, other.axis)
     return found

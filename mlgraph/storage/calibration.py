@@ -32,11 +32,12 @@ def save_calibration(calibration: Calibration, path: str | os.PathLike[str]) -> 
             row.append(None if isinstance(leaf, torch.Tensor) else [leaf])
         listed["inputs"].append(row)
     for kind in _KINDS:
-        for number, (name, entry) in enumerate(getattr(calibration, kind).items()):
-            listed[kind].append(name)
-            for field in dataclasses.fields(entry):
-                if (value := getattr(entry, field.name)) is not None:
-                    tensors[f"{kind}.{number}.{field.name}"] = value
+        for number, (key, entry) in enumerate(getattr(calibration, kind).items()):
+            listed[kind].append(key)
+            fields = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry)}
+            tensors |= {
+                f"{kind}.{number}.{name}": value for name, value in fields.items() if value is not None
+            }
     dense = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
         data = save(dense, {"form": _FORM, "listed": json.dumps(listed)})

@@ -16,6 +16,7 @@ from mlgraph.program.dims import Leaf
 if TYPE_CHECKING:
     from mlgraph.program import Program
     from mlgraph.program.axis_table import Axis, Slot
+    from mlgraph.program.dims import Dim
 
 
 @dataclass(frozen=True)
@@ -103,26 +104,21 @@ def _rows(program: Program, axis: Axis, slot: Slot) -> torch.Tensor | None:
     return rows if rows.shape[1] > 1 else None
 
 
-def _locate(value: torch.Tensor, dim: Any, at: int, axis: str, occurrence: int) -> tuple[torch.Tensor, int]:
+def _locate(value: torch.Tensor, dim: Dim, at: int, axis: str, occurrence: int) -> tuple[torch.Tensor, int]:
     """The part of a tensor, and the dim of it, at which a leaf of one of its dims lies."""
-
     sizes = [term.size for term in dim]
     value = value.unflatten(at, sizes) if len(sizes) > 1 else value
-    seen = 0
     for index, term in enumerate(dim):
-        count = len(list(term.leaves()))
-        if occurrence < seen + count:
-            if isinstance(term, Leaf):
-                return value, at + index
-            inner = occurrence - seen
-            start = 0
-            for part in term.parts:
-                held = len(list(part.leaves()))
-                if inner < held:
-                    return _locate(value.narrow(at + index, start, part.size), part, at + index, axis, inner)
-                inner -= held
+        start = 0
+        for part in (term,) if isinstance(term, Leaf) else term.parts:
+            held = len(list(part.leaves()))
+            if occurrence >= held:
+                occurrence -= held
                 start += part.size
-        seen += count
+                continue
+            if isinstance(part, Leaf):
+                return value, at + index
+            return _locate(value.narrow(at + index, start, part.size), part, at + index, axis, occurrence)
     raise LookupError(axis)
 
 

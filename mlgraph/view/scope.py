@@ -91,10 +91,10 @@ class Wires:
             part = {stack[0]}
             while stack:
                 node = stack.pop()
-                for other in (*self.origins(node), *self.consumers[node]):
-                    if other in left and other not in part:
-                        part.add(other)
-                        stack.append(other)
+                near = dict.fromkeys((*self.origins(node), *self.consumers[node]))
+                new = [other for other in near if other in left and other not in part]
+                part.update(new)
+                stack += new
             parts.append([node for node in left if node in part])
             for node in part:
                 del left[node]

@@ -19,7 +19,6 @@ def _recurrent(ctx: Context, node: fx.Node) -> Result:
     source, state, given = node.args[:3]
     weights: list[Any] = list(given)  # type: ignore[arg-type]
     biased, layers, _, _, bidirectional, batch_first = node.args[3:9]
-    name: str = op_name(node)
     states: list[Any] = list(state) if isinstance(state, (tuple, list)) else [state]
     directions = 2 if bidirectional else 1
     per_cell = 4 if biased else 2
@@ -38,21 +37,25 @@ def _recurrent(ctx: Context, node: fx.Node) -> Result:
         ctx.emit(other)
     read: Factors = dims[2]
     reader: Any = source
-    cells = iter(range(0, len(weights), per_cell))
-    for _ in range(int(layers)):  # type: ignore[arg-type]
-        for _ in range(directions):
-            start = next(cells)
-            inward, recurrent = weights[start], weights[start + 1]
+    cells = [weights[start : start + per_cell] for start in range(0, len(weights), per_cell)]
+    for layer in range(int(layers)):  # type: ignore[arg-type]
+        for cell in cells[layer * directions : (layer + 1) * directions]:
+            inward, recurrent = cell[:2]
             ctx.unify(ctx.dims(inward)[1], read, node)
             ctx.contract(node, read, [(reader, 2), (inward, 1)])
             ctx.unify(ctx.dims(recurrent)[1], hidden, node)
             ctx.contract(node, hidden, [(states[0], 2), (recurrent, 1)])
-            for parameter in weights[start : start + per_cell]:
-                for gate in split(ctx.dims(parameter)[0], [size_of(hidden)] * _GATES[name]):
-                    ctx.unify(gate, hidden, node)
-                ctx.emit(parameter, [0])
+            for parameter in cell:
+                _gates(ctx, node, parameter, hidden)
         read = hidden if directions == 1 else concatenate([hidden, hidden])
         reader = states[0]
     numbered = ctx.fresh(node, "it numbers recurrent layers", output=1)[0]
     last = [numbered, batch, hidden]
     return [[*dims[:2], read], *(list(last) for _ in states)]
+
+
+def _gates(ctx: Context, node: fx.Node, parameter: Any, hidden: Factors) -> None:
+    """The rows of a parameter are the hidden state's dim, once per gate."""
+    for gate in split(ctx.dims(parameter)[0], [size_of(hidden)] * _GATES[op_name(node)]):
+        ctx.unify(gate, hidden, node)
+    ctx.emit(parameter, [0])

@@ -108,10 +108,11 @@ class Notation:
         for node, leaf in zip(inputs, program.signature.inputs, strict=True):
             dims = program.axes.result_dims(node.name) or ()
             for position, symbol in enumerate(leaf.symbols):
-                if symbol is not None:
-                    self._sizes[node.name, position] = symbol
-                    if position < len(dims) and dims[position]:
-                        self._inputs.setdefault(dims[position], symbol)
+                if symbol is None:
+                    continue
+                self._sizes[node.name, position] = symbol
+                if position < len(dims) and dims[position]:
+                    self._inputs.setdefault(dims[position], symbol)
 
     def call(self, node: fx.Node, prefix: str = "") -> str:
         """``transpose = transpose(view, 1, 2)``; tensors are named without ``prefix``."""

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from mlgraph.errors import CaptureError, MlgraphError
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from mlgraph.interop.fitting import probe
     from mlgraph.interop.weights import Rescale
     from mlgraph.program import Lineage, Program
+    from mlgraph.program.dims import Dim
 
 _CAPTURES = 24
 _MATCHES = 6
@@ -116,24 +116,21 @@ class Fitter:
         closest: Alignment | None = None
         own: Fit | None = None
         reason = ""
-        try:
-            for match in itertools.islice(prober.matches(), _MATCHES):
-                match, alignment = self._settle(match, prober)
-                if alignment is None:
-                    continue
-                if alignment.same:
-                    try:
-                        return Fit(match.settings, match.changes, fold(self.program, alignment.factors))
-                    except FoldError as error:
-                        reason = reason or str(error)
-                if alignment.cost == 0:
-                    own = own or self._with_own_constants(match, alignment)
-                if closest is None or _distance(alignment) < _distance(closest):
-                    closest = alignment
-                if self.captures >= _CAPTURES:
-                    break
-        except ProbeError as error:
-            raise NotExpressible(str(error)) from error
+        for match in _shaped_alike(prober):
+            match, alignment = self._settle(match, prober)
+            if alignment is None:
+                continue
+            if alignment.same:
+                try:
+                    return Fit(match.settings, match.changes, fold(self.program, alignment.factors))
+                except FoldError as error:
+                    reason = reason or str(error)
+            if alignment.cost == 0:
+                own = own or self._with_own_constants(match, alignment)
+            if closest is None or _distance(alignment) < _distance(closest):
+                closest = alignment
+            if self.captures >= _CAPTURES:
+                break
         if own is not None and self.as_class:
             return own
         raise NotExpressible(reason or self._why(closest))
@@ -267,7 +264,10 @@ def _dynamic_shapes(program: Program, model: nn.Module) -> dict[str, Any]:
     """The sizes that are dynamic in the program, for torch.export of a model that is called alike."""
     inputs = program.signature.inputs
     leaves = [
-        tuple(Dim.AUTO if s else Dim.STATIC for s in i.symbols) if i.is_tensor else None for i in inputs
+        tuple(torch.export.Dim.AUTO if s else torch.export.Dim.STATIC for s in i.symbols)
+        if i.is_tensor
+        else None
+        for i in inputs
     ]
     args, kwargs = pytree.tree_unflatten(leaves, program.signature.in_spec)
     return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
@@ -295,6 +295,14 @@ def _sizes(program: Program) -> frozenset[int]:
     return frozenset(sizes)
 
 
+def _shaped_alike(prober: Prober) -> Iterator[Match]:
+    """The first settings with which the class has the program's shapes."""
+    try:
+        yield from itertools.islice(prober.matches(), _MATCHES)
+    except ProbeError as error:
+        raise NotExpressible(str(error)) from error
+
+
 def moved_sizes(program: Program) -> frozenset[tuple[int, int]]:
     """Sizes of axes, of neighbouring axes of a dim together and of chains, as (before, after), in which the
     program differs from those that it came from.
@@ -306,14 +314,18 @@ def moved_sizes(program: Program) -> frozenset[tuple[int, int]]:
         ours = program.axes.tensor_dims
         for name, dims in before.axes.tensor_dims.items():
             for old, new in zip(dims, ours.get(name, ()), strict=False):
-                sizes = [leaf.size for leaf in old.leaves()]
-                others = [leaf.size for leaf in new.leaves()]
-                if len(sizes) == len(others):
-                    pairs |= {(math.prod(sizes[i:j]), math.prod(others[i:j])) for i, j in _runs(len(sizes))}
+                pairs |= set(_moved_runs(old, new))
         lengths = {chain.name: len(chain) for chain in before.blocks}
         pairs |= {(lengths[chain.name], len(chain)) for chain in program.blocks if chain.name in lengths}
         lineage = before.lineage
     return frozenset((old, new) for old, new in pairs if old != new)
+
+
+def _moved_runs(old: Dim, new: Dim) -> Iterator[tuple[int, int]]:
+    """The sizes of neighbouring axes of a dim together, before and after."""
+    sizes, others = ([leaf.size for leaf in dim.leaves()] for dim in (old, new))
+    if len(sizes) == len(others):
+        yield from ((math.prod(sizes[i:j]), math.prod(others[i:j])) for i, j in _runs(len(sizes)))
 
 
 def _runs(count: int) -> Iterator[tuple[int, int]]:

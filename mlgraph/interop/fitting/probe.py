@@ -12,7 +12,7 @@ import heapq
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -167,26 +167,30 @@ class Prober:
                     yield self._match(minimal)
                 continue
             for tier in self._tiers(values, gap):
-                better = False
-                for move in tier:
-                    child = _combined(values, move)
-                    key = _key(child)
-                    if key in queued or self.builds >= self.budget:
-                        continue
-                    reached = self.gap(child)
-                    if reached is None or reached.score >= score:
-                        continue
-                    queued.add(key)
-                    better = True
-                    entry = (self._unlikely(child), reached.score, len(child), next(order), child)
+                nearer = list(self._nearer(values, tier, score, queued))
+                for child, reached in nearer:
+                    entry = (self._unlikely(child), reached, len(child), next(order), child)
                     heapq.heappush(frontier, entry)
-                if better:
+                if nearer:
                     break
         if not yielded:
             raise ProbeError(
                 "No configuration of the class has these shapes; with the closest one "
                 f"{'; '.join(closest.examples)}; {INSTEAD}."
             )
+
+    def _nearer(
+        self, values: dict[Path, Any], moves: Iterable[dict[Path, Any]], score: Score, queued: set[str]
+    ) -> Iterator[tuple[dict[Path, Any], Score]]:
+        """The values after every new move that comes nearer than ``score``, with theirs."""
+        for move in moves:
+            child = _combined(values, move)
+            if _key(child) in queued or self.builds >= self.budget:
+                continue
+            reached = self.gap(child)
+            if reached is not None and reached.score < score:
+                queued.add(_key(child))
+                yield child, reached.score
 
     def gap(self, values: Mapping[Path, Any]) -> Gap | None:
         """The distance to the target with these settings changed, or None where the class can't be built."""
@@ -278,10 +282,9 @@ class Prober:
                 if len(path) < 4 and abs(numbers[path] - have) <= 2:
                     yield {path: value} | lists
             for path, value in numbers.items():
-                if have % value == 0 or value % have == 0:
-                    scaled = Fraction(value * want, have)
-                    if scaled.denominator == 1 and value != have:
-                        yield {path: int(scaled)} | lists
+                scaled = Fraction(value * want, have)
+                if value != have and 0 in (have % value, value % have) and scaled.denominator == 1:
+                    yield {path: int(scaled)} | lists
 
     def _empty_counts(self, settings: ConfigTree, gap: Gap) -> Iterator[dict[Path, Any]]:
         for have, want in dict.fromkeys(gap.counts.values()):
@@ -302,10 +305,9 @@ class Prober:
             if len(equal) > 1:
                 yield dict.fromkeys(equal, want)
             for path, items in sequences(settings):
-                if have in [item for item in items if is_int(item)]:
-                    scaled = [in_ratio(item, want, have) for item in items]
-                    if None not in scaled:
-                        yield {path: scaled}
+                scaled = [in_ratio(item, want, have) for item in items]
+                if None not in scaled and have in [item for item in items if is_int(item)]:
+                    yield {path: scaled}
 
     def _ratio_moves(self, numbers: Mapping[Path, int], gap: Gap) -> Iterator[dict[Path, Any]]:
         for (have, want), _ in gap.dims.most_common():

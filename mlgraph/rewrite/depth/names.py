@@ -184,19 +184,19 @@ def relabel(program: Program, labels: Labels, sources: Mapping[str, Source]) -> 
     persistent = {name for name, source in sources.items() if source.name in old.persistent}
     in_block = {(source.name, source.block): name for name, source in sources.items() if source.chain}
     aliases: dict[str, str] = {}
+    was: dict[str, str] = {}
     for alias, canonical in old.aliases.items():
         for renamed, block in _alias_names(labels, alias):
             target = in_block.get((canonical, block)) if block is not None else None
             target = target or first.get(canonical)
             if target is not None and renamed not in sources:
                 aliases[renamed] = target
-                if alias in old.persistent:
-                    persistent.add(renamed)
+                was[renamed] = alias
     for renamed, canonical in _shared_names(labels):
         if renamed not in sources and renamed not in aliases:
             aliases[renamed] = first[canonical]
-            if canonical in old.persistent:
-                persistent.add(renamed)
+            was[renamed] = canonical
+    persistent |= {renamed for renamed, name in was.items() if name in old.persistent}
     values = {
         name: old[source.name] if first[source.name] == name else _copy(old[source.name])
         for name, source in sources.items()

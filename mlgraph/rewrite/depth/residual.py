@@ -289,8 +289,8 @@ def residual_changes(
             if inexact:
                 approximate[inexact] = None
             for member, block, changed in zip(members, blocks, changes, strict=True):
-                for tensor, affine in changed.items():
-                    out[name, member, block.tensors.index(tensor)] = affine
+                places = {tensor: place for place, tensor in enumerate(block.tensors)}
+                out |= {(name, member, places[tensor]): affine for tensor, affine in changed.items()}
     return Changes(out, tuple(approximate))
 
 

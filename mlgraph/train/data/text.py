@@ -152,14 +152,18 @@ def tokenize(documents: Iterable[str], tokenizer: Any, folder: Path) -> np.memma
         folder.parent.mkdir(parents=True, exist_ok=True)
         end = special_token(tokenizer, "eos_token", "sep_token")
         with atomic_directory(folder) as temporary, open(temporary / "tokens.bin", "wb") as file:
-            stream = iter(documents)
-            while batch := list(islice(stream, _BATCH)):
-                for encoding in tokenizer.encode_batch(batch, add_special_tokens=False):
-                    ids = encoding.ids if end is None else [*encoding.ids, end]
-                    np.asarray(ids, dtype=kind).tofile(file)
+            for encoding in _encoded(documents, tokenizer):
+                ids = encoding.ids if end is None else [*encoding.ids, end]
+                np.asarray(ids, dtype=kind).tofile(file)
     if path.stat().st_size == 0:
         raise TrainError("The training text is empty: name files with text in them.")
     return np.memmap(path, dtype=kind, mode="r")
+
+
+def _encoded(documents: Iterable[str], tokenizer: Any) -> Iterator[Any]:
+    stream = iter(documents)
+    while batch := list(islice(stream, _BATCH)):
+        yield from tokenizer.encode_batch(batch, add_special_tokens=False)
 
 
 def fingerprint(paths: Sequence[Path], *facts: object) -> str:

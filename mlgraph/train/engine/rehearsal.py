@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 from mlgraph.errors import MlgraphError
 from mlgraph.program import Program
@@ -21,17 +22,22 @@ def rehearse(program: Program, phases: Sequence[Phase]) -> None:
     here, above = program.skeleton(), list[Program]()
     for number, phase in enumerate(phases):
         try:
-            if isinstance(phase, Coarsen):
-                above.append(here)
-                here = phase.operator.on_shapes(here)
-            elif isinstance(phase, Refine):
-                here = _fine(here, phase, above)
-            elif isinstance(phase, Apply):
-                above.clear()
-                for operator in phase.operator:
-                    here = operator.on_shapes(here)
+            here = _after(here, phase, above)
         except MlgraphError as error:
             raise TrainError(f"Phase {number} ({kind_of(phase)}) cannot be done: {error}") from error
+
+
+def _after(here: Program, phase: Phase, above: list[Program]) -> Program:
+    """The program for the next phase; ``above`` are those that a refinement comes back to."""
+    if isinstance(phase, Coarsen):
+        above.append(here)
+        return phase.operator.on_shapes(here)
+    if isinstance(phase, Refine):
+        return _fine(here, phase, above)
+    if isinstance(phase, Apply):
+        above.clear()
+        return reduce(lambda program, operator: operator.on_shapes(program), phase.operator, here)
+    return here
 
 
 def _fine(program: Program, phase: Refine, above: list[Program]) -> Program:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,16 +59,25 @@ def _work(study: Study, folder: StudyFolder, open_program: OpenProgram, say: Say
         open_trials = needed(study, folder.outcomes())
         if not open_trials:
             return ran
-        for trial in open_trials:
-            with folder.claimed(trial) as mine:
-                if mine:
-                    say(trial.name)
-                    _carry_out(study, folder, trial, programs)
-                    ran.append(trial.name)
-                    break
+        done = _first_free(study, folder, open_trials, programs, say)
+        if done is not None:
+            ran.append(done)
         else:
             # others run what is left; what comes after depends on how it ends
             time.sleep(_PATIENCE)
+
+
+def _first_free(
+    study: Study, folder: StudyFolder, trials: Iterable[Trial], programs: _Programs, say: Say
+) -> str | None:
+    """Run the first trial that no other process has claimed; its name, or None where there is none."""
+    for trial in trials:
+        with folder.claimed(trial) as mine:
+            if mine:
+                say(trial.name)
+                _carry_out(study, folder, trial, programs)
+                return trial.name
+    return None
 
 
 def _carry_out(study: Study, folder: StudyFolder, trial: Trial, programs: _Programs) -> None:
