@@ -93,7 +93,13 @@ class InMemory(TensorSource):
 
     def meta(self) -> dict[str, torch.Tensor]:
         # unlike a shape, a tensor has strides
-        return {name: torch.empty_like(tensor, device="meta") for name, tensor in self._values.items()}
+        return {name: _meta(tensor) for name, tensor in self._values.items()}
+
+
+def _meta(tensor: torch.Tensor) -> torch.Tensor:
+    if hasattr(tensor, "placements"):  # rows in several processes, of which the meta device knows nothing
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    return torch.empty_like(tensor, device="meta")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from mlgraph.rewrite.notes import kept_constants, kept_unread
 from mlgraph.rewrite.plan import WidthPlan, plan_down
 from mlgraph.rewrite.resize import rewrite
 from mlgraph.rewrite.self_check import trial_notes
+from mlgraph.rewrite.sharded import all_finite
 from mlgraph.rewrite.weight_norm import effective, with_lengths
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ def _mean(given: list[torch.Tensor]) -> torch.Tensor:
         paired = [a + b for a, b in zip(terms[::2], terms[1::2], strict=False)]
         terms = paired + terms[len(terms) - len(terms) % 2 :]
     mean = (terms[0] / len(given)).to(dtype)
-    return mean if mean.is_meta or bool(torch.isfinite(mean).all()) else given[0]
+    return mean if mean.is_meta or all_finite(mean) else given[0]
 
 
 def realise(

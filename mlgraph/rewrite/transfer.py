@@ -19,6 +19,7 @@ import torch
 from mlgraph.program.axis_table import Role
 from mlgraph.program.dims import Dim, Join, Leaf
 from mlgraph.rewrite.grouping import Grouping, Groupings
+from mlgraph.rewrite.sharded import Layout, is_sharded, local_part, rows_of
 
 Kind = Literal["weight", "gradient", "gradient_squared"]
 Roles = Sequence[Role]
@@ -60,6 +61,8 @@ class TensorTransfer:
         if tensor.is_meta:
             shape = self.coarse_shape() if leaf is _down else self.fine_shape()
             return torch.empty(shape, dtype=tensor.dtype, device="meta")
+        if is_sharded(tensor):
+            return _move_sharded(self, tensor, leaf, kind)
         dtype = tensor.dtype
         wide = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
         coarse = leaf is _up
@@ -70,6 +73,31 @@ class TensorTransfer:
                     out = _along(out, position, dim, iter(roles), self.groupings, leaf, kind, coarse)
             out = out.to(dtype)
             return out.contiguous() if out.data_ptr() != tensor.data_ptr() else out.clone()
+
+
+    def row_map(self, kind: Kind, down: bool) -> RowMap:
+        """What becomes of the first dim, index by index."""
+        coarse = torch.arange(resized(self.dims[0], {a: g.coarse for a, g in self.groupings.items()}))
+        weights = torch.ones(len(coarse), dtype=torch.float64)
+        weigh = _weights_down if down else _weights_up
+
+        def spread(values: torch.Tensor, leaf: _LeafMap) -> torch.Tensor:
+            return _along(values, 0, self.dims[0], iter(self.roles[0]), self.groupings, leaf, kind, True)
+
+        return RowMap(spread(coarse, _copies), spread(weights, weigh), len(coarse))
+
+
+@dataclass(frozen=True)
+class RowMap:
+    """One dim of a transfer index by index: the coarse index of every fine one, and what that one counts.
+
+    Going down a coarse row is the sum of its fine rows, each times its weight; going up a fine row is its
+    coarse one times its weight. ``coarse`` is the number of coarse indices.
+    """
+
+    coarse_of: torch.Tensor
+    weights: torch.Tensor
+    coarse: int
 
 
 _LeafMap = Callable[[torch.Tensor, int, Grouping, Role, Kind], torch.Tensor]
@@ -225,3 +253,82 @@ def _tree(terms: list[torch.Tensor]) -> torch.Tensor:
 def _pairs(terms: list[torch.Tensor]) -> list[torch.Tensor]:
     out = [terms[i] + terms[i + 1] for i in range(0, len(terms) - 1, 2)]
     return out + terms[len(terms) - len(terms) % 2 :]
+
+
+def _copies(tensor: torch.Tensor, at: int, grouping: Grouping, _role: Role, _kind: Kind) -> torch.Tensor:
+    return tensor.index_select(at, torch.tensor(grouping.coarse_of))
+
+
+def _weights_down(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: Kind) -> torch.Tensor:
+    copies = _copies(tensor, at, grouping, role, kind)
+    return _weighed(copies, at, grouping.weights(_divides(role, kind, down=True)), kind)
+
+
+def _weights_up(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: Kind) -> torch.Tensor:
+    copies = _copies(tensor, at, grouping, role, kind)
+    return _weighed(copies, at, grouping.weights(_divides(role, kind, down=False)), kind)
+
+
+def _move_sharded(
+    transfer: TensorTransfer, tensor: torch.Tensor, leaf: _LeafMap, kind: Kind
+) -> torch.Tensor:
+    """Move a tensor whose rows lie in several processes: what rows become first, then the other dims."""
+    down = leaf is _down
+    layout, dtype = Layout.of(tensor), tensor.dtype
+    wide = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+    shape = transfer.coarse_shape() if down else transfer.fine_shape()
+    start, stop = layout.extent(shape[0])
+    with torch.no_grad():
+        if not _touched(transfer.dims[0], transfer.groupings):
+            part = local_part(tensor).to(wide)
+        elif down:
+            part = _rows_down(tensor, transfer.row_map(kind, down), start, stop, wide)
+        else:
+            part = _rows_up(tensor, transfer.row_map(kind, down), start, stop, wide)
+        if stop == start:
+            return layout.wrap(part.new_empty(0, *shape[1:], dtype=dtype), shape)
+        for position, (dim, roles) in enumerate(zip(transfer.dims, transfer.roles, strict=True)):
+            if position and _touched(dim, transfer.groupings):
+                part = _along(part, position, dim, iter(roles), transfer.groupings, leaf, kind, not down)
+        part = part.to(dtype)
+        return layout.wrap(part if part.data_ptr() != local_part(tensor).data_ptr() else part.clone(), shape)
+
+
+def _rows_down(
+    tensor: torch.Tensor, rows: RowMap, start: int, stop: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """Coarse rows ``start`` to ``stop``."""
+    wanted = (rows.coarse_of >= start) & (rows.coarse_of < stop) & (rows.weights != 0)
+    index = wanted.nonzero().flatten()
+    fine = rows_of(tensor, index).to(dtype)
+    if not len(index):
+        return fine
+    grouping = Grouping(tuple((rows.coarse_of[index] - start).tolist()))
+    first = torch.tensor([group[0] for group in grouping.members])
+    weights = rows.weights[index]
+    own = weights[first]
+    if torch.equal(own[torch.tensor(grouping.coarse_of)], weights):
+        return _times(_segment_sum(fine, 0, grouping), own)
+    return _segment_sum(_times(fine, weights), 0, grouping)
+
+
+def _rows_up(tensor: torch.Tensor, rows: RowMap, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
+    """Fine rows ``start`` to ``stop``."""
+    index, copies = rows.coarse_of[start:stop].unique(return_inverse=True)
+    coarse = rows_of(tensor, index).to(dtype)
+    return _times(coarse.index_select(0, copies.to(coarse.device)), rows.weights[start:stop])
+
+
+def _times(tensor: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Every row times its weight, in place; a weight that is one over a whole number divides by that."""
+    shape = [-1] + [1] * (tensor.dim() - 1)
+    if not len(weights) or bool((weights == 1).all()):
+        return tensor
+    zero = weights == 0
+    over = torch.where(zero, 1.0, weights).reciprocal()
+    whole = over.round()
+    if bool(((over - whole).abs() < 1e-9 * over).all()):
+        tensor.div_(whole.to(tensor).view(shape))
+    else:
+        tensor.mul_(weights.to(tensor).view(shape))
+    return tensor.masked_fill_(zero.to(tensor.device).view(shape), 0) if bool(zero.any()) else tensor
