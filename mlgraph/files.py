@@ -119,8 +119,8 @@ def atomic_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary, lock = _make_temporary(target)
         try:
             yield temporary
-            _sync_tree(temporary)
-            _put_directory(temporary, target)
+            sync_tree(temporary)
+            put_directory(temporary, target)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -201,7 +201,8 @@ def _remove_unlocked(leftover: Path) -> None:
         os.close(descriptor)
 
 
-def _put_directory(temporary: Path, target: Path) -> None:
+def put_directory(temporary: Path, target: Path) -> None:
+    """Let a directory take the place of ``target``, in one step where the system can."""
     if not target.exists():
         os.rename(temporary, target)
         return
@@ -227,7 +228,8 @@ def _exchange(first: Path, second: Path) -> bool:
     return bool(done == 0)
 
 
-def _sync_tree(directory: Path) -> None:
+def sync_tree(directory: Path) -> None:
+    """Flush a directory and all files in it to the disk."""
     for folder, _, names in os.walk(directory):
         for name in names:
             _sync(Path(folder) / name)

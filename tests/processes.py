@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import socket
 import time
 import traceback
@@ -74,10 +75,9 @@ class Processes:
         """What the function returned in each process."""
         found = [self._received(pipe, seconds) for pipe in self._pipes]
         self.ended(seconds)
-        for rank, (value, failure) in enumerate(found):
+        for rank, (_, failure) in enumerate(found):
             assert failure is None, f"process {rank}: {failure}"
-            del value
-        return [value for value, _ in found]
+        return [pickle.loads(value) for value, _ in found]
 
     @staticmethod
     def _received(pipe: Connection, seconds: float) -> tuple[Any, str | None]:
@@ -105,4 +105,5 @@ def _call(
     except Exception:
         pipe.send((None, traceback.format_exc()))
         raise
-    pipe.send((value, None))
+    # as bytes: tensors would be shared with a process that ends
+    pipe.send((pickle.dumps(value), None))

@@ -83,6 +83,10 @@ class InMemory(TensorSource):
     def __len__(self) -> int:
         return len(self._values)
 
+    def let_go(self, name: str) -> None:
+        """Hold a tensor's shape alone from now on."""
+        self._values[name] = _meta(self._values[name])
+
     @property
     def shapes(self) -> Shapes:
         return {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in self._values.items()}

@@ -1,7 +1,7 @@
 """Tensors whose rows lie in several processes: where they lie, and rows that another process has.
 
-A sharded tensor is a ``torch.distributed.tensor.DTensor`` placed as FSDP2 places parameters: ``Shard(0)`` on one
-mesh dim in ``torch.chunk``'s parts, the last of them short or empty, and ``Replicate`` on others.
+A sharded tensor is a ``torch.distributed.tensor.DTensor`` placed as FSDP2 places parameters: ``Shard(0)`` on
+one mesh dim in ``torch.chunk``'s parts, the last of them short or empty, and ``Replicate`` on others.
 """
 
 from __future__ import annotations
@@ -83,17 +83,13 @@ class Layout:
     def wrap(self, local: torch.Tensor, shape: tuple[int, ...]) -> DTensor:
         """The sharded tensor of ``shape`` of which ``local`` is this process's part."""
         from torch.distributed.tensor import DTensor, Replicate, Shard
+        from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
-        placements = [Shard(0) if dim == self.dim else Replicate() for dim in range(self.mesh.ndim)]
-        stride = torch.empty(shape, device="meta").stride()
-        return DTensor.from_local(
-            local.contiguous(),
-            self.mesh,
-            placements,
-            run_check=False,
-            shape=torch.Size(shape),
-            stride=stride,
-        )
+        placements = tuple(Shard(0) if dim == self.dim else Replicate() for dim in range(self.mesh.ndim))
+        size, stride = torch.Size(shape), torch.empty(shape, device="meta").stride()
+        # from_local would take parts that FSDP2 keeps on the host to the mesh's device
+        spec = DTensorSpec(self.mesh, placements, tensor_meta=TensorMeta(size, stride, local.dtype))
+        return DTensor(local.contiguous(), spec, requires_grad=False)
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
@@ -131,9 +127,9 @@ def rows_of(tensor: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     owner = index.div(step, rounding_mode="floor")
     order = torch.argsort(owner, stable=True)
     asking = torch.bincount(owner, minlength=layout.size).to(local.device)
-    table = torch.empty(layout.size, layout.size, dtype=torch.int64, device=local.device)
-    torch.distributed.all_gather_into_tensor(table.view(-1), asking, group=layout.group)
-    counts: list[list[int]] = table.tolist()
+    table = [torch.empty_like(asking) for _ in range(layout.size)]
+    torch.distributed.all_gather(table, asking, group=layout.group)
+    counts: list[list[int]] = torch.stack(table).tolist()
     if all(not count for i, row in enumerate(counts) for j, count in enumerate(row) if i != j):
         return local.index_select(0, (index - start).to(local.device))
     arriving, leaving = counts[layout.rank], [row[layout.rank] for row in counts]

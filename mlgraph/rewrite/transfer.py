@@ -74,10 +74,9 @@ class TensorTransfer:
             out = out.to(dtype)
             return out.contiguous() if out.data_ptr() != tensor.data_ptr() else out.clone()
 
-
     def row_map(self, kind: Kind, down: bool) -> RowMap:
         """What becomes of the first dim, index by index."""
-        coarse = torch.arange(resized(self.dims[0], {a: g.coarse for a, g in self.groupings.items()}))
+        coarse = torch.arange(self.dims[0].new_size({a: g.coarse for a, g in self.groupings.items()}))
         weights = torch.ones(len(coarse), dtype=torch.float64)
         weigh = _weights_down if down else _weights_up
 
@@ -269,9 +268,7 @@ def _weights_up(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, k
     return _weighed(copies, at, grouping.weights(_divides(role, kind, down=False)), kind)
 
 
-def _move_sharded(
-    transfer: TensorTransfer, tensor: torch.Tensor, leaf: _LeafMap, kind: Kind
-) -> torch.Tensor:
+def _move_sharded(transfer: TensorTransfer, tensor: torch.Tensor, leaf: _LeafMap, kind: Kind) -> torch.Tensor:
     """Move a tensor whose rows lie in several processes: what rows become first, then the other dims."""
     down = leaf is _down
     layout, dtype = Layout.of(tensor), tensor.dtype
@@ -294,9 +291,7 @@ def _move_sharded(
         return layout.wrap(part if part.data_ptr() != local_part(tensor).data_ptr() else part.clone(), shape)
 
 
-def _rows_down(
-    tensor: torch.Tensor, rows: RowMap, start: int, stop: int, dtype: torch.dtype
-) -> torch.Tensor:
+def _rows_down(tensor: torch.Tensor, rows: RowMap, start: int, stop: int, dtype: torch.dtype) -> torch.Tensor:
     """Coarse rows ``start`` to ``stop``."""
     wanted = (rows.coarse_of >= start) & (rows.coarse_of < stop) & (rows.weights != 0)
     index = wanted.nonzero().flatten()

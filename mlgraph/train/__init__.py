@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlgraph.graph.flops import Flops
     from mlgraph.train.engine.huggingface_trainer import run_with_trainer
     from mlgraph.train.engine.run import Result, run
-    from mlgraph.train.errors import DivergedError, RunDirectoryError, TrainError
+    from mlgraph.train.errors import DivergedError, PeerError, RunDirectoryError, TrainError
     from mlgraph.train.flops import count_flops
     from mlgraph.train.optimizer import Optimizer
     from mlgraph.train.phases import Apply, Coarsen, Interpolate, Phase, Refine, Train
@@ -30,6 +30,7 @@ _EXPORTS = {
     "Flops": "mlgraph.graph.flops",
     "Interpolate": "mlgraph.train.phases",
     "Optimizer": "mlgraph.train.optimizer",
+    "PeerError": "mlgraph.train.errors",
     "Phase": "mlgraph.train.phases",
     "Recipe": "mlgraph.train.recipes",
     "Refine": "mlgraph.train.phases",
@@ -57,6 +58,7 @@ __all__ = [
     "Flops",
     "Interpolate",
     "Optimizer",
+    "PeerError",
     "Phase",
     "Recipe",
     "Refine",

@@ -18,3 +18,7 @@ class DivergedError(TrainError):
 
 class RunDirectoryError(TrainError):
     """A run directory belongs to another configuration, is damaged, or cannot be written."""
+
+
+class PeerError(TrainError):
+    """Another process of a run has ended or does not answer, so that this one cannot go on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -15,6 +15,7 @@ from mlgraph.train.errors import TrainError
 
 # Per parameter name, the optimizer's tensors by key: exp_avg, exp_avg_sq, step, momentum_buffer, …
 OptimizerState: TypeAlias = dict[str, dict[str, torch.Tensor]]
+States: TypeAlias = Mapping[str, Mapping[str, torch.Tensor]]
 FIRST_MOMENTS = ("exp_avg", "momentum_buffer")
 SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
 Kind = Literal["adamw", "sgd"]

@@ -36,12 +36,19 @@ class Settings:
     clip: float | None = option(1.0, "largest norm of the gradient; nothing: no clipping")
     mixed_precision: Precision | None = option(None, "nothing: as accelerate was launched")
     compile: bool = option(False, "torch.compile the module of every level")
+    recompute: bool = option(False, "recompute each block's activations in the backward pass, not keep them")
     fsdp: bool = option(False, "shard parameters, gradients and optimizer state over the processes (FSDP2)")
+    fsdp_replicas: int = option(1, "copies of the model under FSDP2, each over processes ÷ copies (HSDP)")
+    fsdp_offload: bool = option(False, "keep what FSDP2 shards in host memory, and step there")
+    fsdp_policy: bool = option(
+        False, "FSDP2 gathers parameters in bf16, at half the traffic; needs mixed_precision bf16"
+    )
     eval_every: int = option(0, "steps between evaluations; 0: at the end of each training phase")
     eval_batches: int | None = option(None, "batches per evaluation; nothing: all")
     log_every: int = option(10, "steps between lines of metrics")
     checkpoint_every: int = option(500, "steps between checkpoints; 0: at the ends of phases alone")
     keep: int = option(2, "checkpoints kept")
+    background: bool = option(False, "write checkpoints while training goes on, from a copy in host memory")
     trackers: tuple[str, ...] | None = option(
         None,
         "experiment trackers of accelerate beside metrics.jsonl: tensorboard, wandb, …; nothing: TensorBoard "
@@ -50,7 +57,7 @@ class Settings:
     progress: bool = option(False, "show a progress bar with the time left")
 
     def __post_init__(self) -> None:
-        _check_whole(self, 1, "accumulate", "log_every", "keep", "eval_batches")
+        _check_whole(self, 1, "accumulate", "log_every", "keep", "eval_batches", "fsdp_replicas")
         _check_whole(self, 0, "eval_every", "checkpoint_every")
         if self.clip is not None and not self.clip > 0.0:
             raise TrainError(f"clip = {self.clip}: give a norm above 0, or None.")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mlgraph.errors import MlgraphError
-from mlgraph.program.dims import Join, Leaf
+from mlgraph.program.dims import Dim, Join, Leaf
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.sharded import Layout, all_finite, rows_of
 from mlgraph.rewrite.transfer import TensorTransfer
@@ -24,8 +24,10 @@ def transfers() -> dict[str, TensorTransfer]:
     """Transfers whose rows are an axis, a product, a concatenation; of every way down and back."""
 
     def of(rows: tuple[Any, ...], roles: tuple[str, ...], groupings: dict[str, Grouping]) -> TensorTransfer:
-        dims = (rows, (Leaf("columns", 6),))
-        return TensorTransfer(dims, (roles, ("contracts",)), {"columns": Grouping.adjacent(6, 2), **groupings})
+        dims = (Dim(rows), Dim((Leaf("columns", 6),)))
+        return TensorTransfer(
+            dims, (roles, ("contracts",)), {"columns": Grouping.adjacent(6, 2), **groupings}
+        )
 
     plain = {"adjacent": ADJACENT, "halves": HALVES, "thirds": THIRDS, "selected": SELECTED}
     made = {name: of((Leaf("a", 12),), ("emits",), {"a": grouping}) for name, grouping in plain.items()}
@@ -34,7 +36,7 @@ def transfers() -> dict[str, TensorTransfer]:
     made["untouched"] = of((Leaf("b", 7),), ("emits",), {})
     made["product"] = of((Leaf("a", 12), Leaf("b", 3)), ("emits", "emits"), {"a": ADJACENT})
     made["inner"] = of((Leaf("b", 2), Leaf("a", 12)), ("emits", "emits"), {"a": HALVES})
-    joined = Join(((Leaf("a", 12), Leaf("b", 2)), (Leaf("c", 3),)))
+    joined = Join((Dim((Leaf("a", 12), Leaf("b", 2))), Dim((Leaf("c", 3),))))
     made["joined"] = of((joined,), ("emits", "emits", "emits"), {"a": ADJACENT})
     made["few rows"] = of((Leaf("a", 3),), ("emits",), {"a": Grouping((0, 0, 1))})
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -14,9 +13,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-import mlgraph.train.engine.checkpoint as checkpoint
 from mlgraph.train import Optimizer, Schedule, run, vcycle
+from mlgraph.train.engine import checkpoint
 from mlgraph.train.engine.worker import Worker
+from tests.processes import Processes
 from tests.train.models import classifier, cross_entropy, points
 
 PHASES = vcycle(8, init_steps=3, coarse_steps=5, levels=2)
@@ -56,7 +56,7 @@ def _arm(kill: Kill) -> None:
         return
     owner, name = {
         "step": (Worker, "step"),
-        "write": (checkpoint, "save_optimizer"),
+        "write": (checkpoint.Draft, "publish"),
         "level": (checkpoint.RunDirectory, "save_level"),
     }[kill.where]
     setattr(owner, name, _deadly(getattr(owner, name), kill.count))
@@ -79,13 +79,6 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def start(out: Path, result: Path, kill: Kill | None = None) -> int | None:
+def start(out: Path, result: Path, kill: Kill | None = None) -> int:
     """Run in a process of its own; its exit code (minus the signal that ended it)."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["tests.train.victim", "mlgraph.train.engine.run", "accelerate", "mlgraph.passes.coalesce"]
-    )
-    process = context.Process(target=train, args=(str(out), str(result), kill))
-    process.start()
-    process.join()
-    return process.exitcode
+    return Processes(1, train, str(out), str(result), kill).ended(500)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -172,16 +172,22 @@ class Stream:
         return self._is_new(index) and (self._offset + index) % self._processes == self._rank
 
     def state(self) -> dict[str, Any]:
-        """Position and random state, as plain values for JSON."""
-        position = {"epoch": self._epoch, "offset": self._offset, "rounds": self._rounds}
+        """Position and random state, as plain values for JSON; ``batches`` counts those of all processes."""
+        batches = self._rounds * self._processes
         with self._generator():
-            return {**position, "random": RandomState.now().to_json()}
+            random_state = RandomState.now().to_json()
+        return {"epoch": self._epoch, "offset": self._offset, "batches": batches, "random": random_state}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go to the position that ``state`` recorded; a one-shot iterator is expected to start anew."""
-        self._epoch, self._offset, self._rounds = state["epoch"], state["offset"], state["rounds"]
+    def restore(self, state: Mapping[str, Any], same_process: bool = True) -> None:
+        """Go to the position that ``state`` recorded; a one-shot iterator is expected to start anew.
+
+        Where it is not this process's own, but that of the first of another number of processes, random
+        numbers go on as the epoch's seed has them.
+        """
+        self._epoch, self._offset = state["epoch"], state["offset"]
+        self._rounds = state["batches"] // self._processes
         self._batches = None
-        self._resumed = RandomState.from_json(state["random"]) if self._rounds else None
+        self._resumed = RandomState.from_json(state["random"]) if self._rounds and same_process else None
 
 
 _END: Any = object()

@@ -8,9 +8,9 @@ is the coarse one's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import partial
 from typing import Literal
 
 import torch
@@ -23,9 +23,13 @@ from mlgraph.rewrite.depth.restack import restack
 from mlgraph.rewrite.grouping import Grouping, Groupings, groupings_of, layers_of
 from mlgraph.rewrite.plan import plan_down, plan_up
 from mlgraph.rewrite.rearrange import Moves, rearrange
+from mlgraph.rewrite.sharded import Layout, is_sharded, on_parts
 from mlgraph.rewrite.transfer import Kind, TensorTransfer
+from mlgraph.train.engine.optimizer_state import LazyState
 from mlgraph.train.errors import TrainError
-from mlgraph.train.optimizer import FIRST_MOMENTS, SECOND_MOMENTS, OptimizerState
+from mlgraph.train.optimizer import FIRST_MOMENTS, SECOND_MOMENTS, OptimizerState, States
+
+StateMap = Callable[[States], States]
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def _shapes(program: Program) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in program.tensors.meta().items()}
 
 
-def own_state_map(program: Program, mode: str) -> Callable[[OptimizerState], OptimizerState]:
+def own_state_map(program: Program, mode: str) -> StateMap:
     """How optimizer state moves to ``program`` from the one that it was made of, down or up."""
     assert program.lineage is not None, "a program without lineage was made of none"
     lineage = program.lineage
@@ -154,7 +158,7 @@ def new_after(program: Program, new: frozenset[str]) -> frozenset[str]:
     return frozenset(name for name, own in found.items() if own.rank > 0 or own.coarse in new)
 
 
-def permuted_state(program: Program, moves: Moves, state: OptimizerState) -> OptimizerState:
+def permuted_state(program: Program, moves: Moves, state: States) -> OptimizerState:
     """Optimizer state of a program whose axes are permuted by ``moves``."""
     dims = program.axes.tensor_dims
     return {
@@ -170,8 +174,10 @@ def permuted_state(program: Program, moves: Moves, state: OptimizerState) -> Opt
 
 def state_map(
     program: Program, direction: Literal["down", "up"], mode: str, depth_mode: str = "copy"
-) -> Callable[[OptimizerState], OptimizerState]:
+) -> StateMap:
     """How optimizer state moves ``down`` to a coarse program, or ``up`` to a fine one.
+
+    What is moved is made when it is asked for, parameter by parameter.
 
     ``program`` is the one whose lineage holds the transfers. ``mode``: ``reset`` drops all state, ``carry``
     moves it; ``asymmetric`` moves it, and going up zeroes it for every copy but the first: along axes
@@ -191,36 +197,45 @@ def _kind(key: str) -> Kind | None:
     return "gradient_squared" if key in SECOND_MOMENTS else None
 
 
-def _down(found: Mapping[str, Counterpart], state: OptimizerState) -> OptimizerState:
-    moved: OptimizerState = {}
-    for name, entries in state.items():
-        if name not in found or found[name].padded:
-            continue
-        into = moved.setdefault(found[name].coarse, {})
-        for key, value in entries.items():
+def _down(found: Mapping[str, Counterpart], state: States) -> States:
+    members: dict[str, list[str]] = {}
+    for name in state:
+        if name in found and not found[name].padded:
+            members.setdefault(found[name].coarse, []).append(name)
+    return LazyState({coarse: partial(_summed, found, state, names) for coarse, names in members.items()})
+
+
+def _summed(found: Mapping[str, Counterpart], state: States, names: Sequence[str]) -> dict[str, torch.Tensor]:
+    into: dict[str, torch.Tensor] = {}
+    for name in names:
+        transfer = found[name].transfer
+        for key, value in state[name].items():
             kind = _kind(key)
             if kind is None:
                 into[key] = torch.maximum(into[key], value) if key in into else value.clone()
             else:
-                transfer = found[name].transfer
                 part = value if transfer is None else transfer.down(value, kind)
                 into[key] = into[key] + part if key in into else part.clone()
-    return moved
+    return into
 
 
-def _up(
-    found: Mapping[str, Counterpart], depth_mode: str, first_only: bool, state: OptimizerState
-) -> OptimizerState:
-    moved: OptimizerState = {}
+def _up(found: Mapping[str, Counterpart], depth_mode: str, first_only: bool, state: States) -> States:
+    makers: dict[str, Callable[[], dict[str, torch.Tensor]]] = {}
     for name, counterpart in found.items():
         share = _share(counterpart, depth_mode)
         if counterpart.coarse not in state or share is None or (first_only and counterpart.rank > 0):
             continue
-        moved[name] = {
-            key: _raised(value, _kind(key), counterpart.transfer, share, first_only)
-            for key, value in state[counterpart.coarse].items()
-        }
-    return moved
+        makers[name] = partial(_spread, state, counterpart, share, first_only)
+    return LazyState(makers)
+
+
+def _spread(
+    state: States, counterpart: Counterpart, share: float, first_only: bool
+) -> dict[str, torch.Tensor]:
+    return {
+        key: _raised(value, _kind(key), counterpart.transfer, share, first_only)
+        for key, value in state[counterpart.coarse].items()
+    }
 
 
 def _share(counterpart: Counterpart, depth_mode: str) -> float | None:
@@ -237,17 +252,20 @@ def _raised(
         return value.clone()
     out = value if transfer is None else transfer.up(value, kind)
     out = out * (share if kind == "gradient" else share**2)
-    return out * first_copies(transfer) if first_only and transfer is not None and transfer.changes else out
+    return (
+        only_first_copies(out, transfer) if first_only and transfer is not None and transfer.changes else out
+    )
 
 
-def first_copies(transfer: TensorTransfer) -> torch.Tensor:
-    """A mask of the fine tensor: true where every index is the first of its group."""
-    columns = [torch.tensor(_first(dim, transfer.groupings)) for dim in transfer.dims]
-    ranks = [
-        column.view([-1 if at == dim else 1 for at in range(len(columns))])
-        for dim, column in enumerate(columns)
-    ]
-    return reduce(torch.logical_and, ranks).expand(transfer.fine_shape())
+def only_first_copies(tensor: torch.Tensor, transfer: TensorTransfer) -> torch.Tensor:
+    """A fine tensor where every index is the first of its group, and zero elsewhere."""
+    for position, dim in enumerate(transfer.dims):
+        column = torch.tensor(_first(dim, transfer.groupings))
+        if is_sharded(tensor) and position == 0:
+            column = column[slice(*Layout.of(tensor).extent(len(column)))]
+        shape = [-1 if at == position else 1 for at in range(len(transfer.dims))]
+        tensor = on_parts(partial(torch.mul, column.to(tensor.device).view(shape)), tensor)
+    return tensor
 
 
 def _first(dim: Dim, groupings: Groupings) -> list[bool]:

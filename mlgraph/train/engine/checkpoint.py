@@ -2,53 +2,94 @@
 
     run.json                       what the run is; another run is refused
     metrics.jsonl                  one JSON object per line
-    levels/0003.pt                 the architecture that phase 3 made
-    levels/aside-0001/             tensors.safetensors of the program that phase 1 set aside, and
-                                   optimizer.safetensors, its optimizer state, where that is mixed in again
-    checkpoints/000000100-0002/    model.safetensors, optimizer.safetensors, state.json: 100 steps, in phase 2
+    levels/initial.pt              the architecture of the user's model, and levels/0003.pt that which phase 3
+                                   made
+    levels/aside-0001/             the tensors of the program that phase 1 set aside, and its optimizer state,
+                                   where that is mixed in again (see ``shard_files``)
+    checkpoints/000000100-0002/    state.json and the tensors of model and optimizer: 100 steps, in phase 2
 
-Checkpoints and levels are written beside their place and renamed, so a killed process leaves the last
-complete ones. No file holds anything that runs code when it is read.
+Checkpoints and levels are written beside their place by all processes and renamed by the first, so that
+killed processes leave the last complete ones; machines must share the file system. No file holds anything
+that runs code when it is read.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-
 from mlgraph.errors import FileError
-from mlgraph.files import atomic_directory, write_text
+from mlgraph.files import put_directory, sync_tree, write_text
 from mlgraph.program import Program
+from mlgraph.program.tensors import InMemory, TensorSource
+from mlgraph.storage.safetensors import open_safetensors
+from mlgraph.train.engine.shard_files import MANIFEST, Part, ShardFiles, complete, write_parts
 from mlgraph.train.errors import RunDirectoryError
-from mlgraph.train.optimizer import OptimizerState
 
-_SEPARATOR = "::"
+INITIAL = "initial"
+"""The name of the level that the user gave."""
+
+NOTHING = InMemory({})
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The tensors of a program and its optimizer state (``name::key``) in files, read when asked for."""
+
+    tensors: TensorSource
+    optimizer: TensorSource
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint: ``state`` is the JSON part, tensors are read on demand."""
+    """A complete checkpoint: ``state`` is the JSON part."""
 
     path: Path
     state: dict[str, Any]
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The program's tensors by canonical name."""
-        return read_tensors(self.path / "model.safetensors")
+    def open(self) -> Stored:
+        """Its tensors. Raises RunDirectoryError where files are missing or damaged."""
+        return _open(self.path, "model.safetensors")
 
-    def optimizer(self) -> OptimizerState:
-        """The optimizer's state by parameter name."""
-        return read_optimizer(self.path / "optimizer.safetensors")
+
+class Draft:
+    """A folder that takes its place when it is complete.
+
+    The first process makes it and calls ``publish``; every process writes its parts.
+    """
+
+    def __init__(self, target: Path, parts: Mapping[str, Part], rank: int, processes: int) -> None:
+        self.target, self.folder = target, target.with_name(f".{target.name}.partial")
+        self._parts, self._rank, self._processes = parts, rank, processes
+
+    def make(self) -> None:
+        """Make the folder, empty."""
+        try:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+        except OSError as error:
+            raise RunDirectoryError(f"{self.folder} could not be made ({error.strerror}).") from error
+
+    def write(self) -> None:
+        """Write this process's parts; what goes wrong is in its report, which ``publish`` reads."""
+        write_parts(self.folder, self._rank, self._parts)
+
+    def publish(self, texts: Mapping[str, str], abandoned: Callable[[], bool]) -> None:
+        """Wait for all parts, add ``texts`` by file name, and put the folder in its place."""
+        try:
+            complete(self.folder, self._processes, abandoned)
+            for name, text in texts.items():
+                write_text(self.folder / name, text)
+            sync_tree(self.folder)
+            put_directory(self.folder, self.target)
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
 
 class RunDirectory:
@@ -83,6 +124,21 @@ class RunDirectory:
             ) from error
         write_text(known, json.dumps(plain, indent=1))
 
+    def accumulate(self, processes: int) -> int:
+        """Batches per process and optimizer step, so that a step takes what it took when the run began."""
+        try:
+            began = json.loads((self.path / "run.json").read_text()).get("run", {})
+        except (OSError, ValueError) as error:
+            raise RunDirectoryError(f"{self.path / 'run.json'} cannot be read ({error}).") from error
+        batches = batches_of(began)
+        if batches % processes:
+            fitting = [str(count) for count in range(1, batches + 1) if batches % count == 0]
+            raise RunDirectoryError(
+                f"{self.path} holds a run of {batches} batches a step, which {processes} processes cannot "
+                f"share: start {', '.join(fitting)} of them."
+            )
+        return batches // processes
+
     @property
     def metrics(self) -> Path:
         """The metrics file."""
@@ -104,27 +160,13 @@ class RunDirectory:
 
         return load(self._level(name))
 
-    def set_aside(
-        self,
-        name: str,
-        tensors: Mapping[str, torch.Tensor],
-        optimizer: Mapping[str, Mapping[str, torch.Tensor]] | None,
-    ) -> None:
-        """Write the tensors of a program set aside, and its optimizer state if that is wanted again."""
-        folder = self.path / "levels" / name
-        with atomic_directory(folder) as temporary:
-            save_tensors(tensors, temporary / "tensors.safetensors")
-            if optimizer is not None:
-                save_optimizer(optimizer, temporary / "optimizer.safetensors")
+    def aside(self, name: str) -> Path:
+        """Where a program set aside lies."""
+        return self.path / "levels" / name
 
-    def read_aside(self, name: str) -> dict[str, torch.Tensor]:
-        """The tensors of a program set aside."""
-        return read_tensors(self.path / "levels" / name / "tensors.safetensors")
-
-    def read_aside_optimizer(self, name: str) -> OptimizerState:
-        """The optimizer state of a program set aside; empty where none was kept."""
-        path = self.path / "levels" / name / "optimizer.safetensors"
-        return read_optimizer(path) if path.exists() else {}
+    def open_aside(self, name: str) -> Stored:
+        """A program set aside, and its optimizer state, empty where none was kept."""
+        return _open(self.aside(name), "tensors.safetensors")
 
     def _level(self, name: str) -> Path:
         return self.path / "levels" / f"{name}.pt"
@@ -147,34 +189,12 @@ class RunDirectory:
                 f"{found[-1]} is damaged ({error}): remove it to go on from the one before."
             ) from error
 
-    def write(
-        self,
-        step: int,
-        phase: int,
-        tensors: Mapping[str, torch.Tensor],
-        optimizer: Mapping[str, Mapping[str, torch.Tensor]],
-        state: Mapping[str, Any],
-    ) -> Path:
-        """Write the checkpoint after ``step`` steps in all, then drop all but the last ``keep``."""
-        path = self.path / "checkpoints" / f"{step:09d}-{phase:04d}"
-        text = json.dumps(state)
-        before = self.checkpoints()
-        try:
-            with atomic_directory(path) as temporary:
-                save_tensors(tensors, temporary / "model.safetensors")
-                save_optimizer(optimizer, temporary / "optimizer.safetensors")
-                (temporary / "state.json").write_text(text)
-        except FileError as error:
-            whole = (
-                f"the checkpoint before, {before[-1]}, is whole"
-                if before
-                else "there is no checkpoint before it"
-            )
-            raise RunDirectoryError(f"{str(error).rstrip('.')}; {whole}.") from error
-        self._prune(path)
-        return path
+    def checkpoint(self, step: int, phase: int) -> Path:
+        """Where the checkpoint after ``step`` steps in all lies."""
+        return self.path / "checkpoints" / f"{step:09d}-{phase:04d}"
 
-    def _prune(self, newest: Path) -> None:
+    def prune(self, newest: Path) -> None:
+        """Drop all checkpoints but the last ``keep``, and the levels that no checkpoint needs."""
         found = self.checkpoints()
         for old in found[: -self._keep]:
             if old != newest:
@@ -188,7 +208,7 @@ class RunDirectory:
         self._prune_levels()
 
     def _prune_levels(self) -> None:
-        needed: set[str | None] = set()
+        needed: set[str | None] = {INITIAL}
         for path in self.checkpoints():
             state = json.loads((path / "state.json").read_text())
             needed |= {state["architecture"], *(name for pair in state["aside"] for name in pair)}
@@ -206,11 +226,28 @@ def _refuse_other(known: Path, config: dict[str, Any], defaults: Mapping[str, Ma
         before = json.loads(known.read_text())
     except (OSError, ValueError) as error:
         raise RunDirectoryError(f"{known} cannot be read ({error}): name another run directory.") from error
-    for name, old, new in differences(filled(before, defaults), filled(config, defaults)):
+    for name, old, new in differences(_what(filled(before, defaults)), _what(filled(config, defaults))):
+        if name == "run.accumulate" and batches_of(before["run"]) == batches_of(config["run"]):
+            continue
         raise RunDirectoryError(
             f"{known.parent} holds a run with {name} = {old}, and now {name} = {new}: "
             "restore it to go on, or name another run directory."
         )
+
+
+def batches_of(run: Mapping[str, Any]) -> int:
+    """Batches per optimizer step, of all processes."""
+    return int(run.get("accumulate") or 1) * int(run.get("processes") or 1)
+
+
+# On how many processes a run computes, and where each keeps its tensors, may change from start to start.
+_HOW = ("processes", "fsdp", "fsdp_replicas", "fsdp_offload", "recompute", "background")
+
+
+def _what(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what says how it is carried out."""
+    run = {name: value for name, value in config.get("run", {}).items() if name not in _HOW}
+    return {**config, "run": run} if "run" in config else dict(config)
 
 
 def filled(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -252,60 +289,14 @@ def _is_checkpoint(name: str) -> bool:
     return name.replace("-", "").isdigit()
 
 
-def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write tensors by name to a safetensors file; what shares memory is written once per name."""
+def _open(folder: Path, before: str) -> Stored:
+    """What lies in a folder; ``before`` is the file that held the tensors in the first format."""
     try:
-        save_file({name: _separate(tensor) for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        # The library reports what the disk says in words of its own.
-        raise OSError(errno.EIO, str(error), str(path)) from error
-
-
-def _separate(tensor: torch.Tensor) -> torch.Tensor:
-    plain = tensor.detach().cpu().contiguous()
-    return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()
-
-
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, memory-mapped."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise FileError(
-            f"{path} cannot be read ({error}): remove its directory to go on from the one before."
-        ) from error
-
-
-def save_optimizer(state: Mapping[str, Mapping[str, torch.Tensor]], path: Path) -> None:
-    """Write optimizer state to a safetensors file."""
-    flat = {
-        f"{name}{_SEPARATOR}{key}": value for name, entries in state.items() for key, value in entries.items()
-    }
-    save_tensors(flat, path)
-
-
-def read_optimizer(path: Path) -> OptimizerState:
-    """Read what ``save_optimizer`` wrote."""
-    state: OptimizerState = {}
-    for full, value in read_tensors(path).items():
-        name, _, key = full.rpartition(_SEPARATOR)
-        state.setdefault(name, {})[key] = value
-    return state
-
-
-def restore(program: Program, tensors: Mapping[str, torch.Tensor], source: Path) -> None:
-    """Copy a checkpoint's tensors into the program's own."""
-    missing: Iterable[str] = program.tensors.keys() ^ tensors.keys()
-    for name in sorted(missing):
-        raise RunDirectoryError(
-            f"{source} does not fit the model ({name} is in one of them only): give the same model."
-        )
-    with torch.no_grad():
-        for name, tensor in program.tensors.items():
-            if tensor.shape != tensors[name].shape:
-                raise RunDirectoryError(
-                    f"{source} does not fit the model ({name} is {list(tensors[name].shape)} there, "
-                    f"{list(tensor.shape)} here): give the same model."
-                )
-            tensor.copy_(tensors[name])
+        if (folder / MANIFEST).exists() or not (folder / before).exists():
+            files = ShardFiles(folder)
+            return Stored(files.tensors("model/"), files.tensors("optimizer/"))
+        optimizer = folder / "optimizer.safetensors"
+        held = open_safetensors(optimizer) if optimizer.exists() else NOTHING
+        return Stored(open_safetensors(folder / before), held)
+    except FileError as error:
+        raise RunDirectoryError(str(error)) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -13,6 +14,7 @@ from mlgraph.program import Program
 from mlgraph.rewrite.alignment import moves_between, permuted
 from mlgraph.rewrite.refine import smoothed
 from mlgraph.train.engine.carry import (
+    StateMap,
     new_after,
     new_parameters,
     own_state_map,
@@ -20,12 +22,13 @@ from mlgraph.train.engine.carry import (
     state_map,
     steps_between,
 )
+from mlgraph.train.engine.optimizer_state import LazyState
+from mlgraph.train.engine.sharding import applied, is_sharded_program, moved
 from mlgraph.train.errors import TrainError
-from mlgraph.train.optimizer import FIRST_MOMENTS, OptimizerState
+from mlgraph.train.optimizer import FIRST_MOMENTS, OptimizerState, States
 from mlgraph.train.phases import Apply, Coarsen, Interpolate, Phase, Refine, Train
 
-StateMap = Callable[[OptimizerState], OptimizerState]
-SetAside = Callable[[str, Program, bool], Callable[[], OptimizerState]]
+SetAside = Callable[[str, Program, bool], Callable[[], States]]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Aside:
     name: str
     program: Program
     architecture: str | None
-    state: Callable[[], OptimizerState]
+    state: Callable[[], States]
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,11 @@ class LevelChange:
     maps: tuple[StateMap, ...] = field(default=())
     refined: tuple[Program, str] | None = None
 
-    def state(self, state: OptimizerState) -> OptimizerState:
-        """The optimizer state of the new level, from that of the old one."""
+    def state(self, state: States) -> OptimizerState:
+        """The optimizer state of the new level, from that of the old one; made parameter by parameter."""
         for transfer in self.maps:
             state = transfer(state)
-        return state
+        return {name: dict(state[name]) for name in state}
 
 
 def change_level(
@@ -111,16 +114,17 @@ def change_level(
 
 def _coarsen(change: LevelChange, phase: Coarsen, number: int, mode: str, set_aside: SetAside) -> LevelChange:
     fine, level = change.level.program, change.level
-    coarse = phase.operator(fine)
+    coarse = applied(phase.operator, fine)
     name = f"aside-{number:04d}"
-    aside = Aside(name, fine, level.architecture, set_aside(name, fine, mode != "reset"))
+    kept = moved(fine, "cpu") if is_sharded_program(fine) else fine
+    aside = Aside(name, kept, level.architecture, set_aside(name, fine, mode != "reset"))
     below = Level(coarse, f"{number:04d}", (*level.aside, aside))
     return LevelChange(below, (*change.maps, state_map(coarse, "down", mode)))
 
 
 def _refine(change: LevelChange, phase: Refine, number: int, mode: str) -> LevelChange:
     coarse, level = change.level.program, change.level
-    fine, grows = phase.operator(coarse), phase.operator.grows
+    fine, grows = applied(phase.operator, coarse), phase.operator.grows
     # Going back up, the transfers are those by which the coarse program was made; growing, those of the
     # new one.
     transfers = fine if grows else coarse
@@ -133,7 +137,7 @@ def _refine(change: LevelChange, phase: Refine, number: int, mode: str) -> Level
 def _apply(change: LevelChange, phase: Apply, number: int, mode: str) -> LevelChange:
     program, maps, new = change.level.program, list(change.maps), change.level.new
     for operator in phase.operator:
-        made = operator(program)
+        made = applied(operator, program)
         steps = steps_between(program, made, str(operator))
         maps += [own_state_map(step, mode) for step in steps]
         for step in steps:
@@ -146,15 +150,16 @@ def _interpolate(change: LevelChange, phase: Interpolate, mode: str) -> LevelCha
     if not change.level.aside or change.refined is None:
         raise TrainError("Interpolate has no program set aside to mix with: coarsen before you refine.")
     aside, (coarse, depth_mode) = change.level.aside[-1], change.refined
-    mix = Mix(aside.program, phase.operator.alpha, phase.operator.detail)
+    first = _beside(aside.program, change.level.program)
+    mix = Mix(first, phase.operator.alpha, phase.operator.detail)
     has_detail = phase.operator.detail is not None
-    smooth = smoothed(aside.program, coarse, depth_mode) if has_detail else None
+    smooth = smoothed(first, coarse, depth_mode) if has_detail else None
     refined = change.level.program
-    moves = moves_between(aside.program, refined) if phase.operator.align else {}
-    moved = permuted(refined, moves) if moves else refined
-    into = _into_aside(change, mixed(aside.program, moved, mix, smooth))
+    moves = moves_between(first, refined) if phase.operator.align else {}
+    aligned = permuted(refined, moves) if moves else refined
+    into = _into_aside(change, mixed(first, aligned, mix, smooth))
 
-    def mix_states(state: OptimizerState) -> OptimizerState:
+    def mix_states(state: States) -> States:
         if mode == "reset":
             return {}
         state = permuted_state(refined, moves, state) if moves else state
@@ -167,38 +172,52 @@ def _interpolate(change: LevelChange, phase: Interpolate, mode: str) -> LevelCha
     return dataclasses.replace(into, maps=(*into.maps, mix_states))
 
 
+def _beside(aside: Program, program: Program) -> Program:
+    """A program set aside where ``program`` lies."""
+    if not is_sharded_program(program):
+        return aside
+    return moved(aside, next(iter(program.tensors.values())).device)
+
+
 def _into_aside(change: LevelChange, program: Program) -> LevelChange:
-    """Put the weights of ``program`` into the tensors set aside last: the user's own are trained in place."""
+    """The architecture set aside last with the weights of ``program``.
+
+    Where they are whole they go into the tensors set aside: the user's own are trained in place.
+    """
     *rest, aside = change.level.aside
-    with torch.no_grad():
-        for name, tensor in aside.program.tensors.items():
-            tensor.copy_(program.tensors[name])
+    if is_sharded_program(program):
+        into = aside.program.with_values(program.tensors)
+    else:
+        into = aside.program
+        with torch.no_grad():
+            for name, tensor in aside.program.tensors.items():
+                tensor.copy_(program.tensors[name])
     level = dataclasses.replace(
-        change.level, program=aside.program, architecture=aside.architecture, aside=tuple(rest)
+        change.level, program=into, architecture=aside.architecture, aside=tuple(rest)
     )
     return dataclasses.replace(change, level=level)
 
 
-def mix_state(
-    first: Mapping[str, Mapping[str, torch.Tensor]],
-    second: Mapping[str, Mapping[str, torch.Tensor]],
-    mix: Mix,
-    smooth: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
-) -> OptimizerState:
+def mix_state(first: States, second: States, mix: Mix, smooth: States | None = None) -> States:
     """Optimizer state mixed as the weights are; step counts become the larger one.
 
     ``smooth`` is what of ``first`` remains on the way down and back up. Second moments cannot fall below
     zero, so they are mixed without detail: ``(1 - alpha)·first + alpha·second``. Where one side has no state
     for a parameter, as before any training, the other's is taken.
     """
-    made: OptimizerState = {name: dict(entries) for name, entries in {**first, **second}.items()}
-    for name in first.keys() & second.keys():
-        ours, theirs, kept = first[name], second[name], (smooth or {}).get(name, {})
-        made[name] = {}
-        for key in ours.keys() & theirs.keys():
+
+    def mixed_entries(name: str) -> Mapping[str, torch.Tensor]:
+        if name not in first or name not in second:
+            return first[name] if name in first else second[name]
+        ours, theirs = first[name], second[name]
+        kept = smooth[name] if smooth is not None and name in smooth else {}
+        made = {}
+        for key in sorted(ours.keys() & theirs.keys()):
             if ours[key].ndim == 0:
-                made[name][key] = torch.maximum(ours[key], theirs[key])
+                made[key] = torch.maximum(ours[key], theirs[key])
                 continue
             detailed = kept.get(key) if key in FIRST_MOMENTS else None
-            made[name][key] = mix.tensor(name, ours[key], theirs[key].to(ours[key].dtype), detailed)
-    return made
+            made[key] = mix.tensor(name, ours[key], theirs[key].to(ours[key].dtype), detailed)
+        return made
+
+    return LazyState({name: partial(mixed_entries, name) for name in dict.fromkeys([*first, *second])})

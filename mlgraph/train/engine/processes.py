@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 
-from mlgraph.train.errors import TrainError
+from mlgraph.errors import first_line
+from mlgraph.train.engine.saving import Saver
+from mlgraph.train.errors import PeerError, TrainError
 from mlgraph.train.settings import Settings
 
-# Accelerate shards on accelerators alone; ``worker.shard`` does on every device.
+# Accelerate shards on accelerators alone; ``sharding`` does on every device.
 _LAUNCHED_SHARDING = "ACCELERATE_USE_FSDP"
 
 
@@ -57,12 +59,13 @@ def make_accelerator(settings: Settings, out_dir: Path | None) -> Any:
 
 
 def shards(settings: Settings, accelerator: Any) -> bool:
-    """Whether the settings or ``accelerate launch --use_fsdp`` ask for FSDP2.
+    """Whether there are processes to shard over, and the settings or ``accelerate launch --use_fsdp`` ask for
+    FSDP2.
 
     Not where ``accelerator``, made by the user, does it itself.
     """
     asked = settings.fsdp or _is_set(_LAUNCHED_SHARDING)
-    return asked and accelerator.distributed_type.value != "FSDP"
+    return asked and accelerator.num_processes > 1 and accelerator.distributed_type.value != "FSDP"
 
 
 def _is_set(variable: str) -> bool:
@@ -103,6 +106,33 @@ def _trackers(settings: Settings, out_dir: Path | None) -> list[str] | None:
                 raise TrainError(f"The tracker {name} is not installed: install it or take it off trackers.")
         return list(settings.trackers) or None
     return ["tensorboard"] if out_dir is not None and is_tensorboard_available() else None
+
+
+@contextmanager
+def peers_ended(accelerator: Any, saver: Saver) -> Iterator[None]:
+    """Say in a sentence that another process has ended, where one has.
+
+    Whoever computes with it is told by the next thing they do together; nothing that waits for it is begun.
+    """
+    try:
+        yield
+    except (RuntimeError, torch.distributed.DistBackendError) as error:
+        if accelerator.num_processes == 1 or not _is_loss_of_peer(error):
+            raise
+        saver.give_up()
+        where = f"goes on from {saver.last}" if saver.last else "begins anew"
+        raise PeerError(
+            f"Another process of this run has ended or does not answer ({first_line(error)}): start "
+            f"all again; the run {where}."
+        ) from error
+
+
+# What gloo and NCCL say of a peer that is gone.
+_LOST = ("Connection", "closed by peer", "timed out", "timeout", "Timed out", "Broken pipe", "remote process")
+
+
+def _is_loss_of_peer(error: BaseException) -> bool:
+    return any(said in str(error) for said in _LOST)
 
 
 class Interruption:

@@ -20,16 +20,17 @@ from mlgraph.train.data.batches import Binder, Loss, Metric, check_call, count_t
 from mlgraph.train.data.stream import RandomState, Stream, seed_all
 from mlgraph.train.engine.checkpoint import RunDirectory
 from mlgraph.train.engine.levels import Level, change_level
-from mlgraph.train.engine.processes import Interruption, make_accelerator, shards
+from mlgraph.train.engine.processes import Interruption, make_accelerator, peers_ended, shards
 from mlgraph.train.engine.progress import Progress
 from mlgraph.train.engine.rates import LearningRates
 from mlgraph.train.engine.rehearsal import rehearse
 from mlgraph.train.engine.saving import Resumed, Saver
+from mlgraph.train.engine.sharding import Gathered, is_sharded_program, make_layout, sharded, shell
 from mlgraph.train.engine.worker import Worker
 from mlgraph.train.errors import DivergedError, TrainError
 from mlgraph.train.flops import count_flops
-from mlgraph.train.optimizer import OptimizerState
-from mlgraph.train.phases import Phase, Train, kind_of, levels_of, to_json
+from mlgraph.train.optimizer import States
+from mlgraph.train.phases import Interpolate, Phase, Train, kind_of, levels_of, to_json
 from mlgraph.train.recipes import Recipe
 from mlgraph.train.results.metrics import Clock, Metrics, Record, peak_memory
 from mlgraph.train.settings import Settings
@@ -69,7 +70,9 @@ def run(
     description.
 
     With ``out_dir`` the run is durable: stopped at any moment and called again with the same arguments it
-    goes on from its last checkpoint; SIGTERM writes one and exits with code 0. Raises ``TrainError``.
+    goes on from its last checkpoint, on as many processes as divide its batches per step; SIGTERM to one of
+    them writes a checkpoint and exits with code 0. The tensors of the result of a sharded run are read from
+    its directory, and without one put together in every process. Raises ``TrainError``.
     """
     chosen = (settings or Settings()).replace(options)
     if not isinstance(model, Program | nn.Module):
@@ -81,6 +84,8 @@ def run(
         args, kwargs = example_call(model, first, spare=loss is not None)
         check_call(model, args, kwargs)
         model = capture(model, args, kwargs)
+    if chosen.recompute and not model.blocks:
+        raise TrainError("recompute goes block by block, and the model has no chain of blocks: leave it out.")
     rehearse(model, phases)
     spare = loss is not None
     Binder(model, spare).check(first, "The first training batch")
@@ -96,8 +101,8 @@ def run(
     engine = _Engine(model, phases, train_data, eval_data, loss, metric, chosen, accelerator)
     if out is not None:
         description = {**(config or {}), "run": _describe(model, phases, chosen, accelerator.num_processes)}
-        engine.saver = Saver(accelerator, _open_directory(out, description, chosen.keep, accelerator))
-    with Interruption(active=out is not None) as interruption:
+        engine.save_to(_open_directory(out, description, chosen.keep, accelerator))
+    with Interruption(active=out is not None) as interruption, peers_ended(accelerator, engine.saver):
         return engine.run(interruption)
 
 
@@ -106,6 +111,15 @@ def _describe(
 ) -> dict[str, Any]:
     model = {"name": program.name, "parameters": program.num_parameters()}
     return {"model": model, "phases": to_json(phases), **settings.to_json(), "processes": processes}
+
+
+def _check_sharded(phases: Sequence[Phase]) -> None:
+    for number, phase in enumerate(phases):
+        if isinstance(phase, Interpolate) and phase.operator.align:
+            raise TrainError(
+                f"Phase {number} (interpolate) aligns neurons by comparing whole weights, which no process has "
+                "under fsdp: leave align out, or train without fsdp."
+            )
 
 
 def _open_directory(out: Path, description: Mapping[str, Any], keep: int, accelerator: Any) -> RunDirectory:
@@ -146,6 +160,12 @@ class _Engine:
         self.level = Level(program)
         self.saver = Saver(accelerator, None)
         self.at = _Position()
+        self.layout = (
+            make_layout(accelerator, settings.fsdp_replicas) if shards(settings, accelerator) else None
+        )
+        if self.layout is not None:
+            _check_sharded(phases)
+        self.accumulate = settings.accumulate
         self.stream = Stream(train_data, settings.seed, accelerator.process_index, accelerator.num_processes)
         self.rates = LearningRates(phases, settings.schedule, settings.lr)
         self.levels = levels_of(phases)
@@ -153,8 +173,13 @@ class _Engine:
         self.metrics = Metrics()
         self.worker: Worker | None = None
         self._flops: dict[Any, tuple[int, int]] = {}
-        self._optimizer: OptimizerState = {}
+        self._optimizer: States = {}
         self._window: list[torch.Tensor] = []
+
+    def save_to(self, directory: RunDirectory) -> None:
+        """Save the run to a directory, and go on with what is there."""
+        self.saver = Saver(self.accelerator, directory, self.layout, self.settings.background)
+        self.accumulate = directory.accumulate(self.accelerator.num_processes)
 
     def run(self, interruption: Interruption) -> Result:
         main = self.accelerator.is_main_process
@@ -164,12 +189,17 @@ class _Engine:
         saved = self.saver.read(self.initial)
         # Processes draw their own dropout masks.
         seed = self.settings.seed + 7919 * self.accelerator.process_index
+        if saved is not None and saved.own is None:
+            # not those drawn already
+            seed += 104729 * (saved.state["step"] + 1)
         seed_all(seed)
         torch.manual_seed(seed)
         if saved is not None:
             self._resume(saved)
         else:
             self.metrics.resume(-1)
+            self.saver.save_architecture(self.level)
+            self._shard()
             self._checkpoint()
         with closing(self.metrics), Progress(self.phases, self.settings.progress and main) as progress:
             while self.at.phase < len(self.phases):
@@ -180,8 +210,23 @@ class _Engine:
                     self._change()
         return self._finish()
 
+    def _shard(self) -> None:
+        """Deal out the rows of what the user gave, where the run is sharded."""
+        program = self.level.program
+        if self.layout is not None and self.worker is None and not is_sharded_program(program):
+            program = sharded(program, self.layout, self.accelerator.device)
+            self.level = dataclasses.replace(self.level, program=program)
+
     def _finish(self) -> Result:
         program = self.worker.program() if self.worker is not None else self.level.program
+        if is_sharded_program(program):
+            stored = self.saver.stored()
+            tensors = (
+                {n: t.cpu() for n, t in Gathered(program.tensors.source).items()}
+                if stored is None
+                else stored
+            )
+            program = program.with_values(program.tensors.replace(tensors))
         if self.worker is not None:
             self.worker.close()
             self.worker = None
@@ -199,7 +244,7 @@ class _Engine:
         while at.phase_step < phase.steps:
             if interruption.agreed(self.accelerator, at.step, settings.log_every):
                 self._stop(window)
-            batches = [self.stream.next() for _ in range(settings.accumulate)]
+            batches = [self.stream.next() for _ in range(self.accumulate)]
             self._meter(worker, batches)
             rate = self.rates.at(at.phase, at.phase_step)
             window.append(worker.step(batches, rate))
@@ -214,7 +259,7 @@ class _Engine:
                 self._evaluate(worker)
             if not ends and settings.checkpoint_every and at.step - last_saved >= settings.checkpoint_every:
                 self._check_finite(window)
-                self._checkpoint(window)
+                self._checkpoint(window, last=False)
                 last_saved = at.step
         at.phase, at.phase_step = at.phase + 1, 0
         self._checkpoint()
@@ -224,17 +269,19 @@ class _Engine:
         """The worker of the current level, made on first use."""
         if self.worker is None:
             settings, before = self.settings, RandomState.now()
+            self._shard()
             self.worker = Worker(
                 self.accelerator,
                 self.level.program,
-                settings.optimizer,
-                settings.weight_decay,
+                settings,
                 self.level.new,
                 self._optimizer,
                 self.loss,
-                settings.clip,
-                shards(settings, self.accelerator),
+                self.layout,
             )
+            if self.layout is not None:
+                # its rows are the worker's now
+                self.level = dataclasses.replace(self.level, program=shell(self.level.program))
             before.restore()
             self._optimizer = {}
         return self.worker
@@ -311,6 +358,7 @@ class _Engine:
 
     def _change(self) -> None:
         """Carry out the level-changing phases up to the next training."""
+        self._shard()
         first = self.at.phase
         end = next(
             (n for n in range(first, len(self.phases)) if isinstance(self.phases[n], Train)), len(self.phases)
@@ -332,7 +380,7 @@ class _Engine:
             {**here, "flops": self.at.flops, "parameters": change.level.program.num_parameters()}
         )
 
-    def _leave(self) -> tuple[Level, OptimizerState]:
+    def _leave(self) -> tuple[Level, States]:
         """Take program and optimizer state from the worker and let go of it."""
         if self.worker is None:
             return self.level, self._optimizer
@@ -346,15 +394,15 @@ class _Engine:
         self._checkpoint(window)
         raise SystemExit(0)
 
-    def _checkpoint(self, window: Sequence[torch.Tensor] = ()) -> None:
+    def _checkpoint(self, window: Sequence[torch.Tensor] = (), last: bool = True) -> None:
         if not self.saver.active:
             return
         self.clock.stop()
         worker, level = self.worker, self.level
-        tensors = level.program.tensors if worker is None else worker.program().tensors
+        program = level.program if worker is None else worker.program()
         optimizer = self._optimizer if worker is None else worker.optimizer_state()
         at = {**dataclasses.asdict(self.at), "seconds": self.clock.read()}
-        self.saver.write(at, level, tensors, optimizer, self.stream, window)
+        self.saver.write(at, level, program, optimizer, self.stream, window, last)
         self.clock.start()
 
     def _resume(self, saved: Resumed) -> None:
@@ -363,7 +411,7 @@ class _Engine:
         self.at = _Position(**{name: state[name] for name in names})
         self.clock.seconds = state["seconds"]
         self.level, self._optimizer = saved.level, saved.optimizer
-        self.stream.restore(saved.own["stream"])
-        self._window = [torch.tensor(loss, device=self.accelerator.device) for loss in saved.own["window"]]
+        self.stream.restore(saved.stream, same_process=saved.own is not None)
+        self._window = [torch.tensor(loss, device=self.accelerator.device) for loss in saved.window]
         self.metrics.resume(self.at.step)
         saved.restore_random(self.accelerator)

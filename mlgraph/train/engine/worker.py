@@ -4,58 +4,68 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from mlgraph.program import Program
 from mlgraph.train.data.batches import Binder, Loss, Metric, own_loss
-from mlgraph.train.engine.optimizer_state import read_state, whole, write_state
+from mlgraph.train.engine.optimizer_state import read_state, write_state
 from mlgraph.train.engine.rates import Rate
+from mlgraph.train.engine.sharding import fill, shard_module, sharded_names, shell
 from mlgraph.train.errors import TrainError
 from mlgraph.train.optimizer import OptimizerFactory, OptimizerState, parameter_groups, set_rate
+
+if TYPE_CHECKING:
+    from mlgraph.rewrite.sharded import Layout
+    from mlgraph.train.settings import Settings
 
 _SIMPLE = ("NO", "MULTI_CPU", "MULTI_GPU")
 
 
 class Worker:
-    """Trains one program. It works on the program's own tensors, which so become the trained ones.
+    """Trains one program.
 
-    ``accelerator`` is an ``accelerate.Accelerator``; ``new`` names parameters that take the rate of new ones;
-    ``state`` is optimizer state to start from.
+    It works on the program's own tensors, which so become the trained ones; with a ``layout`` on rows of
+    them dealt out to processes, and a program that holds its rows lets go of them. ``accelerator`` is an
+    ``accelerate.Accelerator``; ``new`` names parameters that take the rate of new ones; ``state`` is
+    optimizer state to start from. Of ``settings`` it takes how to compute.
     """
 
     def __init__(
         self,
         accelerator: Any,
         program: Program,
-        optimizer: OptimizerFactory,
-        weight_decay: float = 0.0,
+        settings: Settings,
         new: Collection[str] = (),
         state: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
         loss: Loss | None = None,
-        clip: float | None = None,
-        sharded: bool = False,
+        layout: Layout | None = None,
     ) -> None:
         from mlgraph.emit.module import emit
 
-        self._accelerator, self._program, self._clip = accelerator, program, clip
+        self._accelerator, self._clip = accelerator, settings.clip
         self._loss = loss or own_loss
         self.binder = Binder(program, spare=loss is not None)
-        module = emit(program)
+        self._program = program if layout is None else shell(program)
+        module = emit(self._program)
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise TrainError("No parameter of the model requires a gradient: let at least one train.")
         module.train()
-        self._sharded = sharded and accelerator.num_processes > 1
-        if self._sharded:
-            self._module = shard(module, accelerator)
-            groups = parameter_groups(module.named_parameters(), new, weight_decay)
+        if settings.recompute:
+            recompute(module)
+        self._sharded = layout is not None
+        optimizer: OptimizerFactory = settings.optimizer
+        if layout is not None:
+            self._module = module
+            self._shard(module, program, layout, settings)
+            groups = parameter_groups(module.named_parameters(), new, settings.weight_decay)
             self._optimizer = accelerator.prepare(optimizer(groups))
         else:
             if accelerator.ddp_handler is not None:
                 accelerator.ddp_handler.find_unused_parameters = leaves_parameters_out(program, loss)
-            bare = optimizer(parameter_groups(module.named_parameters(), new, weight_decay))
+            bare = optimizer(parameter_groups(module.named_parameters(), new, settings.weight_decay))
             self._module, self._optimizer = accelerator.prepare(module, bare)
         self._parameters = list(self._module.parameters())
         self._bare_optimizer: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
@@ -69,6 +79,13 @@ class Worker:
         )
         if state:
             write_state(self._bare_optimizer, self._named_parameters(), state)
+
+    def _shard(self, module: nn.Module, program: Program, layout: Layout, settings: Settings) -> None:
+        whole = frozenset(self._program.tensors.parameters).difference(sharded_names(program))
+        if self._accelerator.state.dynamo_plugin.backend.value != "NO":
+            compile_blocks(module)
+        shard_module(module, layout, settings, whole)
+        fill(module, program, layout, self._accelerator.device, settings.fsdp_offload)
 
     def step(self, batches: Sequence[Any], rate: Rate) -> torch.Tensor:
         """One optimizer step on the mean of the batches' losses, which is returned, detached."""
@@ -136,15 +153,15 @@ class Worker:
         return {key: float(value) / total for key, value in sums.items()}
 
     def program(self) -> Program:
-        """The program as trained so far; under FSDP every process must call this."""
+        """The program as trained so far, sharded where the module is."""
         tensors = self._program.tensors
         module = self._unwrapped()
         found = dict(module.named_parameters()) | dict(module.named_buffers())
-        values = {name: _gathered(found.get(name, tensor)) for name, tensor in tensors.items()}
-        return self._program.replace(tensors=tensors.replace(values))
+        values = {name: found.get(name, tensor) for name, tensor in tensors.items()}
+        return self._program.with_values(tensors.replace(values))
 
     def optimizer_state(self) -> OptimizerState:
-        """Optimizer state by parameter name, whole, on the CPU; under FSDP every process must call this."""
+        """Optimizer state by parameter name: on the CPU, or sharded as the parameters are."""
         return read_state(self._bare_optimizer, self._named_parameters())
 
     def close(self) -> None:
@@ -166,37 +183,22 @@ class Worker:
         return list(self._unwrapped().named_parameters())
 
 
-def shard(module: nn.Module, accelerator: Any) -> nn.Module:
-    """The module with FSDP2 on it, in place: every block and the rest are sharded over all processes.
-
-    This is torch's own ``fully_shard``, which accelerate reaches on accelerators alone. The tensors are those
-    of the first process, as with DDP.
-    """
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
+def recompute(module: nn.Module) -> None:
+    """Let every block recompute its activations in the backward pass; a single block keeps them."""
+    from mlgraph.emit.checkpointing import checkpoint_blocks
     from mlgraph.emit.module import Block
 
-    module.to(accelerator.device)
-    for tensor in (*module.parameters(), *module.buffers()):
-        _take_first(tensor)
-    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    for part in list(module.modules()):
-        if isinstance(part, Block):
-            fully_shard(part, mesh=mesh)
-    fully_shard(module, mesh=mesh)
-    if accelerator.state.dynamo_plugin.backend.value != "NO":
-        module.compile()
-    return module
+    if any(isinstance(part, Block) for part in module.modules()):
+        checkpoint_blocks(module)
 
 
-@torch.no_grad()
-def _take_first(tensor: torch.Tensor) -> None:
-    """Overwrite a tensor with that of the first process."""
-    # As bytes, for not every backend sends every dtype.
-    sent = tensor.contiguous().flatten().view(torch.uint8)
-    torch.distributed.broadcast(sent, src=0)
-    tensor.copy_(sent.view(tensor.dtype).view(tensor.shape))
+def compile_blocks(module: nn.Module) -> None:
+    """Compile every block on its first call, or the module where it has none."""
+    from mlgraph.emit.module import Block
+
+    blocks = [part for part in module.modules() if isinstance(part, Block)]
+    for part in blocks or [module]:
+        part.compile()
 
 
 def leaves_parameters_out(program: Program, loss: Loss | None) -> bool:
@@ -214,10 +216,6 @@ def _scalar(loss: Any) -> torch.Tensor:
     if loss.numel() != 1:
         raise TrainError(f"The loss is a tensor of shape {list(loss.shape)}: return a scalar, as its mean.")
     return loss.reshape(())
-
-
-def _gathered(tensor: torch.Tensor) -> torch.Tensor:
-    return whole(tensor) if hasattr(tensor, "full_tensor") else tensor
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

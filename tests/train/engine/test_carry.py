@@ -28,7 +28,7 @@ from mlgraph.train import (
     run,
     vcycle,
 )
-from mlgraph.train.engine.carry import counterparts, first_copies, new_parameters, state_map
+from mlgraph.train.engine.carry import counterparts, new_parameters, only_first_copies, state_map
 from mlgraph.train.engine.levels import Level, change_level, mix_state
 from mlgraph.train.engine.optimizer_state import write_state
 from mlgraph.train.optimizer import OptimizerState
@@ -181,7 +181,7 @@ def test_the_mask_of_first_copies_follows_the_pairing() -> None:
     coarse = mlgraph.coalesce(program(), width=2, pairing="halves")
     transfer = counterparts(coarse)["blocks.0.up.bias"].transfer
     assert transfer is not None
-    assert first_copies(transfer).tolist() == [True] * 16 + [False] * 16
+    assert only_first_copies(torch.ones(32), transfer).tolist() == [1.0] * 16 + [0.0] * 16
 
 
 def test_reset_drops_everything() -> None:

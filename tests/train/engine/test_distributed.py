@@ -51,7 +51,7 @@ def _accelerate(kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "mode", ["carry", *(pytest.param(mode, marks=slow) for mode in ("reset", "asymmetric"))]
+    "mode", [pytest.param(mode, marks=slow) for mode in ("carry", "reset", "asymmetric")]
 )
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_two_processes_train_as_one(tmp_path: Path, sharding: str, mode: str) -> None:
@@ -91,7 +91,8 @@ def test_what_sharding_does_not_do_is_refused(
         make_accelerator(Settings(), None)
 
 
-@pytest.mark.parametrize("sharding", [pytest.param("ddp", marks=slow), "fsdp"])
+@slow
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_two_killed_processes_go_on_as_if_nothing_had_happened(tmp_path: Path, sharding: str) -> None:
     whole = _losses(tmp_path / "whole.json", _torchrun(), sharding, "carry", 1, str(tmp_path / "whole"))
     cut = (str(tmp_path / "cut.json"), sharding, "carry", "1", str(tmp_path / "cut"))
