@@ -117,8 +117,8 @@ def _check_sharded(phases: Sequence[Phase]) -> None:
     for number, phase in enumerate(phases):
         if isinstance(phase, Interpolate) and phase.operator.align:
             raise TrainError(
-                f"Phase {number} (interpolate) aligns neurons by comparing whole weights, which no process has "
-                "under fsdp: leave align out, or train without fsdp."
+                f"Phase {number} (interpolate) aligns neurons by whole weights, which no process has under "
+                "fsdp: leave align out, or train without fsdp."
             )
 
 

@@ -30,6 +30,7 @@ from mlgraph.storage.container import make_header, parse_header, read_raw_header
 from mlgraph.storage.lazy import LazyTensors, TensorFile
 from mlgraph.storage.values import Malformed
 from mlgraph.storage.write import write_tensor
+from mlgraph.train.errors import RunDirectoryError
 
 MANIFEST = "manifest.json"
 _VERSION = 1
@@ -140,7 +141,7 @@ def complete(folder: Path, processes: int, abandoned: Callable[[], bool] = lambd
 
 
 class ShardFiles:
-    """A complete set of files. Raises FileError where something of it is missing or is not what it was."""
+    """A complete set of files. RunDirectoryError where something of it is missing or is not what it was."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -148,21 +149,25 @@ class ShardFiles:
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
             if manifest["version"] != _VERSION:
-                raise FileError(
+                raise RunDirectoryError(
                     f"{folder} has format {manifest['version']}, and this version reads {_VERSION}."
                 )
             files: dict[str, int] = manifest["files"]
             self._tensors: dict[str, Any] = manifest["tensors"]
             for name, entry in self._tensors.items():
                 _check_coverage(folder, name, entry)
+        except RunDirectoryError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise FileError(f"{folder / MANIFEST} is missing or damaged ({error}){_ADVICE}") from error
+            raise RunDirectoryError(
+                f"{folder / MANIFEST} is missing or damaged ({error}){_ADVICE}"
+            ) from error
         for name, size in files.items():
             path = folder / name
             if not path.exists():
-                raise FileError(f"{path} is missing{_ADVICE}")
+                raise RunDirectoryError(f"{path} is missing{_ADVICE}")
             if path.stat().st_size != size:
-                raise FileError(f"{path} has {path.stat().st_size} bytes of {size}{_ADVICE}")
+                raise RunDirectoryError(f"{path} has {path.stat().st_size} bytes of {size}{_ADVICE}")
 
     def tensors(self, prefix: str) -> StoredTensors:
         """The tensors whose names begin with ``prefix``, by what follows it."""
@@ -192,7 +197,7 @@ class ShardFiles:
                 header = parse_header(read_raw_header(file), os.fstat(file.fileno()).st_size)
                 return LazyTensors([TensorFile(str(path), file, header, checksums)])
         except (OSError, Malformed) as error:
-            raise FileError(f"{path} cannot be read ({error}){_ADVICE}") from error
+            raise RunDirectoryError(f"{path} cannot be read ({error}){_ADVICE}") from error
 
 
 _ADVICE = ": remove its directory to go on from the one before."
@@ -207,7 +212,7 @@ def _check_coverage(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
             break
         covered = max(covered, stop)
     if covered != wanted:
-        raise FileError(f"{folder} lacks rows {covered} on of {name}{_ADVICE}")
+        raise RunDirectoryError(f"{folder} lacks rows {covered} on of {name}{_ADVICE}")
 
 
 class StoredTensors(TensorSource):
@@ -266,4 +271,4 @@ class StoredTensors(TensorSource):
         except FileError as error:
             if _ADVICE in str(error):
                 raise
-            raise FileError(f"{str(error).partition('; make')[0].rstrip('.')}{_ADVICE}") from error
+            raise RunDirectoryError(f"{str(error).partition('; make')[0].rstrip('.')}{_ADVICE}") from error

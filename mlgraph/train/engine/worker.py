@@ -196,7 +196,7 @@ def compile_blocks(module: nn.Module) -> None:
     """Compile every block on its first call, or the module where it has none."""
     from mlgraph.emit.module import Block
 
-    blocks = [part for part in module.modules() if isinstance(part, Block)]
+    blocks: list[nn.Module] = [part for part in module.modules() if isinstance(part, Block)]
     for part in blocks or [module]:
         part.compile()
 

@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import mlgraph
@@ -220,6 +222,37 @@ def test_a_full_disk_leaves_the_checkpoint_before_whole(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     whole, resumed = train().program, train(out_dir=out, checkpoint_every=2).program
     assert all(torch.equal(whole.tensors[name], resumed.tensors[name]) for name in whole.tensors)
+
+
+def test_a_run_directory_of_the_first_format_goes_on(tmp_path: Path) -> None:
+    whole = _train(program(dropout=0.2), out_dir=tmp_path / "whole", checkpoint_every=3).program
+    out = tmp_path / "run"
+    _train(program(dropout=0.2), out_dir=out, checkpoint_every=3, keep=9)
+    for later in sorted((out / "checkpoints").iterdir())[2:]:
+        shutil.rmtree(later)
+    _as_first_format(out / "checkpoints" / "000000003-0000")
+    described = json.loads((out / "run.json").read_text())
+    for name in ("fsdp_replicas", "fsdp_offload", "fsdp_policy", "recompute", "background"):
+        del described["run"][name]
+    (out / "run.json").write_text(json.dumps(described))
+    shutil.rmtree(out / "levels")
+    (out / "levels").mkdir()
+    resumed = _train(program(dropout=0.2), out_dir=out, checkpoint_every=3, keep=9).program
+    assert all(torch.equal(whole.tensors[name], resumed.tensors[name]) for name in whole.tensors)
+
+
+def _as_first_format(checkpoint: Path) -> None:
+    """Rewrite a checkpoint of one process as the first format had it: two files, and rounds in its state."""
+    held = load_file(checkpoint / "rows-00000.safetensors")
+    for kind in ("model", "optimizer"):
+        part = {name.removeprefix(f"{kind}/"): t for name, t in held.items() if name.startswith(f"{kind}/")}
+        save_file(part, checkpoint / f"{kind}.safetensors")
+    state = json.loads((checkpoint / "state.json").read_text())
+    stream = state["processes"][0]["stream"]
+    stream["rounds"] = stream.pop("batches")
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    for name in ("manifest.json", "rows-00000.safetensors"):
+        (checkpoint / name).unlink()
 
 
 def test_a_model_may_return_its_loss() -> None:
