@@ -18,8 +18,8 @@ def command(
             "-o",
             "--out",
             metavar="OUT",
-            help="Where to write: .safetensors, .pt2 (torch.export), .pth (state dict), .gguf (llama.cpp) "
-            "or a directory (Hugging Face).",
+            help="Where to write: .safetensors, .pt2 (torch.export), .pth (state dict), .gguf (llama.cpp), "
+            ".onnx or a directory (Hugging Face).",
             show_default=False,
         ),
     ],

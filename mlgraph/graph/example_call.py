@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import fx
+from torch import fx, nn
+from torch.export import Dim
 from torch.utils import _pytree as pytree
 
 from mlgraph.graph.ops import has, op_name
@@ -22,6 +24,16 @@ def example_call(program: Program, seed: int = 0) -> tuple[tuple[Any, ...], dict
     """Positional and keyword arguments, made of :func:`example_leaves`."""
     args, kwargs = pytree.tree_unflatten(example_leaves(program, seed), program.signature.in_spec)
     return tuple(args), dict(kwargs)
+
+
+def dynamic_shapes(program: Program, model: nn.Module) -> dict[str, Any]:
+    """The sizes that are dynamic in the program, for torch.export of a model that is called alike."""
+    inputs = program.signature.inputs
+    leaves = [
+        tuple(Dim.AUTO if s else Dim.STATIC for s in i.symbols) if i.is_tensor else None for i in inputs
+    ]
+    args, kwargs = pytree.tree_unflatten(leaves, program.signature.in_spec)
+    return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
 
 
 def example_leaves(program: Program, seed: int = 0, mixed: bool = False) -> list[Any]:

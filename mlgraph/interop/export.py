@@ -18,8 +18,9 @@ def export(program: Program, path: str | os.PathLike[str]) -> str:
     """Write ``program`` in the format that the ending of ``path`` names, and return what that format is.
 
     ``.safetensors`` holds the weights (of a timm model, the checkpoint that ``create_model`` loads), ``.pth``
-    a state dict, ``.pt2`` a ``torch.export`` archive of the evaluation-mode module; without an ending it is
-    a Hugging Face directory. :func:`mlgraph.save` writes programs.
+    a state dict, ``.pt2`` a ``torch.export`` archive of the evaluation-mode module, ``.onnx`` its ONNX
+    graph, ``.gguf`` a decoder for llama.cpp; without an ending it is a Hugging Face directory.
+    :func:`mlgraph.save` writes programs.
 
     Raises:
         FileError: the ending is not known, or the file cannot be written.
@@ -82,6 +83,12 @@ def _exported(program: Program, out: Path) -> str:
     return "torch.export archive"
 
 
+def _onnx(program: Program, out: Path) -> str:
+    from mlgraph.interop.onnx_writing import save_onnx
+
+    return f"ONNX graph, {save_onnx(program, out)}"
+
+
 def _gguf(program: Program, out: Path) -> str:
     from mlgraph.interop.gguf_writing import save_gguf
 
@@ -100,6 +107,7 @@ _WRITERS: dict[str, Callable[[Program, Path], str]] = {
     ".safetensors": _safetensors,
     ".pt2": _exported,
     ".pth": _state_dict,
+    ".onnx": _onnx,
     ".gguf": _gguf,
     "": _huggingface,
 }

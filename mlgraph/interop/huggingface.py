@@ -197,7 +197,7 @@ def save_huggingface(
             notes += _copy_companions(source, folder, with_tokenizer=not tokenizer_dir)
         elif given and Path(given).suffix == SUFFIX and Path(given).is_file() and not tokenizer_dir:
             notes += carry_tokenizer(Path(given), folder)
-        write_card(program, folder, source, tuple(map(str, fit.changes)))
+        write_card(program, folder / CARD, source, tuple(map(str, fit.changes)))
         if tokenizer_dir:
             copy_tokenizer(tokenizer_dir, folder)
         _write_config(program, settings, folder)

@@ -1,4 +1,4 @@
-"""The README.md of a directory that is written: what the model is, what was done, its source's card."""
+"""The card of a model that is written: what the model is, what was done, its source's card."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ CARD = "README.md"
 _FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 
 
-def write_card(program: Program, folder: Path, source: Path | None, changes: Sequence[str]) -> None:
-    """Write ``folder/README.md``.
+def write_card(program: Program, file: Path, source: Path | None, changes: Sequence[str]) -> None:
+    """Write a model card to ``file``.
 
     Its front matter carries over the licence and language of the source's; below stand the passes in the
     order in which they ran, sizes, changed config fields, notes, and the source's card.
@@ -36,7 +36,7 @@ def write_card(program: Program, folder: Path, source: Path | None, changes: Seq
     body = original[front.end() :].strip() if front else original.strip()
     if body:
         lines += ["## The card of the model it came from", "", body, ""]
-    write_text(folder / CARD, "\n".join(lines))
+    write_text(file, "\n".join(lines))
 
 
 def _card_of(source: Path | None) -> str:

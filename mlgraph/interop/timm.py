@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from mlgraph.files import write_bytes, write_text
 from mlgraph.interop.fitting.advice import INSTEAD
 from mlgraph.interop.fitting.fit import Fit, Fitter, NotExpressible
+from mlgraph.interop.model_card import write_card
 from mlgraph.interop.same_outputs import check_outputs
 from mlgraph.program import Program, TimmOrigin
 
@@ -108,10 +109,10 @@ def to_timm(program: Program) -> nn.Module:
 def save_timm(program: Program, path: str | os.PathLike[str], *, as_class: bool = False) -> SavedTimm:
     """Write the program's weights to the safetensors file ``path`` for ``timm.create_model`` to load.
 
-    Beside it, a JSON file of the same stem holds the model's name, the arguments and the call. The model is
-    loaded again, and its outputs are compared with those of the emitted module. With ``as_class``, constants
-    that the model makes from its arguments may be other than the program's; notes say which and how far
-    outputs move.
+    Beside it, a JSON file of the same stem holds the model's name, the arguments and the call, and an .md
+    file its card. The model is loaded again, and its outputs are compared with those of the emitted module.
+    With ``as_class``, constants that the model makes from its arguments may be other than the program's;
+    notes say which and how far outputs move.
 
     Raises:
         NotExpressible: no arguments give a model that computes what the program computes.
@@ -129,6 +130,7 @@ def save_timm(program: Program, path: str | os.PathLike[str], *, as_class: bool 
     saved = SavedTimm(
         target, _origin(program).model, arguments, tuple(map(str, fit.changes)), _told(fit, moved)
     )
+    write_card(program, target.with_suffix(".md"), None, saved.changes)
     facts = {"model": saved.model, "kwargs": arguments, "call": saved.call}
     write_text(target.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
     return saved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -133,3 +134,17 @@ def test_a_class_that_gguf_has_no_layout_for_is_refused(cli, folder: Path, model
     assert result.code == 1
     assert "BertForMaskedLM is no class that mlgraph writes as GGUF (llama, qwen2, qwen3)" in result.err
     assert not Path("bert.gguf").exists()
+
+
+def test_an_onnx_graph_computes_what_the_model_does(cli, folder: Path) -> None:
+    if importlib.util.find_spec("onnxscript") is None:
+        result = cli("export", "saved.pt", "-o", "mlp.onnx")
+        assert (result.code, "pip install 'mlgraph[onnx]'" in result.err) == (1, True)
+        return
+    onnxruntime = pytest.importorskip("onnxruntime")
+    result = cli("export", "saved.pt", "-o", "mlp.onnx")
+    assert (result.code, result.err) == (0, "")
+    x = torch.randn(3, 6)
+    session = onnxruntime.InferenceSession("mlp.onnx")
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), mlgraph.emit(mlgraph.load("saved.pt"))(x))

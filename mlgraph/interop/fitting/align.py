@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from mlgraph.graph.ops import arguments, has, op_name
-from mlgraph.graph.traits import Trait
+from mlgraph.graph.traits import MOVES, PASSES, Trait
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -280,12 +280,27 @@ def _names(program: Program, name: str) -> set[str]:
 
 
 def _skip(node: fx.Node) -> fx.Node:
+    """The node whose value a node passes on, in that dtype."""
     while node.op == "call_function" and node.args and isinstance(node.args[0], fx.Node):
         source = node.args[0]
+        if op_name(node) == "add" and _vanishes(node.args[1]):
+            node = source
+            continue
         if not has(node, Trait.IDENTITY) and not (has(node, Trait.CASTS) and _dtype(source) == _dtype(node)):
             return node
         node = source
     return node
+
+
+def _vanishes(value: Any) -> bool:
+    """Whether a value is zero by how it is made: a term that a capture adds for the gradient it has."""
+    if not isinstance(value, fx.Node) or value.op != "call_function":
+        return False
+    if op_name(value) == "sub" and len(value.all_input_nodes) == 2:
+        first, second = value.all_input_nodes
+        return op_name(second) == "detach" and second.args[0] is first
+    operands = value.args[:2] if has(value, Trait.PRODUCT) else value.args[:1]
+    return has(value, Trait.PRODUCT | PASSES | MOVES) and any(map(_vanishes, operands))
 
 
 def _placeholders(program: Program) -> dict[fx.Node, int]:

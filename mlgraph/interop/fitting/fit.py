@@ -9,7 +9,6 @@ further settings, factors by folding them into parameters (``fold``).
 from __future__ import annotations
 
 import contextlib
-import inspect
 import itertools
 import json
 import math
@@ -20,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from mlgraph.errors import CaptureError, MlgraphError
-from mlgraph.graph.example_call import example_call
+from mlgraph.graph.example_call import dynamic_shapes, example_call
 from mlgraph.interop.fitting.advice import INSTEAD, OR_AS_CLASS
 from mlgraph.interop.fitting.align import Alignment, align
 from mlgraph.interop.fitting.balance import FoldError, fold
@@ -257,20 +255,7 @@ class Fitter:
         from mlgraph.capture.model import capture
 
         args, kwargs = example_call(self.program)
-        return capture(model, args, kwargs, dynamic_shapes=_dynamic_shapes(self.program, model))
-
-
-def _dynamic_shapes(program: Program, model: nn.Module) -> dict[str, Any]:
-    """The sizes that are dynamic in the program, for torch.export of a model that is called alike."""
-    inputs = program.signature.inputs
-    leaves = [
-        tuple(torch.export.Dim.AUTO if s else torch.export.Dim.STATIC for s in i.symbols)
-        if i.is_tensor
-        else None
-        for i in inputs
-    ]
-    args, kwargs = pytree.tree_unflatten(leaves, program.signature.in_spec)
-    return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+        return capture(model, args, kwargs, dynamic_shapes=dynamic_shapes(self.program, model))
 
 
 def _both_counts(a: Any, b: Any) -> bool:
