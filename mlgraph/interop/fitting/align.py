@@ -163,6 +163,8 @@ class _Aligner:
         if len(left) != len(right):
             self.found.breaks.append(f"it calls {_op(b)} with other arguments than the program{_at(a)}")
             return
+        if op_name(a) in _COMMUTES and _crossed(left, right):
+            right = [right[1], right[0], *right[2:]]
         sized = has(a, Trait.SIZED)
         for x, y in zip(left, right, strict=True):
             numbers = _number(x), _number(y)
@@ -355,6 +357,22 @@ def _same_op(a: fx.Node, b: fx.Node) -> bool:
 def _drops(node: fx.Node) -> bool:
     """Whether a node does nothing outside training."""
     return has(node, Trait.DROPS)
+
+
+_COMMUTES = ("add", "mul", "maximum", "minimum")
+
+
+def _crossed(left: list[Any], right: list[Any]) -> bool:
+    """Whether operands are made by the same ops in the other order, and not in this one."""
+    mine, other = ([_made_by(value) for value in operands[:2]] for operands in (left, right))
+    return mine != other and mine == other[::-1]
+
+
+def _made_by(value: Any) -> Any:
+    if not isinstance(value, fx.Node):
+        return None
+    node = _skip(value)
+    return node.op if node.op != "call_function" else op_name(node)
 
 
 def _without_slice_end(arguments: list[Any]) -> list[Any]:
