@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mlgraph.capture.comparison import CannotRun, Comparison, Difference
+from mlgraph.capture.state import bytes_of
 from mlgraph.errors import CaptureError
 from mlgraph.program import Note, Program
 from mlgraph.program.size_guards import Formula, Operation, holds, names
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 _NAMED = 3
 # A model with more bytes than this is not copied.
 _LARGEST = 4 << 30
-# Gradients of one with more than this are compared at the example's sizes alone.
+# Gradients of one with more than this are compared at one size.
 _LIGHT = 1 << 28
+
+# How a size is changed, and whether gradients are compared there too.
+_Trial = tuple[Callable[["Program", str, int], int], bool]
 
 
 def resized(program: Program, call: Call, sizes: Mapping[str, int]) -> Call:
@@ -73,7 +77,7 @@ def why_not(tensors: Mapping[str, torch.Tensor]) -> str | None:
     """Why a model with these tensors is not run to be checked, if it is not."""
     if any(is_fake(tensor) for tensor in tensors.values()):
         return "the model has no values to run on"
-    size = sum(tensor.nbytes for tensor in tensors.values())
+    size = bytes_of(tensors.values())
     if size > _LARGEST:
         return f"the model's tensors take {size / 2**30:.1f} GiB, and copies of them would be needed"
     return None
@@ -96,40 +100,50 @@ def checked(comparison: Comparison, made: Made, again: Callable[[], Made]) -> Pr
     Raises CaptureError.
     """
     program, call = made.program, made.call
-    hooks = (*made.hooks, *_hooked(comparison.model))
-    notes: list[Note] = []
+    told = (*made.functions, *made.hooks, *_hooked(comparison.model))
+    notes = [Note("mode", f"{hook} is not part of the program") for hook in _accumulated(comparison.tensors)]
     try:
         program = _with_state(program, comparison, call)
         evaluation = comparison.differences(program, call, training=False)
+        _refuse_unsteady(comparison, call, training=False)
         if evaluation:
             made = again()
             call = made.call
             program = _with_state(made.program, comparison, call)
             _refuse(program, comparison.differences(program, call, training=False), made.functions)
-        if changing := comparison.unsteady(call):
-            raise CaptureError(
-                f"the model's results depend on {changing[0]}, which it changes as it runs and a program "
-                "cannot; make it a buffer and write to it"
-            )
     except CannotRun as error:
         said = f"not checked: the model does not run: {error}"
         return program.replace(notes=(*program.notes, Note("unchecked", said)))
+    # a backward of a large model runs once, at sizes as small as can be
+    light = bytes_of(comparison.tensors.values()) <= _LIGHT
+    done = not light and not evaluation and _agree_in_training(comparison, program, call)
+    training: list[Difference] = []
     try:
-        training = comparison.differences(program, call, training=True)
+        training = [] if done else comparison.differences(program, call, training=True)
+        if training and evaluation:
+            said = "training behaviour other than dropout and batch norm is not preserved: in evaluation "
+            notes.append(Note("mode", f"{said}{evaluation[0]}, in training {_listed(training)}"))
+        elif not done:
+            _refuse(program, training, told)
+            _refuse_unsteady(comparison, call, training=True)
     except CannotRun as error:
         notes.append(Note("unchecked", f"not checked in training: the model does not run: {error}"))
-        training = []
-    if training and evaluation:
-        said = "training behaviour other than dropout and batch norm is not preserved: in evaluation "
-        notes.append(Note("mode", f"{said}{evaluation[0]}, in training {_listed(training)}"))
-    elif training:
-        _refuse(program, training, (*made.functions, *hooks))
     unused = "changes no gradient here, and is not part of the program"
-    notes += [Note("mode", f"{hook} {unused}") for hook in hooks]
-    # of a large model a backward at another size costs more than it tells
-    light = sum(tensor.nbytes for tensor in comparison.tensors.values()) <= _LIGHT
-    program, fixed = _at_other_sizes(comparison, program, call, light and not training)
+    notes += [Note("mode", f"{hook} {unused}") for hook in told[len(made.functions) :]]
+    tried: list[_Trial] = [(_larger, False)]
+    if not done:
+        tried.append((_smaller, light and not training))
+    program, fixed = _at_other_sizes(comparison, program, call, tried)
     return program.replace(notes=(*program.notes, *notes, *fixed))
+
+
+def _refuse_unsteady(comparison: Comparison, call: Call, training: bool) -> None:
+    """Raise where a second run tells another result than the first, for what the model keeps of it."""
+    if changing := comparison.unsteady(call, training):
+        raise CaptureError(
+            f"the model's results depend on {changing[0]}, which it changes as it runs and a program cannot; "
+            "keep what changes in a buffer that is written to, and draw random numbers with torch"
+        )
 
 
 def _with_state(program: Program, comparison: Comparison, call: Call) -> Program:
@@ -148,14 +162,29 @@ def _refuse(program: Program, differences: Sequence[Difference], told: Sequence[
 
 
 def _hooked(model: nn.Module) -> list[str]:
-    """The hooks of modules on what flows back through them."""
+    """The hooks on what flows back through modules and to tensors."""
     found = []
     for path, module in model.named_modules():
         for hook in (*module._backward_hooks.values(), *module._backward_pre_hooks.values()):
-            code = getattr(hook, "__code__", None)
-            where = f" at {code.co_filename}:{code.co_firstlineno}" if code is not None else ""
-            found.append(f"the backward hook of {path or 'the model'}{where}")
+            found.append(f"the backward hook of {path or 'the model'}{_where(hook)}")
+    for name, parameter in model.named_parameters():
+        for hook in (parameter._backward_hooks or {}).values():
+            found.append(f"the hook on the gradient of {name}{_where(hook)}")
     return found
+
+
+def _accumulated(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """The hooks that run once a gradient is there, whatever they do with it."""
+    return [
+        f"the hook after the gradient of {name}{_where(hook)}"
+        for name, tensor in tensors.items()
+        for hook in (getattr(tensor, "_post_accumulate_grad_hooks", None) or {}).values()
+    ]
+
+
+def _where(hook: Any) -> str:
+    code = getattr(hook, "__code__", None)
+    return f" at {code.co_filename}:{code.co_firstlineno}" if code is not None else ""
 
 
 def _listed(things: Sequence[object]) -> str:
@@ -164,12 +193,27 @@ def _listed(things: Sequence[object]) -> str:
     return f"{listed} and {more} more" if more > 0 else listed
 
 
+def _agree_in_training(comparison: Comparison, program: Program, call: Call) -> bool:
+    """Whether model and program are seen to agree in training where every dynamic size is a small one."""
+    sizes = {name: _few(program, name, size) for name, size in dynamic_sizes(program).items()}
+    if not all(holds(guard, sizes) for guard in program.signature.guards):
+        return False
+    small = resized(program, call, sizes)
+    try:
+        if comparison.differences(program, small, training=True):
+            return False
+        _refuse_unsteady(comparison, small, training=True)
+    except CannotRun:
+        return False
+    return True
+
+
 def _at_other_sizes(
-    comparison: Comparison, program: Program, call: Call, training: bool
+    comparison: Comparison, program: Program, call: Call, tried: Sequence[_Trial]
 ) -> tuple[Program, list[Note]]:
     """The program with the dynamic sizes fixed at which it is not the model, and what to say of them."""
     known = dynamic_sizes(program)
-    for change, mode in ((_larger, False), (_smaller, training)):
+    for change, mode in tried:
         sizes = {name: change(program, name, size) for name, size in known.items()}
         if not _disagree(comparison, program, call, sizes, mode):
             continue
@@ -186,7 +230,7 @@ def _at_other_sizes(
             program = fixed_at(program, name)
             said = f"{name} is fixed at {known[name]}: at other sizes the program is not the model"
             notes.append(Note("fixed", said, name))
-        more, fixed = _at_other_sizes(comparison, program, call, training)
+        more, fixed = _at_other_sizes(comparison, program, call, tried)
         return more, [*notes, *fixed]
     return program, []
 
@@ -194,6 +238,13 @@ def _at_other_sizes(
 def _larger(program: Program, name: str, size: int) -> int:
     top = program.signature.ranges.get(name, (0, None))[1]
     return size + 1 if top is None or size < top else size
+
+
+def _few(program: Program, name: str, size: int) -> int:
+    low, top = program.signature.ranges.get(name, (0, None))
+    few = max(low, 3)
+    few += few == size
+    return few if top is None or few <= top else size
 
 
 def _smaller(program: Program, name: str, size: int) -> int:

@@ -17,8 +17,9 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from mlgraph.capture.data_attribute import DataDetached
 from mlgraph.capture.gradients import without_checkpoints
-from mlgraph.capture.state import State, copies, sharing
+from mlgraph.capture.state import State, bytes_of, copies, sharing
 from mlgraph.errors import first_line
 from mlgraph.graph.interpret import Interpretation, double
 
@@ -64,7 +65,7 @@ class Difference:
 class Outcome:
     """What one run gave: its value, gradients by name, and written tensors as they are afterwards.
 
-    ``changed`` are attributes of the model's modules that are others than before.
+    ``changed`` is what a model keeps besides tensors and is not as before.
     """
 
     value: Any
@@ -111,7 +112,7 @@ class Comparison:
         """Whether differences of at most ``worst`` are gone in float64, where that can be seen."""
         if worst > _SUSPICIOUS:
             return False
-        if sum(tensor.nbytes for tensor in self.tensors.values()) > _DOUBLED:
+        if bytes_of(self.tensors.values()) > _DOUBLED:
             return worst <= _UNSEEN
         usual = torch.get_default_dtype()
         try:
@@ -144,24 +145,26 @@ class Comparison:
         self._known = [*self._known[-1:], (call, training, outcome)]
         return outcome
 
-    def unsteady(self, call: Call) -> list[str]:
-        """The attributes by which a second evaluation on the same call, from the same tensors, differs.
+    def unsteady(self, call: Call, training: bool) -> list[str]:
+        """What the model changed, where a second run on the same call, from the same tensors, differs.
 
         Raises CannotRun.
         """
-        changed = [*self.outcome(call, training=False).changed]
+        changed = [*self.outcome(call, training).changed]
         if not changed:
             return []
-        with self._model_as_it_was(training=False):
-            first, second = (self._run(call, training=False) for _ in range(2))
+        with self._model_as_it_was(training):
+            first, second = (self._run(call, training) for _ in range(2))
         return changed if list(_compare(first, second, self.tensors)) else []
 
     def _run(self, call: Call, training: bool, widened: bool = False) -> Outcome:
         made = copies(self.tensors, training, double) if widened else self._copies(self.tensors, training)
+        if training:
+            _hook_alike(made, self.tensors)
 
         def forward(given: Call) -> Any:
             # reentrant ones allow no gradients of chosen tensors
-            with without_checkpoints() if training else contextlib.nullcontext():
+            with DataDetached(), without_checkpoints() if training else contextlib.nullcontext():
                 return torch.func.functional_call(self.model, made, given.args, given.kwargs)
 
         outcome = _outcome(forward, made, call, training)
@@ -193,6 +196,14 @@ class Comparison:
         finally:
             self._state.restore()
             _set_modes(modes)
+
+
+def _hook_alike(made: Mapping[str, torch.Tensor], originals: Mapping[str, torch.Tensor]) -> None:
+    """Give copies of tensors the hooks on what flows back to the originals."""
+    for name, tensor in originals.items():
+        for hook in (tensor._backward_hooks or {}).values():
+            if made[name].requires_grad:
+                made[name].register_hook(hook)  # type: ignore[no-untyped-call]
 
 
 def _set_modes(modes: Mapping[nn.Module, bool]) -> None:

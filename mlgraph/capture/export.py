@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import io
 import linecache
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.capture.place import outside
 from mlgraph.capture.size_guards import Questions
+from mlgraph.capture.state import State
 from mlgraph.capture.tracing import SizeTooComplex, Tracing
 from mlgraph.errors import CaptureError, first_line
 from mlgraph.graph.sizes import size_of
@@ -34,11 +36,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Call:
-    """Example arguments; ``parameters`` are all that the original takes, in order, given or not."""
+    """Example arguments; ``parameters`` are all that the original takes, in order, given or not.
+
+    Of the arguments by name, the caller gave ``by_position`` by position.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     parameters: tuple[str, ...] = ()
+    by_position: tuple[str, ...] = ()
 
     def map(self, change: Callable[[Any], Any]) -> Call:
         """The same call with every leaf changed."""
@@ -78,29 +84,37 @@ def environment_of(program: ExportedProgram) -> Any:
 
 
 def export(
-    model: nn.Module, call: Call, dynamic_shapes: Any, training: bool, rehearse: Callable[[], object]
+    model: nn.Module,
+    call: Call,
+    dynamic_shapes: Any,
+    training: bool,
+    rehearse: Callable[[], object],
+    state: State,
 ) -> Exported:
     """Export a model in training (or evaluation) mode, with as many dynamic sizes as it allows.
 
     A module whose own code cannot be traced in training mode (a branch on a random draw, as of
     LayerDrop) is put in evaluation mode alone, its children stay in training; the notes name
-    it. ``rehearse`` runs the model on the call in evaluation, to see how conditions turn out. Raises
-    ``CaptureError``.
+    it. ``rehearse`` runs the model on the call in evaluation, to see how conditions turn out; every trace
+    begins with ``state``. Raises ``CaptureError``.
     """
     tracing = _tracing(model, rehearse)
+    state.restore()
     model.train(training)
     notes: list[Note] = []
     while True:
         try:
-            made = _with_sizes(model, call, dynamic_shapes, tracing)
+            made = _with_sizes(model, call, dynamic_shapes, tracing, state)
             fixed = _fixed_sizes(made.program, made.call, dynamic_shapes)
             return dataclasses.replace(made, notes=(*notes, *made.notes, *fixed))
         except Exception as error:
             if "not a known type" in str(error) and _register_outputs(model, call, training):
                 continue
             culprit = _training_culprit(model, error) if training else None
+            if culprit is None and isinstance(error, CaptureError):
+                raise
             if culprit is None:
-                raise CaptureError(_sentence(error)) from error
+                raise CaptureError(_sentence(error, tracing.gradients)) from error
             name, module = culprit
             module.training = False
             label = name or "the model"
@@ -112,9 +126,12 @@ def _tracing(model: nn.Module, rehearse: Callable[[], object]) -> Tracing:
     return Tracing.of(rehearse) if has_values(model) else Tracing()
 
 
-def _with_sizes(model: nn.Module, call: Call, dynamic_shapes: Any, tracing: Tracing) -> Exported:
+def _with_sizes(
+    model: nn.Module, call: Call, dynamic_shapes: Any, tracing: Tracing, state: State
+) -> Exported:
     def attempt(shapes: Any, on: Call = call) -> Exported:
         questions = Questions()
+        state.restore(modes=False)
         # torch.export marks the tensors it was given, and a failure leaves the marks
         given = on.map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf)
         # what torch prints of a graph that fails says nothing to a user
@@ -127,6 +144,7 @@ def _with_sizes(model: nn.Module, call: Call, dynamic_shapes: Any, tracing: Trac
         ):
             # a hook that works a weight out anew puts it on its module, which is left as it was
             warnings.filterwarnings("ignore", "The tensor attribute")
+            warnings.filterwarnings("ignore", "The .grad attribute")
             args, kwargs = given.args, given.kwargs
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
         return Exported(program, on, tracing.notes, questions, dynamic_shapes != "auto", tracing.gradients)
@@ -246,14 +264,28 @@ def _spot(error: BaseException) -> str:
     return f"{file}:{line}: {linecache.getline(file, line).strip()}"
 
 
-def _sentence(error: BaseException) -> str:
-    said = first_line(error)
+def _sentence(error: BaseException, gradients: Gradients) -> str:
+    said, spot = first_line(error), _spot(error)
+    advice = "change that line, or capture a submodule that does without it"
     if "data-dependent" in said or "GuardOnDataDependent" in type(error).__name__:
         said = "the line branches on values that are known only when the model runs"
         advice = "write it without the branch (torch.where), or capture a submodule that does without it"
-    else:
-        advice = "change that line, or capture a submodule that does without it"
-    return f"{_spot(error)} cannot be captured: {said}; {advice}"
+    elif "not a known type" in said and (kind := re.search(r"<class '([^']+)'>", said)):
+        return (
+            f"forward returns or takes a {kind[1].rpartition('.')[2]}, in which tensors cannot be found; use "
+            "a tuple, a dict or a dataclass, or register it with torch.utils._pytree.register_pytree_node"
+        )
+    elif "higher order operator" in said:
+        said = "the line uses an operator whose branches (or loop) a flat graph cannot hold"
+        advice = "write it without (torch.where), or capture a submodule that does without it"
+    elif "constant's list" in said and gradients.taken:
+        file, line = gradients.taken[-1]
+        spot = f"{file}:{line}: {linecache.getline(file, line).strip()}"
+        said = "the line takes a gradient in forward"
+    elif "constant's list" in said:
+        spot, advice = "the model", "pass it as an argument, or capture a submodule that does without"
+        said = "forward reads a tensor that no traced op made, as one kept from an earlier call"
+    return f"{spot} cannot be captured: {said}; {advice}"
 
 
 def _training_culprit(model: nn.Module, error: BaseException) -> tuple[str, nn.Module] | None:
@@ -284,7 +316,8 @@ def captures(module: nn.Module, call: Call) -> bool:
     try:
         with torch.no_grad():
             module.eval()
-            _with_sizes(module, call, None, _tracing(module, lambda: module(*call.args, **call.kwargs)))
+            tracing = _tracing(module, lambda: module(*call.args, **call.kwargs))
+            _with_sizes(module, call, None, tracing, State(module))
     except Exception:  # whatever stands in the way
         return False
     finally:

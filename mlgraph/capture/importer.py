@@ -30,6 +30,7 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*\n(?:
 # torch.export calls no-gradient and autocast regions through these.
 _NO_GRAD = "wrap_with_set_grad_enabled"
 _AUTOCAST = "wrap_with_autocast"
+_FUNCTORCH = ("torch._functorch", "torch._C._functorch")
 
 
 def import_graph(
@@ -95,9 +96,12 @@ class _Importer:
             elif spec.kind is InputKind.CONSTANT_TENSOR:
                 env[node] = self._constant(node, str(spec.target))
             else:
+                user = next(iter(node.users), node)
+                where = source_of(user.meta.get("stack_trace")) or "forward"
+                kind = type(self.exported.constants.get(str(spec.target))).__name__
                 raise CaptureError(
-                    f"input {node.name} is a {spec.kind.name.lower()}, which a program cannot hold; "
-                    "keep such objects out of forward"
+                    f"{where} uses an object of torch's ({kind}), which a program cannot hold; keep such "
+                    "objects out of forward"
                 )
         results = self._body(self.exported.graph_module, env)
         outputs = []
@@ -163,6 +167,12 @@ class _Importer:
             return self._region(node, str(target), args)
         if name == "getitem" and isinstance(args[0], tuple | list):
             return args[0][args[1]]
+        if getattr(target, "__module__", "").startswith(_FUNCTORCH):
+            source = source_of(node.meta.get("stack_trace")) or "the model"
+            raise CaptureError(
+                f"{source} uses torch.func (vmap, grad or the like), which a graph cannot hold; write it "
+                "with plain tensor ops on the whole batch"
+            )
         if _no_nodes(args) and not isinstance(target, torch._ops.OpOverload):
             return target(*args, **kwargs)
         target, args, kwargs = one_device(target, args, kwargs)
@@ -227,8 +237,12 @@ class _Importer:
     def _region(self, node: fx.Node, name: str, args: tuple[Any, ...]) -> Any:
         if name == _NO_GRAD:
             enabled, body, operands = args[0], args[1], args[2:]
-            results = self._inline(body, operands, {})
-            return results if enabled else tuple(self._detached(node, value) for value in results)
+            if enabled:
+                return self._inline(body, operands, {})
+            # what is written to here takes no gradient here, and is afterwards what it was before
+            given = {self._detached(node, o): o for o in operands} if _writes(body) else {}
+            results = self._inline(body, tuple(given) or operands, {})
+            return tuple(given.get(_written(v)) or self._detached(node, v) for v in results)
         if name == _AUTOCAST:
             device_type, dtype, enabled, _cache, body = args[:5]
             region = (str(device_type), dtype or torch.get_autocast_dtype(str(device_type)), bool(enabled))
@@ -285,14 +299,26 @@ def _is_tensor(node: fx.Node) -> bool:
     return isinstance(node.meta.get("symbolic"), torch.Tensor)
 
 
+def _written(value: Any) -> Any:
+    """What a chain of writes is to, behind the last one's result."""
+    while isinstance(value, fx.Node) and mutates(value):
+        value = value.args[0]
+    return value
+
+
+def _writes(body: torch.nn.Module) -> bool:
+    graph = body.graph
+    assert isinstance(graph, fx.Graph)
+    return any(mutates(node) for node in graph.nodes)
+
+
 def _settle_assignments(graph: fx.Graph) -> None:
     """Leave what a buffer was to those that read it before the assignment, which torch.export puts last."""
     for node in reversed([node for node in graph.nodes if node.op == "call_function"]):
         buffer, value = node.args[:2] if node.target is aten.copy_.default else (None, None)
         if not isinstance(buffer, fx.Node) or buffer.op != "get_attr" or not isinstance(value, fx.Node):
             return
-        while mutates(value) and isinstance(value.args[0], fx.Node):
-            value = value.args[0]
+        value = _written(value)
         if value is buffer:
             # ``self.count += 1`` has written already
             node.replace_all_uses_with(buffer)

@@ -19,9 +19,9 @@ from mlgraph.capture.inputs.example import example_inputs, needs_inputs
 from mlgraph.capture.normalize.modes import follow_modes
 from mlgraph.capture.normalize.pipeline import normalize
 from mlgraph.capture.signature import signature_of, with_guards
-from mlgraph.capture.state import preserved
+from mlgraph.capture.state import overlapping, preserved
 from mlgraph.capture.submodules import called_with, stand_in, submodule
-from mlgraph.capture.wrappers import unwrapped
+from mlgraph.capture.wrappers import hooks_given_as_called, refuse_what_cannot_be_read, unwrapped
 from mlgraph.errors import CaptureError
 from mlgraph.graph.effects import written
 from mlgraph.graph.propagate import propagate
@@ -59,13 +59,15 @@ def capture(
         raise CaptureError(
             f"{type(model).__name__} is not a module; pass an nn.Module, a file or a directory"
         )
+    refuse_what_cannot_be_read(model)
     model, notes = unwrapped(model)
     known = getattr(model, "program", None)
     if isinstance(known, Program):
         return known
-    if not args and not kwargs and needs_inputs(model):
-        args, kwargs = example_inputs(model)
-    call, more = without_caches(model, _bind(model, args, dict(kwargs or {})))
+    with preserved(model):
+        if not args and not kwargs and needs_inputs(model):
+            args, kwargs = example_inputs(model)
+        call, more = without_caches(model, _bind(model, args, dict(kwargs or {})))
     name = name or type(model).__name__
     if module is not None:
         program = _part(model, module, call, dynamic_shapes, f"{name}.{module}", check)
@@ -76,18 +78,19 @@ def capture(
 
 def _whole(model: nn.Module, call: Call, dynamic_shapes: Any, name: str, check: bool) -> Program:
     tensors, _ = _tensors(model)
-    with preserved(model), torch.enable_grad():
+    with preserved(model) as state, torch.enable_grad(), hooks_given_as_called(model, call):
         comparison = Comparison(model, tensors)
         tried = why_not(tensors) if check else "check=False"
 
         def rehearse() -> None:
             if tried is None:
-                comparison.outcome(call, training=False, again=True)
+                written = comparison.outcome(call, training=False, again=True).written
+                state.hold(tensors[name] for name in written)
             else:
                 model.eval()(*call.args, **call.kwargs)
 
         def captured(training: bool) -> Made:
-            exported = export(model, call, dynamic_shapes, training, rehearse)
+            exported = export(model, call, dynamic_shapes, training, rehearse, state)
             if training:
                 comparison.trains_as_now()
             program = _program(model, exported, name, training)
@@ -122,8 +125,10 @@ def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ca
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     names = [p.name for p in parameters.values() if p.kind in kinds]
     positional = [p.name for p in parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    by_position: tuple[str, ...] = ()
     if len(args) <= len(positional):
         named = dict(zip(positional, args, strict=False))
+        by_position = tuple(named)
         clash = named.keys() & kwargs.keys()
         if clash:
             raise CaptureError(f"argument {min(clash)} is given both by position and by name; give it once")
@@ -136,6 +141,11 @@ def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ca
 
     def distinct(leaf: Any) -> Any:
         if isinstance(leaf, torch.Tensor):
+            if leaf.is_nested:
+                raise CaptureError(
+                    "an argument is a nested tensor, whose sizes differ from row to row, which a graph "
+                    "cannot hold; pad it"
+                )
             if id(leaf) in seen:
                 return leaf.detach().clone()
             seen.add(id(leaf))
@@ -144,7 +154,7 @@ def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ca
         return leaf
 
     args, kwargs = pytree.tree_map(distinct, (args, kwargs))
-    return Call(args, kwargs, tuple(names))
+    return Call(args, kwargs, tuple(names), by_position)
 
 
 def _program(model: nn.Module, exported: Exported, name: str, training: bool) -> Program:
@@ -161,6 +171,7 @@ def _program(model: nn.Module, exported: Exported, name: str, training: bool) ->
         return fresh
 
     graph, constants = import_graph(exported.program, canonical, constant_name)
+    notes = (*exported.notes, *_in_the_same_bytes(graph, tensors))
     if not training:
         follow_modes(graph, dict(model.named_modules()))
     fixed = {n: t for n, t in tensors.items() if n not in tensors.persistent | _written_names(graph)}
@@ -170,8 +181,24 @@ def _program(model: nn.Module, exported: Exported, name: str, training: bool) ->
     tensors = tensors.replace({**tensors, **constants})
     signature, sizes = signature_of(exported.call, exported.program, graph)
     propagate(graph, signature, tensors)
-    program = Program(graph, tensors, signature, name, notes=exported.notes)
+    program = Program(graph, tensors, signature, name, notes=notes)
     return with_guards(program, exported, sizes, model)
+
+
+def _in_the_same_bytes(graph: fx.Graph, tensors: Tensors) -> list[Note]:
+    """Notes on tensors that overlap. Raises CaptureError where the graph writes to one of them."""
+    dirty = _written_names(graph)
+    notes = []
+    for names in overlapping(tensors):
+        listed = " and ".join(names)
+        if written := [name for name in names if name in dirty]:
+            raise CaptureError(
+                f"{listed} lie in the same memory, and the model writes to {written[0]}; hold one of them "
+                "and take the others as views of it in forward"
+            )
+        said = f"{listed} lie in the same memory, which files and changes of width or depth do not keep so"
+        notes.append(Note("weights", said, names[0]))
+    return notes
 
 
 def _written_names(graph: fx.Graph) -> set[str]:

@@ -6,19 +6,28 @@ import os
 import sys
 from types import FrameType
 
+import sympy
 import torch
 
 from mlgraph import errors
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _HERE = os.path.dirname(errors.__file__) + os.sep
+_PYTHON = os.path.dirname(os.__file__) + os.sep
+_SYMPY = os.path.dirname(sympy.__file__) + os.sep
+_PACKAGES = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep)
+
+# What is typed in, at a prompt or in a notebook, is in angle brackets too.
+_GENERATED = ("<eval_with_key>", "<frozen ", "<mlgraph ")
 
 Place = tuple[str, int]
 
 
 def outside(filename: str) -> bool:
-    """Whether a source file is neither torch's nor this package's."""
-    return not filename.startswith((_TORCH, _HERE, "<"))
+    """Whether a source file is neither torch's nor this package's, nor Python's own."""
+    if filename.startswith((_TORCH, _HERE, _SYMPY, *_GENERATED)):
+        return False
+    return not filename.startswith(_PYTHON) or any(part in filename for part in _PACKAGES)
 
 
 def place_of_caller() -> Place | None:

@@ -3,56 +3,133 @@
 from __future__ import annotations
 
 import contextlib
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+import random
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy
 import torch
 from torch import nn
 
 from mlgraph.program.tensors import is_fake
 
+# Parameters of a model with more bytes than this are not copied to be put back.
+_LIGHT = 1 << 28
+_CONTAINERS = (list, dict, set, deque, OrderedDict, defaultdict)
+_PLAIN = (bool, int, float, str, type(None))
+# What every module has is no state that a model's own code keeps.
+_OF_ANY_MODULE = frozenset(nn.Module().__dict__)
+
 
 class State:
-    """Modes, buffers, plain attributes and tensors among them, of every module of a model, at one time."""
+    """Modes, tensors, attributes and containers of every module of a model, and Python's and NumPy's draws.
+
+    Parameters are held by their values where they are small; those that a large model writes are to be named
+    by :meth:`hold`.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = list(model.modules())
         self._attributes = [dict(module.__dict__) for module in self._modules]
         self._buffers = [dict(module._buffers) for module in self._modules]
         self._parameters = [dict(module._parameters) for module in self._modules]
+        self._containers = list(_containers(zip(self._modules, self._attributes, strict=True)))
         plain = [v for held in self._attributes for v in held.values() if isinstance(v, torch.Tensor)]
-        tensors = {id(t): t for t in [*model.buffers(), *plain] if not is_fake(t)}
-        self._values = [(t, t._version, t.detach().clone()) for t in tensors.values()]
+        self._values: dict[int, tuple[torch.Tensor, int, torch.Tensor]] = {}
+        self.hold([*model.buffers(), *plain])
+        parameters = list(model.parameters())
+        if bytes_of(parameters) <= _LIGHT:
+            self.hold(parameters)
+        self._draws = random.getstate(), numpy.random.get_state()
 
-    def restore(self) -> None:
-        """Put everything back."""
+    def hold(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Put these tensors back too, as they are now."""
+        for tensor in tensors:
+            if not is_fake(tensor) and id(tensor) not in self._values:
+                self._values[id(tensor)] = tensor, tensor._version, tensor.detach().clone()
+
+    def restore(self, modes: bool = True, unseen: bool = False) -> None:
+        """Put everything back; the modes stay where not ``modes``.
+
+        With ``unseen``, tensors are looked at too that were written to behind autograd's back, if at all.
+        """
         held = zip(self._modules, self._attributes, self._buffers, self._parameters, strict=True)
         for module, attributes, buffers, parameters in held:
+            now = module.training
             module.__dict__.clear()
             module.__dict__.update(attributes)
             module._buffers.clear()
             module._buffers.update(buffers)
             module._parameters.clear()
             module._parameters.update(parameters)
+            module.training = module.training if modes else now
+        for _, container, content in self._containers:
+            if not _same(container, content):
+                container.clear()
+                (container.extend if isinstance(container, list | deque) else container.update)(content)
         with torch.no_grad():
-            for tensor, version, value in self._values:
-                if tensor._version != version and not _identical(tensor, value):
+            for tensor, version, value in self._values.values():
+                if (unseen or tensor._version != version) and not _identical(tensor, value):
                     tensor.copy_(value)
+        random.setstate(self._draws[0])
+        numpy.random.set_state(self._draws[1])
 
     def changed(self) -> list[str]:
-        """The attributes in plain sight (numbers, tensors) that are others than they were."""
+        """What is not as it was: attributes in plain sight (numbers, tensors, containers), and draws."""
         found = []
         for module, before in zip(self._modules, self._attributes, strict=True):
             for key, value in module.__dict__.items():
                 old = before.get(key)
-                plain = isinstance(value, bool | int | float | str | torch.Tensor | None)
+                plain = isinstance(value, (*_PLAIN, torch.Tensor))
                 if plain and old is not value and (isinstance(value, torch.Tensor) or old != value):
                     found.append(f"{type(module).__name__}.{key}")
-        written = {id(t) for t, version, _ in self._values if t._version != version}
+        written = {id(t) for t, version, _ in self._values.values() if t._version != version}
         for module, before in zip(self._modules, self._attributes, strict=True):
             found += [f"{type(module).__name__}.{key}" for key, v in before.items() if id(v) in written]
+        found += [name for name, container, content in self._containers if not _same(container, content)]
+        if random.getstate() != self._draws[0]:
+            found.append("Python's random numbers")
+        if not all(map(numpy.array_equal, numpy.random.get_state(), self._draws[1])):
+            found.append("NumPy's random numbers")
         return [name for name in dict.fromkeys(found) if not name.endswith(".training")]
+
+
+def bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    """How many bytes some tensors take; those that are not dense, at most."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _containers(held: Iterable[tuple[nn.Module, Mapping[str, Any]]]) -> Iterator[tuple[str, Any, Any]]:
+    """Lists, dicts and sets that modules hold, those inside of others too: a name, itself, its content."""
+    seen: set[int] = set()
+    for module, attributes in held:
+        for key, attribute in attributes.items():
+            pending = [] if key in _OF_ANY_MODULE else [attribute]
+            while pending:
+                value = pending.pop()
+                if type(value) in _CONTAINERS and id(value) not in seen:
+                    seen.add(id(value))
+                    yield f"{type(module).__name__}.{key}", value, _content(value)
+                    pending += value.values() if isinstance(value, dict) else value
+
+
+def _content(container: Any) -> Any:
+    return dict(container) if isinstance(container, dict) else list(container)
+
+
+def _same(container: Any, content: Any) -> bool:
+    if isinstance(container, set):
+        return container == set(content)
+    now = _content(container)
+    if isinstance(now, dict):
+        if now.keys() != content.keys():
+            return False
+        now, content = list(now.values()), list(content.values())
+    return len(now) == len(content) and all(
+        a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and a == b)
+        for a, b in zip(now, content, strict=True)
+    )
 
 
 def _identical(first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -60,14 +137,40 @@ def _identical(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 
 @contextlib.contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Leave modes, buffers, plain attributes and the random state as they were."""
+def preserved(model: nn.Module) -> Iterator[State]:
+    """Leave the model's state and the random state as they were; the state is given, to be put back early."""
     state = State(model)
     with torch.random.fork_rng(list(range(torch.cuda.device_count()))):
         try:
-            yield
+            yield state
         finally:
-            state.restore()
+            state.restore(unseen=True)
+
+
+def overlapping(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, ...]]:
+    """Names of tensors that are different objects and lie, in part at least, in the same bytes."""
+    found: list[tuple[str, ...]] = []
+    for names in sharing(tensors):
+        spans = sorted((*_span(tensors[name]), name) for name in names)
+        group, end = [spans[0][2]], spans[0][1]
+        for first, last, name in spans[1:]:
+            if first < end:
+                group.append(name)
+            else:
+                found.append(tuple(group))
+                group = [name]
+            end = max(end, last)
+        found.append(tuple(group))
+    order = {name: at for at, name in enumerate(tensors)}
+    return [tuple(sorted(group, key=order.__getitem__)) for group in found if len(group) > 1]
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """The first byte of a tensor in its storage, and the one after its last."""
+    dims = zip(tensor.shape, tensor.stride(), strict=True)
+    extent = 1 + sum((int(size) - 1) * int(stride) for size, stride in dims)
+    first = int(tensor.storage_offset()) * tensor.element_size()
+    return first, first + extent * tensor.element_size()
 
 
 def sharing(tensors: Mapping[str, torch.Tensor]) -> list[tuple[str, ...]]:

@@ -23,6 +23,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from mlgraph.capture.data_attribute import with_data_detached
 from mlgraph.capture.gradients import Gradients
 from mlgraph.capture.place import Place, outside, place_of_caller
 from mlgraph.program import Note
@@ -101,7 +102,7 @@ class _Record(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        result = func(*args, **(kwargs or {}))
+        result = with_data_detached(func, args, kwargs)
         if func is torch.Tensor.__bool__ and (place := place_of_caller()) is not None:
             self.outcomes[place].append(bool(result))
         return result
@@ -131,7 +132,7 @@ class _Follow(TorchFunctionMode):
             return self._all_indices(args[0])
         if name in _READS and args and args[0] in self._indices:
             return _READS[name](self._indices[args[0]], *args[1:])
-        result = func(*args, **(kwargs or {}))
+        result = with_data_detached(func, args, kwargs)
         if name in _SINGLE and isinstance(result, torch.Tensor) and args[0] in self._indices:
             self._indices[result] = self._indices[args[0]]
         if name == "nonzero" and isinstance(result, torch.Tensor) and args[0].dim() == 1:

@@ -95,10 +95,8 @@ class _Checks:
         if not leaf.is_tensor:
             if not _is_plain(leaf.value):
                 return []
-            return [
-                f"if {name} != {leaf.value!r}:",
-                f"    self._refuse({leaf.name!r}, 'was {leaf.value!r} in the capture; capture it anew')",
-            ]
+            why = f"was {leaf.value!r} in the capture; capture it anew"
+            return [f"if {name} != {leaf.value!r}:", f"    self._refuse({leaf.name!r}, {why!r})"]
         fixed, equal, new = [f"{name}.dim() != {len(leaf.shape)}"], [], []
         for dim, (size, symbol) in enumerate(zip(leaf.shape, leaf.symbols, strict=True)):
             if symbol is None:

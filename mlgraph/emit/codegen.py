@@ -155,7 +155,7 @@ class BodyWriter:
                 # what a write returns is the buffer
                 if not (mutates(node) and self.root[node].op == "get_attr"):
                     made[node] = position
-            for source in self._reads(step):
+            for source in map(self._named_by, self._reads(step)):
                 if source in made:
                     made[source] = position
         kept = set(self.body.outputs)
@@ -164,6 +164,15 @@ class BodyWriter:
             if node not in kept and isinstance(_val(node), torch.Tensor | list | tuple):
                 dead.setdefault(position, []).append(node)
         return dead
+
+    def _named_by(self, node: fx.Node) -> fx.Node:
+        """The node whose local a node's value has: a write that may rest returns what it writes to."""
+        while mutates(node) and self.root[node].op == "get_attr" and not self._is_stateful(node):
+            node = node.all_input_nodes[0]
+        return node
+
+    def _is_stateful(self, node: fx.Node) -> bool:
+        return str(self.root[node].target) in self.places.tensors.stateful
 
     def _reads(self, step: fx.Node | Body) -> list[fx.Node]:
         if isinstance(step, Body):
@@ -192,7 +201,7 @@ class BodyWriter:
 
     def _write_to_buffer(self, node: fx.Node) -> list[str]:
         buffer = self.root[node]
-        if str(buffer.target) in self.places.tensors.stateful:
+        if self._is_stateful(node):
             text = self.expression(node)
             return [f"{self._name(node)} = {text}" if node.users else text]
         # Statistics move while training only.

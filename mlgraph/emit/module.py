@@ -135,6 +135,8 @@ def _emitted(
     extra = {node: (origin,) for node, origin in casts.restored.items() if origin is not None}
     root = outline(program, extra)
     places = Places(program, root)
+    for name in places.parents | dict.fromkeys(program.tensors):
+        _refuse_own_name(name.partition(".")[0])
     modules: dict[str, nn.Module] = {}
     for body in bodies(root):
         if body.path:
@@ -150,6 +152,14 @@ def _emitted(
     if compile:
         module.compile()
     return module
+
+
+def _refuse_own_name(name: str) -> None:
+    if hasattr(EmittedModule, name) and not hasattr(nn.Module, name):
+        raise MlgraphError(
+            f"the model has a part called {name}, a name that emitted modules use themselves; rename it, "
+            "then capture the model again"
+        )
 
 
 def _moved(tensors: Tensors, device: torch.device | str) -> Tensors:

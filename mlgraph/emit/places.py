@@ -11,7 +11,7 @@ from torch import fx, nn
 from mlgraph.emit.outline import Body
 from mlgraph.emit.runtime import Attention, DropPath, Group
 from mlgraph.graph import ops
-from mlgraph.graph.interpret import follows_mode
+from mlgraph.graph.interpret import follows_mode, statistics
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -115,9 +115,9 @@ class Places:
 
     def _holder(self, node: fx.Node, body: str) -> str:
         """The module whose mode an op follows: that of its statistics, else the one that ran it."""
-        statistics = node.args[3] if node.target is aten.batch_norm.default else None
-        if isinstance(statistics, fx.Node) and statistics.op == "get_attr":
-            owner = str(statistics.target).rpartition(".")[0]
+        mean = statistics(node)
+        if mean is not None and mean.op == "get_attr":
+            owner = str(mean.target).rpartition(".")[0]
             if not body or owner.startswith(f"{body}."):
                 return owner
         path = self._inside(node, body)

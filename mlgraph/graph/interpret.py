@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
+_WITH_STATISTICS = (aten.batch_norm.default, aten.instance_norm.default)
+
 DOUBLE: Mapping[torch.dtype, torch.dtype] = {
     torch.float32: torch.float64,
     torch.bfloat16: torch.float64,
@@ -32,19 +34,30 @@ DOUBLE: Mapping[torch.dtype, torch.dtype] = {
 def follows_mode(node: fx.Node) -> str | None:
     """The argument by which an op is told that the model trains, where it is set; else ``None``.
 
-    Batch norm without running statistics normalises by the batch in both modes and does not count,
-    nor do dropout, attention and ``drop_path``, which modules of their own stand for.
+    Norms without running statistics normalise by the batch in both modes and do not count, nor do dropout,
+    attention and ``drop_path``, which modules of their own stand for.
     """
     target: Any = node.target
     if not isinstance(target, torch._ops.OpOverload) or target is aten.dropout.default:
         return None
     for position, argument in enumerate(target._schema.arguments):
-        if argument.name in ("train", "training"):
+        if argument.name in ("train", "training", "use_input_stats"):
             given = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
             if given is not True:
                 return None
-            return argument.name if target is not aten.batch_norm.default or node.args[3] else None
+            return argument.name if statistics(node) is not None or not has_statistics(node) else None
     return None
+
+
+def has_statistics(node: fx.Node) -> bool:
+    """Whether a node's op takes running statistics, which it writes in training."""
+    return node.target in _WITH_STATISTICS
+
+
+def statistics(node: fx.Node) -> fx.Node | None:
+    """The running mean that a norm is given, if any."""
+    given = node.args[3] if has_statistics(node) else None
+    return given if isinstance(given, fx.Node) else None
 
 
 def set_argument(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], name: str, value: Any) -> Any:

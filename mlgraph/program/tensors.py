@@ -246,7 +246,8 @@ class Tensors(Mapping[str, torch.Tensor]):
         tensor = self[name]
         if tensor.device.type == "meta":
             return self.digests.get(name)
-        if tensor.nbytes > _DIGESTED_BYTES or type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        plain = tensor.layout is torch.strided and type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        if not plain or tensor.nbytes > _DIGESTED_BYTES:
             return None
         data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return hashlib.sha1(data, usedforsecurity=False).hexdigest()

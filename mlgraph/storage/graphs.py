@@ -11,8 +11,11 @@ from mlgraph.storage.targets import decode_target, encode_target
 from mlgraph.storage.values import (
     Malformed,
     array,
+    boolean,
     decode,
+    decode_dtype,
     encode,
+    encode_dtype,
     fields,
     identifier,
     integer,
@@ -29,8 +32,9 @@ _CODES = {op: code for code, op in _OPS.items()}
 def encode_graph(graph: fx.Graph) -> dict[str, Any]:
     """A graph as ``{"strings": [...], "nodes": [[op, name, target, args, kwargs, module, source], ...]}``.
 
-    ``module`` and ``source`` are positions in ``strings``. Raises ``Malformed`` naming the node that has
-    no form.
+    ``module`` and ``source`` are positions in ``strings``. Where the model sets autocast, there is
+    ``"autocast": [[position, device, dtype, on], ...]`` of the nodes that it does so for. Raises
+    ``Malformed`` naming the node that has no form.
     """
     positions: dict[fx.Node, int] = {}
     strings: dict[str, int] = {"": 0}
@@ -41,7 +45,11 @@ def encode_graph(graph: fx.Graph) -> dict[str, Any]:
         except Malformed as error:
             raise Malformed(f"node {node.name}: {error}") from None
         positions[node] = len(positions)
-    return {"strings": list(strings), "nodes": rows}
+    made = {"strings": list(strings), "nodes": rows}
+    regions = [(positions[node], node.meta["autocast"]) for node in graph.nodes if node.meta.get("autocast")]
+    if regions:
+        made["autocast"] = [[at, device, encode_dtype(dtype), on] for at, (device, dtype, on) in regions]
+    return made
 
 
 def _encode_node(node: fx.Node, positions: dict[fx.Node, int], strings: dict[str, int]) -> list[Any]:
@@ -67,7 +75,8 @@ def decode_graph(data: Any) -> fx.Graph:
     """The graph that ``encode_graph`` wrote, without ``meta["val"]``. Raises ``Malformed`` naming the
     node.
     """
-    strings, rows = fields(data, "strings", "nodes")
+    told = isinstance(data, dict) and "autocast" in data
+    strings, rows, *regions = fields(data, "strings", "nodes", *(["autocast"] if told else []))
     strings = [line(words) for words in array(strings)]
     graph = fx.Graph()
     nodes: list[fx.Node] = []
@@ -78,7 +87,15 @@ def decode_graph(data: Any) -> fx.Graph:
         except Malformed as error:
             raise Malformed(f"node {shorten(row[1])}: {error}") from None
     _check_order(nodes)
+    for region in array(regions[0]) if told else ():
+        _decode_region(region, nodes)
     return graph
+
+
+def _decode_region(data: Any, nodes: list[fx.Node]) -> None:
+    position, device, dtype, on = array(data, 4)
+    node = nodes[integer(position, 0, len(nodes) - 1)]
+    node.meta["autocast"] = (identifier(device), decode_dtype(dtype), boolean(on))
 
 
 def _decode_node(graph: fx.Graph, row: list[Any], nodes: list[fx.Node], strings: list[str]) -> fx.Node:

@@ -58,6 +58,11 @@ def encode_target(target: Any) -> str:
     """The name under which a file calls ``target``. Raises ``Malformed`` where the table has none."""
     if isinstance(target, OpOverload):
         name = f"{target.namespace}.{target._schema.name.split('::')[-1]}.{target._overloadname}"
+        if target.namespace not in _NAMESPACES:
+            raise Malformed(
+                f"{name} is an operator that files may not name; let them, here and where they are loaded, "
+                f"with mlgraph.storage.allow_ops({target.namespace!r})"
+            )
         # What a file may not name on loading must not be written on saving.
         return name if decode_target(name) is target else _unknown(name)
     try:

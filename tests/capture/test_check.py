@@ -32,6 +32,7 @@ class Model(nn.Module):
         self.register_buffer("empty", torch.zeros(0, 3))
         self.register_buffer("indices", torch.arange(WIDTH))
         self.norm = nn.BatchNorm1d(WIDTH)
+        self.instance = nn.InstanceNorm1d(WIDTH, affine=True, track_running_stats=True)
         self.spectral = torch.nn.utils.spectral_norm(nn.Linear(WIDTH, WIDTH))
         self.number, self.change = 0, change
 
@@ -207,6 +208,15 @@ def mask_twice(h: torch.Tensor, model: Model) -> torch.Tensor:
     return h * mask + h.sin() * mask
 
 
+def written_weights(h: torch.Tensor, model: Model) -> torch.Tensor:
+    model.weight.data.clamp_(-0.2, 0.2)
+    model.weight.data = model.weight.data * 0.5
+    h = h @ model.weight * model.scale.data
+    with torch.no_grad():
+        model.out.weight.div_(model.out.weight.norm(dim=1, keepdim=True))
+    return h
+
+
 KEPT: dict[str, Change] = {
     "reversed gradient": lambda h, m: Scaled.apply(h, -0.3),
     "surrogate gradient": lambda h, m: Spike.apply(h),
@@ -230,7 +240,17 @@ KEPT: dict[str, Change] = {
     "counter": counted,
     "power iteration": lambda h, m: m.spectral(h),
     "batch statistics": lambda h, m: m.norm(h.transpose(1, 2)).transpose(1, 2),
+    "instance statistics": lambda h, m: m.instance(h.transpose(1, 2)).transpose(1, 2),
+    "writes to weights": written_weights,
     "dropout in every mode": lambda h, m: F.dropout(h, 0.3, True) + F.dropout(h, 0.2, m.training),
+    "dropout of any kind in every mode": lambda h, m: F.dropout(
+        F.dropout1d(h, 0.3, True)
+        + F.alpha_dropout(h, 0.2, True)
+        + F.feature_alpha_dropout(h.unsqueeze(0), 0.2, True)[0],
+        0.3,
+        True,
+        True,
+    ),
     "attention dropout in every mode": lambda h, m: F.scaled_dot_product_attention(h, h, h, dropout_p=0.3),
     "noise in every mode": lambda h, m: h + 0.1 * torch.randn_like(h),
     "one mask twice": mask_twice,
@@ -255,7 +275,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "the hook on a gradient at .*test_check",
     ),
     "python number": (numbered, "Model.number"),
-    "alpha dropout in every mode": (lambda h, m: F.alpha_dropout(h, 0.3, True), "test_check.*evaluation"),
+    "a leaky rate drawn in every mode": (lambda h, m: F.rrelu(h, 0.1, 0.3, True), "test_check.*evaluation"),
 }
 
 
