@@ -34,19 +34,35 @@ class Train:
     """Train the current level for ``steps`` optimizer steps.
 
     ``lr`` is the peak learning rate of this phase (the run's when ``None``); ``schedule`` replaces
-    the run's schedule and then spans this phase alone.
+    the run's schedule and then spans this phase alone. ``lr_new`` is the peak for parameters that a change of
+    level made new. ``batch`` and ``sequence`` take less of every batch of the data: its first samples, and
+    the first tokens of each; ``accumulate`` is the run's option for this phase. ``freeze`` names what is left
+    untrained: axes, chains, modules, or globs of parameter names; its part of the backward pass counts no
+    FLOPs.
     """
 
     steps: int = required("optimizer steps")
     lr: float | None = option(None, "peak learning rate; nothing: the run's")
     schedule: Schedule | None = option(None, "a schedule over this phase alone; nothing: the run's")
+    lr_new: float | None = option(None, "peak learning rate of new parameters; nothing: lr")
+    batch: int | None = option(None, "samples taken of every batch; nothing: all", least=1)
+    sequence: int | None = option(None, "tokens taken of every sample; nothing: all", least=1)
+    accumulate: int | None = option(None, "batches per optimizer step; nothing: the run's", least=1)
+    freeze: tuple[str, ...] = option((), "what is not trained: axes, chains, modules, globs of names")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", whole_steps(self.steps))
-        if self.lr is not None and not 0.0 <= self.lr < math.inf:
-            raise TrainError(f"Train(lr={self.lr}): give a finite learning rate that is not negative.")
+        for name, value in (("lr", self.lr), ("lr_new", self.lr_new)):
+            if value is not None and not 0.0 <= value < math.inf:
+                raise TrainError(f"Train({name}={value}): give a finite learning rate that is not negative.")
         if self.schedule is not None and not isinstance(self.schedule, Schedule):
             raise TrainError(f"Train(schedule={self.schedule!r}): give a mlgraph.train.Schedule.")
+        for name in ("batch", "sequence", "accumulate"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise TrainError(f"Train({name}={value}): give a whole number of at least 1.")
+        named = (self.freeze,) if isinstance(self.freeze, str) else tuple(self.freeze)
+        object.__setattr__(self, "freeze", named)
 
 
 class _Holder:

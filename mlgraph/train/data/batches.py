@@ -177,6 +177,31 @@ def own_loss(outputs: Any, _batch: Any) -> torch.Tensor:
     return loss.reshape(())
 
 
+def cut(batch: Any, rows: int | None, tokens: int | None) -> Any:
+    """The first ``rows`` samples of a batch and the first ``tokens`` of each.
+
+    Samples are the first dim of its tensors, tokens the second of those that are as long there as the first
+    tensor of integer ids.
+
+    Raises:
+        TrainError: tokens are to be cut and there are no ids.
+    """
+    leaves, spec = pytree.tree_flatten(dict(batch) if isinstance(batch, Mapping) else batch)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim > 0]
+    size = tensors[0].shape[0] if tensors else 0
+    length = next((t.shape[1] for t in tensors if t.ndim > 1 and not t.dtype.is_floating_point), None)
+    if tokens is not None and length is None:
+        raise TrainError("A phase cuts the sequence, and a batch has no ids of tokens: leave sequence out.")
+
+    def less(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor) or leaf.ndim == 0 or leaf.shape[0] != size:
+            return leaf
+        shorter = leaf[:rows]
+        return shorter[:, :tokens] if leaf.ndim > 1 and leaf.shape[1] == length else shorter
+
+    return pytree.tree_unflatten([less(leaf) for leaf in leaves], spec)
+
+
 def count_tokens(batch: Any) -> int:
     """Tokens in a batch of integer ids (all of the first such tensor), else samples."""
     leaves = pytree.tree_leaves(dict(batch) if isinstance(batch, Mapping) else batch)

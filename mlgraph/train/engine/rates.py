@@ -38,7 +38,8 @@ class LearningRates:
             own = schedule if phase.schedule is None else phase.schedule
             key = _span_key(schedule, number, levels[number], phase)
             peak = lr if phase.lr is None else phase.lr
-            self._spans[number] = _Span(key, totals.get(key, 0), own, peak, changed)
+            new = 1.0 if phase.lr_new is None else phase.lr_new / peak if peak else 0.0
+            self._spans[number] = _Span(key, totals.get(key, 0), own, peak, changed, new)
             totals[key] = totals.get(key, 0) + phase.steps
             at_level = key, levels[number]
             by_level[at_level] = by_level.get(at_level, 0) + phase.steps
@@ -53,22 +54,23 @@ class LearningRates:
         at, total, last = span.start + step, self._totals[span.key], self._last[span.key]
         rate = span.peak * schedule.factor(at, total, last)
         if not span.after_change or step >= schedule.rewarm:
-            return Rate(rate, rate)
+            return Rate(rate, rate * span.new)
         ramp = (step + 1) / (schedule.rewarm + 1)
         # one warm-up, the slower of the two, where the span itself begins
         warmed = min(rate, span.peak * ramp) if at < schedule.warmup else rate * ramp
-        return Rate(rate if schedule.rewarm_new else warmed, warmed)
+        return Rate(rate if schedule.rewarm_new else warmed, warmed * span.new)
 
 
 @dataclass(frozen=True)
 class _Span:
-    """Where a phase lies in the span of its schedule."""
+    """Where a phase lies in the span of its schedule; new parameters take ``new`` times the rate."""
 
     key: object
     start: int
     schedule: Schedule
     peak: float
     after_change: bool
+    new: float = 1.0
 
 
 def _span_key(schedule: Schedule, number: int, level: int, phase: Train) -> object:

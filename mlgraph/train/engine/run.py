@@ -16,9 +16,10 @@ from torch import nn
 
 from mlgraph.passes.options import table_of
 from mlgraph.program import Program
-from mlgraph.train.data.batches import Binder, Loss, Metric, check_call, count_tokens, example_call, peek
+from mlgraph.train.data.batches import Binder, Loss, Metric, check_call, count_tokens, cut, example_call, peek
 from mlgraph.train.data.stream import RandomState, Stream, seed_all
 from mlgraph.train.engine.checkpoint import RunDirectory
+from mlgraph.train.engine.freezing import frozen_names, with_frozen
 from mlgraph.train.engine.levels import Level, change_level
 from mlgraph.train.engine.processes import Interruption, make_accelerator, peers_ended, shards
 from mlgraph.train.engine.progress import Progress
@@ -240,12 +241,16 @@ class _Engine:
         window, self._window = self._window, []
         on_cpu = self.accelerator.device.type == "cpu"
         last_saved = at.step
+        frozen = frozen_names(self.level.program, phase.freeze) if phase.freeze else frozenset[str]()
+        worker.freeze(frozen)
+        metered, self._flops = with_frozen(self.level.program, frozen), {}
+        count = phase.accumulate or self.accumulate
         self.clock.start()
         while at.phase_step < phase.steps:
             if interruption.agreed(self.accelerator, at.step, settings.log_every):
                 self._stop(window)
-            batches = [self.stream.next() for _ in range(self.accumulate)]
-            self._meter(worker, batches)
+            batches = [self._next(phase) for _ in range(count)]
+            self._meter(worker, metered, batches)
             rate = self.rates.at(at.phase, at.phase_step)
             window.append(worker.step(batches, rate))
             at.step, at.phase_step = at.step + 1, at.phase_step + 1
@@ -261,9 +266,14 @@ class _Engine:
                 self._check_finite(window)
                 self._checkpoint(window, last=False)
                 last_saved = at.step
+        worker.freeze(())
         at.phase, at.phase_step = at.phase + 1, 0
         self._checkpoint()
         self.clock.stop()
+
+    def _next(self, phase: Train) -> Any:
+        batch, less = self.stream.next(), (phase.batch, phase.sequence)
+        return batch if less == (None, None) else cut(batch, *less)
 
     def _ready(self) -> Worker:
         """The worker of the current level, made on first use."""
@@ -286,11 +296,11 @@ class _Engine:
             self._optimizer = {}
         return self.worker
 
-    def _meter(self, worker: Worker, batches: Sequence[Any]) -> None:
+    def _meter(self, worker: Worker, program: Program, batches: Sequence[Any]) -> None:
         for batch in batches:
             key = worker.binder.check(batch, "A training batch")
             if key not in self._flops:
-                self._flops[key] = (count_flops(self.level.program, batch).training, count_tokens(batch))
+                self._flops[key] = (count_flops(program, batch).training, count_tokens(batch))
             flops, tokens = self._flops[key]
             self.at.flops += flops * self.accelerator.num_processes
             self.at.tokens += tokens * self.accelerator.num_processes

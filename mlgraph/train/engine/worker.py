@@ -52,6 +52,8 @@ class Worker:
         module = emit(self._program)
         if not any(parameter.requires_grad for parameter in module.parameters()):
             raise TrainError("No parameter of the model requires a gradient: let at least one train.")
+        self._trains = {name for name, p in module.named_parameters() if p.requires_grad}
+        self._frozen: set[str] = set()
         module.train()
         if settings.recompute:
             recompute(module)
@@ -86,6 +88,20 @@ class Worker:
             compile_blocks(module)
         shard_module(module, layout, settings, whole)
         fill(module, program, layout, self._accelerator.device, settings.fsdp_offload)
+
+    def freeze(self, names: Collection[str]) -> None:
+        """Leave these parameters untrained, and train all others that took a gradient at first.
+
+        Raises:
+            TrainError: there are several processes, which would wait for their gradients.
+        """
+        if set(names) == self._frozen:
+            return
+        if self._accelerator.num_processes > 1:
+            raise TrainError("A phase freezes parameters, which only runs of one process do: leave it out.")
+        for name, parameter in self._named_parameters():
+            parameter.requires_grad_(name in self._trains and name not in names)
+        self._frozen = set(names)
 
     def step(self, batches: Sequence[Any], rate: Rate) -> torch.Tensor:
         """One optimizer step on the mean of the batches' losses, which is returned, detached."""
