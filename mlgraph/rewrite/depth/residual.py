@@ -281,6 +281,12 @@ def residual_changes(
     for name, grouping in layers.items():
         if name not in chains:
             continue
+        gathers = _gathers(program, chains[name]) if modes[name] == "identity" else None
+        if gathers is not None:
+            text = (
+                f"identities of {name} change no block, but {gathers.target} reads the results of all of them"
+            )
+            approximate[Note("approximate", text, name)] = None
         for coarse, group in enumerate(grouping.members):
             members = tuple(sorted(group, key=lambda block: block not in grouping.kept[coarse]))
             indices = members if blocks_of == "fine" else (coarse,) * len(members)
@@ -292,6 +298,23 @@ def residual_changes(
                 places = {tensor: place for place, tensor in enumerate(block.tensors)}
                 out |= {(name, member, places[tensor]): affine for tensor, affine in changed.items()}
     return Changes(out, tuple(approximate))
+
+
+def _gathers(program: Program, chain: Chain) -> fx.Node | None:
+    """The first op outside a chain that computes with the results of several of its blocks."""
+    exits = {block.exit: block.index for block in chain.blocks}
+    inside = {name for block in chain.blocks for name in block.nodes}
+    reached: dict[fx.Node, frozenset[int]] = {}
+    for node in program.graph.nodes:
+        if node.op == "output":
+            break
+        if node.name in exits:
+            reached[node] = frozenset({exits[node.name]})
+        elif node.name not in inside:
+            reached[node] = frozenset().union(*(reached.get(n, frozenset()) for n in node.all_input_nodes))
+            if len(reached[node]) > 1:
+                return node
+    return None
 
 
 def _mode(chain: str, grouping: Grouping, depth_mode: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 import mlgraph
@@ -93,3 +94,24 @@ def test_scaled_copies_are_one_step_in_parts() -> None:
     program = stacked(lambda s, h: h + s.down(torch.ones(8, dtype=h.dtype)))
     grown = mlgraph.decoalesce(program, depth=3, depth_mode="scaled")
     assert difference(grown, program) <= 1e-10
+
+
+def test_what_computes_with_the_results_of_all_blocks_counts_copies_too() -> None:
+    class Averaged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.out = nn.Linear(6, 8), nn.Linear(8, 3)
+            self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h, found = self.into(x), []
+            for layer in self.layers:
+                h = h + layer(F.gelu(h))
+                found.append(h)
+            result: torch.Tensor = self.out(torch.stack(found).mean(0))
+            return result
+
+    program = mlgraph.capture(Averaged().double(), (torch.randn(2, 6, dtype=torch.float64),))
+    grown = mlgraph.decoalesce(program, depth=2, depth_mode="identity")
+    (told,) = [str(note) for note in grown.notes if note.kind == "approximate"]
+    assert "aten.stack.default reads the results of all of them" in told
