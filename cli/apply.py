@@ -46,8 +46,8 @@ def command(
     if pipeline is None or source is None:
         raise typer.BadParameter("name a pipeline and a model, or give --passes to see what there is")
     from mlgraph.cli.checks import require_numbers
-    from mlgraph.cli.coarsen import new_notes
     from mlgraph.cli.results import default_output, open_program, status, write_program
+    from mlgraph.inspect.changes import new_notes
     from mlgraph.inspect.summary import summarize
     from mlgraph.inspect.text import comparison as render
     from mlgraph.passes.pipeline import parse_pipeline

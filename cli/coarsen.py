@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -10,77 +11,50 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mlgraph.cli.options import (
-    AsClass,
-    DryRun,
-    Dtype,
-    Inputs,
-    Json,
-    Loss,
-    Model,
-    Module,
-    Out,
-    ShardSize,
-    Source,
-    Trust,
-)
+from mlgraph.cli.opening import Opening, opens
+from mlgraph.cli.options import AsClass, DryRun, Dtype, Json, Out, ShardSize, Source
 from mlgraph.cli.pass_options import runs
 from mlgraph.passes.coalesce import Coalesce
 
 if TYPE_CHECKING:
+    from mlgraph.cli.results import Written
+    from mlgraph.inspect.changes import Effect
     from mlgraph.passes.base import Pass
     from mlgraph.program import Program
     from mlgraph.rewrite.targets import Candidate
 
 
 @runs(Coalesce)
+@opens
 def command(
     source: Source,
     operator: Coalesce,
+    opening: Opening,
     out: Out = None,
     dry_run: DryRun = False,
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
     as_class: AsClass = False,
-    module: Module = None,
-    inputs: Inputs = None,
-    model: Model = None,
-    loss: Loss = True,
-    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Make a model smaller by averaging neurons and blocks in groups.
 
     For example: mlgraph coarsen bert-base --depth 2 --width 2 -o small
     """
-    from mlgraph.cli.calibrate import measured
-    from mlgraph.cli.results import open_program, status
-    from mlgraph.cli.targets import chosen
-
     if not operator.asks:
         raise typer.BadParameter(
             "say how much smaller: --depth N, --width N, --axis NAME=N or --target-params N"
         )
-    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model, module=module)
-    sizes: list[Candidate] = []
-    left: list[str] = []
+    program, sizes = None, Sizes()
     if operator.target is not None:
-        operator, sizes, left = chosen(operator, program)
-    applied: Callable[[Program], Program] = operator
-    if operator.calibration is not None and operator.calibration.endswith(".toml") and not dry_run:
-        calibration = measured(program, source, Path(operator.calibration), operator.score == "taylor")
-        applied = partial(replace(operator, calibration=None), calibration=calibration)
-    with status("coarsening"):
-        coarse = operator.on_shapes(program) if dry_run else run_pass(applied, program)
-    report(
-        source,
-        operator,
-        program,
-        coarse,
-        None if dry_run else Write(out, _label(operator), dtype, shard_size, as_class),
-        json,
-        Sizes(sizes, left),
-    )
+        from mlgraph.cli.targets import chosen
+
+        program = opening.program(source, weights=not dry_run)
+        operator, *considered = chosen(operator, program)
+        sizes = Sizes(*considered)
+    write = None if dry_run else Write(out, _label(operator), dtype, shard_size, as_class)
+    job = Job(source, opening, operator, sizes, program)
+    run(job, write, json, lambda fine: _calibrated(operator, fine, source))
 
 
 @dataclass(frozen=True)
@@ -102,71 +76,111 @@ class Sizes:
     left: Sequence[str] = ()
 
 
+@dataclass(frozen=True)
+class Job:
+    """A pass on a source, with the sizes that were considered, and its program where it is open already."""
+
+    source: str
+    opening: Opening
+    operator: Pass
+    sizes: Sizes = Sizes()
+    program: Program | None = None
+
+
 def _label(operator: Coalesce) -> str:
     parts = [f"d{operator.depth}"] * (operator.depth > 1) + [f"w{operator.width}"] * (operator.width > 1)
     return "".join(parts) or "coarse"
 
 
-def run_pass(operator: Callable[[Program], Program], program: Program) -> Program:
-    """Apply a pass to a program whose weights are all numbers."""
-    from mlgraph.cli.checks import require_numbers
+def _calibrated(operator: Coalesce, program: Program, source: str) -> Callable[[Program], Program]:
+    """The pass, which takes along what data shows of the program where a file of data is named."""
+    from mlgraph.cli.calibrate import measured
 
-    require_numbers(program)
-    return operator(program)
+    if operator.calibration is None or not operator.calibration.endswith(".toml"):
+        return operator
+    calibration = measured(program, source, Path(operator.calibration), operator.score == "taylor")
+    return partial(replace(operator, calibration=None), calibration=calibration)
 
 
-def report(
-    source: str,
-    operator: Pass,
-    before: Program,
-    after: Program,
+def run(
+    job: Job,
     write: Write | None,
     json: bool,
-    sizes: Sizes | None = None,
+    prepare: Callable[[Program], Callable[[Program], Program]] | None = None,
 ) -> None:
-    """Write the result, unless ``write`` is None, and tell what was done."""
-    from mlgraph.cli.results import default_output, write_program
+    """Apply a pass, or what ``prepare`` makes of it, to a model, write the result and tell what was done.
+
+    Without ``write`` that is done on shapes only, which costs no memory, and what was found is kept.
+    """
+    if write is None:
+        report(job, _rehearsed(job), None, json)
+        return
+    from mlgraph.cli.checks import require_numbers
+    from mlgraph.cli.results import default_output, status, write_program
+    from mlgraph.inspect.changes import effect
+
+    program = job.program or job.opening.program(job.source)
+    require_numbers(program)
+    applied = prepare(program) if prepare is not None else job.operator
+    with status(f"running {job.operator}"):
+        after = applied(program)
+    path = write.out or default_output(job.source, write.label)
+    written = write_program(
+        after, path, dtype=write.dtype, shard_size=write.shard_size, as_class=write.as_class
+    )
+    report(job, effect(program, after, getattr(job.operator, "freeze", ())), written, json)
+
+
+def _rehearsed(job: Job) -> Effect:
+    from mlgraph.cli.results import status
+    from mlgraph.inspect.changes import Effect, effect
+
+    operator = job.operator
+
+    def rehearse() -> Effect:
+        program = job.program or job.opening.program(job.source, weights=False)
+        with status(f"trying {operator}"):
+            after = operator.on_shapes(program)
+        return effect(program, after, getattr(operator, "freeze", ()))
+
+    if job.program is not None or getattr(operator, "calibration", None) is not None:
+        # what hangs on more than the source: a target, or a file that may be another one the next time
+        return rehearse()
+    name = f"{operator.name}-{hashlib.sha256(str(operator).encode()).hexdigest()[:16]}.json"
+    found: Effect = job.opening.kept(job.source, name, Effect, rehearse)
+    return found
+
+
+def report(job: Job, done: Effect, written: Written | None, json: bool) -> None:
+    """Tell what a pass did to a model, and where the result went unless ``written`` is None."""
     from mlgraph.cli.targets import as_json, table_of
-    from mlgraph.inspect.changes import changes, kept
-    from mlgraph.inspect.summary import summarize
     from mlgraph.inspect.text import comparison as render
     from mlgraph.inspect.text.console import show, show_json
 
-    written = None
-    if write is not None:
-        path = write.out or default_output(source, write.label)
-        written = write_program(
-            after, path, dtype=write.dtype, shard_size=write.shard_size, as_class=write.as_class
-        )
-    figures = summarize(before), summarize(after)
-    changed, alone = changes(before, after), kept(before, after, getattr(operator, "freeze", ()))
-    notes = (*new_notes(before, after), *(sizes.left if sizes else ()), *(written.notes if written else ()))
+    sizes = job.sizes
+    notes = (*done.notes, *sizes.left, *(written.notes if written else ()))
     if json:
         show_json(
             {
-                "source": source,
-                "pass": str(operator),
+                "source": job.source,
+                "pass": str(job.operator),
                 "out": str(written.path) if written else None,
                 "form": written.form if written else None,
-                "before": asdict(figures[0]),
-                "after": asdict(figures[1]),
-                "changed": [asdict(change) for change in changed],
-                "kept": [asdict(axis) for axis in alone],
+                **asdict(done),
                 "config": list(written.config) if written else [],
                 "notes": list(notes),
-                **({"candidates": as_json(sizes.candidates)} if sizes and sizes.candidates else {}),
+                **({"candidates": as_json(sizes.candidates)} if sizes.candidates else {}),
             }
         )
         return
-    lines = [*render.comparison(*figures, changed), *render.left_alone(alone), *render.notes(notes)]
-    if sizes and sizes.candidates and write is None:
+    lines = [
+        *render.comparison(done.before, done.after, done.changed),
+        *render.left_alone(done.kept),
+        *render.notes(notes),
+    ]
+    if sizes.candidates and not written:
         lines += table_of(sizes.candidates)
     if written:
         lines += render.config_changes(written.config)
-        lines += ["", render.outcome(str(written.path), written.form, figures[1].parameters)]
+        lines += ["", render.outcome(str(written.path), written.form, done.after.parameters)]
     show(*lines)
-
-
-def new_notes(before: Program, after: Program) -> tuple[str, ...]:
-    """The notes of both programs, each once."""
-    return tuple(dict.fromkeys(map(str, (*before.notes, *after.notes))))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlgraph.cli.options import Inputs, Json, Loss, Model, Module, Source, Trust
+from mlgraph.cli.opening import Opening, opens
+from mlgraph.cli.options import Json, Source
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 
+@opens
 def command(
     source: Source,
+    opening: Opening,
     depth: Annotated[
         int | None,
         typer.Option("--depth", min=1, metavar="N", help="Levels of modules to show.", show_default=False),
@@ -27,18 +33,11 @@ def command(
     code: Annotated[
         bool, typer.Option("--code", help="Show the generated forward functions instead.")
     ] = False,
-    module: Module = None,
-    inputs: Inputs = None,
-    model: Model = None,
-    loss: Loss = True,
-    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Show a model: its modules with repeats folded, dims in axis names, and sizes."""
-    from mlgraph.cli.results import open_program
     from mlgraph.inspect.text.blocks import block_data, block_view
     from mlgraph.inspect.text.console import console, show, show_json
-    from mlgraph.inspect.text.graph import code_data, forward_code, graph_data, graph_view
     from mlgraph.inspect.text.program import inspection, inspection_data
 
     asked = [name for name, on in (("--blocks", blocks), ("--graph", graph), ("--code", code)) if on]
@@ -46,15 +45,26 @@ def command(
         raise typer.BadParameter(f"{' and '.join(asked)} are views of their own; ask for one at a time")
     if asked and (params or depth is not None):
         raise typer.BadParameter(f"--depth and --params shape the tree of modules, which {asked[0]} replaces")
-    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model, module=module)
+    if graph or code:
+        _draw(opening.program(source, weights=False), graph, json)
+        return
+    shown = opening.portrait(source)
     if json:
-        data = {"--blocks": block_data, "--graph": graph_data, "--code": code_data}
-        show_json(data[asked[0]](program) if asked else inspection_data(program))
+        show_json(block_data(shown.blocks) if blocks else inspection_data(shown))
     elif blocks:
-        show(*block_view(program))
+        show(*block_view(shown.blocks))
+    else:
+        show(*inspection(shown, console().width, depth, params))
+
+
+def _draw(program: Program, graph: bool, json: bool) -> None:
+    """The graph of one block of each chain, or the generated code."""
+    from mlgraph.inspect.text.console import console, show, show_json
+    from mlgraph.inspect.text.graph import code_data, forward_code, graph_data, graph_view
+
+    if json:
+        show_json(graph_data(program) if graph else code_data(program))
     elif graph:
         show(*graph_view(program, console().width))
-    elif code:
-        typer.echo(forward_code(program), nl=False)
     else:
-        show(*inspection(program, console().width, depth, params))
+        typer.echo(forward_code(program), nl=False)

@@ -35,8 +35,8 @@ def command(
     was made of A; then --detail says how much is kept of what coarsening averaged away.
     """
     from mlgraph.cli.checks import require_numbers
-    from mlgraph.cli.coarsen import new_notes
     from mlgraph.cli.results import default_output, open_pair, status, write_program
+    from mlgraph.inspect.changes import new_notes
     from mlgraph.inspect.text.comparison import notes, outcome
     from mlgraph.inspect.text.console import show, show_json
 

@@ -27,6 +27,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Loss = Annotated[
     bool, typer.Option("--loss/--no-loss", help="Capture a Hugging Face head with its labels and loss.")
 ]
+Cache = Annotated[
+    bool,
+    typer.Option("--cache/--no-cache", help="Use what is remembered of this model, and remember it."),
+]
 Module = Annotated[
     str | None,
     typer.Option(

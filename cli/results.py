@@ -82,6 +82,11 @@ def open_pair(
     return opened(first), opened(second)
 
 
+def warn(sentence: str) -> None:
+    """Say on standard error what is to be known and stops nothing."""
+    print(f"mlgraph: {' '.join(sentence.split())}", file=sys.stderr)
+
+
 @contextmanager
 def status(doing: str) -> Iterator[None]:
     """A spinner on standard error, where that is a terminal."""

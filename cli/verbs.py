@@ -48,5 +48,6 @@ VERBS = (
     Verb("report", _TRAIN, "Compare training runs in one HTML page."),
     Verb("demo", _TRAIN, "Train a small GPT by a V-cycle and from scratch, in minutes."),
     Verb("capture", _FILES, "Save a model as a program."),
+    Verb("cache", _FILES, "List or delete what is remembered of models."),
     Verb("export", _FILES, "Write a program in a format that other tools read."),
 )

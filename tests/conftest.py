@@ -1,6 +1,7 @@
 """Settings shared by every test: one thread, a fixed seed, quick or thorough hypothesis profiles."""
 
 import os
+import tempfile
 
 import pytest
 import torch
@@ -17,6 +18,10 @@ settings.register_profile("thorough", settings.get_profile("default"), max_examp
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 torch.set_num_threads(1)
+
+# What tests leave in a cache is theirs; it goes when they end.
+_cache = tempfile.TemporaryDirectory(prefix="mlgraph-cache-")
+os.environ["MLGRAPH_CACHE"] = _cache.name
 
 
 @pytest.fixture(autouse=True)

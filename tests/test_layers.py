@@ -15,7 +15,7 @@ FOLDERS = {"mlgraph": "mlgraph", "passes": "mlgraph.passes", "cli": "mlgraph.cli
 FLOORS = (
     ("errors",),
     ("program", "files"),
-    ("graph",),
+    ("graph", "cache"),
     ("capture", "axes", "blocks", "rewrite", "emit", "storage", "view"),
     ("passes", "interop", "verify"),
     ("train", "inspect"),

@@ -76,6 +76,25 @@ def capture(
     return program.replace(notes=(*notes, *more, *program.notes))
 
 
+def refilled(program: Program, model: nn.Module, module: str | None = None) -> Program | None:
+    """The program of a model like ``model``, or of its submodule, with the tensors of this one.
+
+    None where names, shapes or dtypes of its state dict differ.
+    """
+    model, _ = unwrapped(model)
+    live, _ = _tensors(model if module is None else submodule(model, module))
+    kept = program.tensors.meta()
+    alike = {n: n in live.source and _alike(live.source[n], meta) for n, meta in kept.items()}
+    if not all(same for name, same in alike.items() if name in program.tensors.persistent):
+        return None
+    values = {name: live.source[name] if same else program.tensors[name] for name, same in alike.items()}
+    return program.with_values(program.tensors.replace(values))
+
+
+def _alike(tensor: torch.Tensor, other: torch.Tensor) -> bool:
+    return tensor.shape == other.shape and tensor.dtype == other.dtype
+
+
 def _whole(model: nn.Module, call: Call, dynamic_shapes: Any, name: str, check: bool) -> Program:
     tensors, _ = _tensors(model)
     with preserved(model) as state, torch.enable_grad(), hooks_given_as_called(model, call):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlgraph.inspect.summary import families
+from mlgraph.inspect.summary import Summary, families, summarize
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -32,6 +32,33 @@ class Kept:
     size: int
     reason: str
     number: int = 1
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a pass did to a program: figures before and after, what changed and what was kept, and notes."""
+
+    before: Summary
+    after: Summary
+    changed: tuple[Change, ...]
+    kept: tuple[Kept, ...]
+    notes: tuple[str, ...]
+
+
+def effect(before: Program, after: Program, freeze: Iterable[str] = ()) -> Effect:
+    """What a pass that made ``after`` of ``before`` did; ``freeze`` names axes that it was told to leave."""
+    return Effect(
+        summarize(before),
+        summarize(after),
+        tuple(changes(before, after)),
+        tuple(kept(before, after, freeze)),
+        new_notes(before, after),
+    )
+
+
+def new_notes(before: Program, after: Program) -> tuple[str, ...]:
+    """The notes of both programs, each once."""
+    return tuple(dict.fromkeys(map(str, (*before.notes, *after.notes))))
 
 
 def changes(before: Program, after: Program) -> list[Change]:

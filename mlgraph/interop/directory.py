@@ -53,7 +53,7 @@ def open_lazily(
     except MlgraphError:
         return None
     named = {
-        key: found for key in program.tensors if (found := _stored_name(key, program.tensors, files.shapes))
+        key: found for key in program.tensors if (found := stored_name(key, program.tensors, files.shapes))
     }
     own = {key: _shape_only(tensor) if key in named else tensor for key, tensor in program.tensors.items()}
     return program.replace(tensors=program.tensors.replace(DirectoryTensors(own, files, named=named)))
@@ -72,7 +72,8 @@ def _held(model: nn.Module, stored: Any) -> set[str] | None:
     return set(state) if set(stored) <= set(state) else None
 
 
-def _stored_name(name: str, tensors: Tensors, stored: Any) -> str | None:
+def stored_name(name: str, tensors: Tensors, stored: Any) -> str | None:
+    """The name under which files hold a tensor of a state dict, one of its own; None where they do not."""
     if name not in tensors.persistent:
         return None
     aliases = [name, *(alias for alias, to in tensors.aliases.items() if to == name)]

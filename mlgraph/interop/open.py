@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlgraph import storage
 from mlgraph.capture.inputs.example import Arguments, example_inputs, try_inputs
 from mlgraph.capture.model import capture as capture_module
+from mlgraph.capture.model import refilled
 from mlgraph.errors import CaptureError, FileError, first_line
 from mlgraph.files import file_errors
 from mlgraph.interop import load as build
@@ -78,6 +79,7 @@ def open_source(
     check: bool = True,
     model: str | None = None,
     model_class: str | None = None,
+    known: Program | None = None,
 ) -> Program:
     """The program that ``source`` names.
 
@@ -90,11 +92,13 @@ def open_source(
     labels and loss where that can be. ``inputs``, positional and keyword arguments, take the place of those
     made from the configuration. ``module`` is the path of a submodule to capture instead of the whole model;
     ``check`` is that of :func:`mlgraph.capture.model.capture`. ``model_class`` is the transformers class to
-    load a directory or configuration into, where that is not the one that its config names.
+    load a directory or configuration into, where that is not the one that its config names. ``known`` is a
+    program captured of an equal model: it is given back with the weights of this one, in place of a new
+    capture.
     ``Program.origin`` says where it came from. Raises FileError and CaptureError.
     """
     text = os.fspath(source)
-    asked = _Asked(loss, inputs, module, check)
+    asked = _Asked(loss, inputs, module, check, known)
     scheme, colon, rest = text.partition(":")
     if colon and scheme == "timm":
         return _capture(build.timm_model(rest), asked)
@@ -109,9 +113,9 @@ def open_source(
         return _open_unnamed(path, asked, model)
     _refuse_model(path, model)
     if module is None and model_class is None:
-        known = _open_directory(path, loss, inputs, check)
-        if known is not None:
-            return known
+        written = _open_directory(path, asked)
+        if written is not None:
+            return written
     return _capture(build.huggingface_directory(path, trust=trust, model_class=model_class), asked)
 
 
@@ -137,6 +141,7 @@ class _Asked:
     inputs: Arguments | None
     module: str | None
     check: bool
+    known: Program | None = None
 
 
 def _open_file(path: Path, trust: bool, asked: _Asked, model: str | None) -> Program:
@@ -215,12 +220,12 @@ def _kind(path: str | os.PathLike[str]) -> str | None:
         return foreign_kind(file)
 
 
-def _open_directory(path: Path, loss: bool, inputs: Arguments | None, check: bool) -> Program | None:
+def _open_directory(path: Path, asked: _Asked) -> Program | None:
     """The program that a directory was written from, or one captured without weights too large for memory."""
     from mlgraph.interop import directory
     from mlgraph.interop.huggingface import read_skeleton
 
-    written = read_skeleton(path) if inputs is None else None
+    written = read_skeleton(path) if asked.inputs is None else None
     if written is not None or not directory.is_large(path):
         return written
     config = build.read_config(path / "config.json")
@@ -230,11 +235,13 @@ def _open_directory(path: Path, loss: bool, inputs: Arguments | None, check: boo
         path,
         str(config["architectures"][0]),
         config,
-        lambda built: _capture(built, _Asked(loss, inputs, None, check)),
+        lambda built: _capture(built, asked),
     )
 
 
 def _capture(built: build.Built, asked: _Asked) -> Program:
+    if asked.known is not None and (filled := refilled(asked.known, built.model, asked.module)) is not None:
+        return filled
     model, notes, inputs = built.model, list(built.notes), asked.inputs
     name = built.name or type(model).__name__
 

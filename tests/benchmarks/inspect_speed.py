@@ -17,6 +17,7 @@ import torch
 import transformers
 
 import mlgraph
+from mlgraph.inspect.portrait import portrait
 from mlgraph.inspect.text.program import inspection
 
 SECONDS, LINES = 1.5, 60
@@ -44,7 +45,7 @@ def measure(path: Path) -> dict[str, float]:
     whole = time.perf_counter()
     again = mlgraph.load(path)
     marks = [time.perf_counter()]
-    for part in (lambda: again.axes, lambda: again.blocks, lambda: inspection(again)):
+    for part in (lambda: again.axes, lambda: again.blocks, lambda: inspection(portrait(again))):
         part()
         marks.append(time.perf_counter())
     axes, blocks, view = (after - before for before, after in pairwise(marks))

@@ -2,55 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+from rich.text import Text
 
-from mlgraph.inspect.modules import modules
-from mlgraph.inspect.summary import Summary, summarize
+from mlgraph.inspect.portrait import Portrait, inputs, portrait
 from mlgraph.inspect.text.comparison import notes, outcome, plural_count
 from mlgraph.inspect.text.modules import TreeView, axis_sizes, tree_data, tree_lines
 from mlgraph.inspect.text.numbers import count, size
 
 if TYPE_CHECKING:
-    from mlgraph.program import Input, Program
+    from mlgraph.inspect.summary import Summary
+    from mlgraph.program import Program
 
 
 def inspection(
-    program: Program, width: int = 80, depth: int | None = None, every_tensor: bool = False
+    shown: Portrait, width: int = 80, depth: int | None = None, every_tensor: bool = False
 ) -> list[Any]:
     """The modules of a program with repeats folded, then what it is as a whole."""
-    from mlgraph.graph.flops import flops_at
-
-    counted = flops_at(program)
-    root = modules(program)
-    view = TreeView(depth, every_tensor, max(counted.tokens, counted.samples, 1))
-    figures = summarize(program)
-    told = facts(program, figures, axis_sizes(root), counted.forward / view.per)
-    return [*tree_lines(root, view, width), "", told, *notes(program.notes)]
+    view = TreeView(depth, every_tensor, shown.per)
+    told = facts(shown.figures, shown.inputs, axis_sizes(shown.tree), shown.forward / shown.per)
+    return [*tree_lines(shown.tree, view, width), "", told, *notes(shown.notes)]
 
 
 def program_view(program: Program, width: int) -> list[Any]:
     """A program in notebooks and interpreters: what ``mlgraph inspect`` shows."""
-    return inspection(program, width)
+    return inspection(portrait(program), width)
 
 
-def inspection_data(program: Program) -> dict[str, Any]:
+def inspection_data(shown: Portrait) -> dict[str, Any]:
     """The same for JSON."""
-    told = {"modules": tree_data(modules(program)), "notes": list(map(str, program.notes))}
-    return {**asdict(summarize(program)), **told}
+    return {**asdict(shown.figures), "modules": tree_data(shown.tree), "notes": list(shown.notes)}
 
 
 def captured(program: Program, figures: Summary, path: str) -> list[Any]:
     """What was captured, with its inputs, and where it went."""
     closing = outcome(path, "program", figures.parameters)
-    return [facts(program, figures), *notes(program.notes), "", closing]
+    return [facts(figures, inputs(program)), *notes(program.notes), "", closing]
 
 
-def facts(program: Program, figures: Summary, axes: str = "", forward: float = 0.0) -> Table:
+def facts(figures: Summary, taken: Iterable[tuple[str, str]], axes: str = "", forward: float = 0.0) -> Table:
     """Name, size, cost, axes, blocks and inputs of a program, one line each."""
-    inputs = [(leaf.name, describe(leaf)) for leaf in program.signature.inputs if leaf.is_tensor]
     blocks = ", ".join(f"{name} ×{number}" for name, number in figures.blocks.items()) or "none repeated"
     held = f"{plural_count(figures.parameters)}, {size(figures.bytes)} ({'+'.join(figures.dtypes)})"
     passes = f"{count(figures.flops)} in training"
@@ -65,14 +60,8 @@ def facts(program: Program, figures: Summary, axes: str = "", forward: float = 0
         ("FLOPs", f"{passes} per {figures.unit}"),
         *((("axes", axes),) if axes else ()),
         ("blocks", blocks),
-        *((f"input {name}", text) for name, text in inputs),
+        *((f"input {name}", text) for name, text in taken),
     ):
-        grid.add_row(name, text)
+        # a console that reads markup would take sizes in brackets for it
+        grid.add_row(Text(name), Text(text))
     return grid
-
-
-def describe(leaf: Input) -> str:
-    """An input's type and sizes, dynamic ones by name: ``int64[batch, sequence]``."""
-    symbols = leaf.symbols or (None,) * len(leaf.shape)
-    sizes = [symbol or str(number) for symbol, number in zip(symbols, leaf.shape, strict=True)]
-    return f"{str(leaf.dtype).removeprefix('torch.')}[{', '.join(sizes)}]"
