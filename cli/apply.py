@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import AsClass, DryRun, Dtype, Inputs, Json, Loss, Model, Out, ShardSize, Trust
+from mlgraph.cli.opening import Opening, opens
+from mlgraph.cli.options import AsClass, DryRun, Dtype, Json, Out, ShardSize
 
 
+@opens
 def command(
     pipeline: Annotated[
         str | None,
@@ -18,6 +20,8 @@ def command(
     source: Annotated[
         str | None, typer.Argument(metavar="SOURCE", help="The model.", show_default=False)
     ] = None,
+    *,
+    opening: Opening,
     passes: Annotated[
         bool, typer.Option("--passes", help="List every pass with its options and exit.")
     ] = False,
@@ -26,10 +30,6 @@ def command(
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
     as_class: AsClass = False,
-    inputs: Inputs = None,
-    model: Model = None,
-    loss: Loss = True,
-    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Run a pipeline of passes on a model.
@@ -46,14 +46,14 @@ def command(
     if pipeline is None or source is None:
         raise typer.BadParameter("name a pipeline and a model, or give --passes to see what there is")
     from mlgraph.cli.checks import require_numbers
-    from mlgraph.cli.results import default_output, open_program, status, write_program
+    from mlgraph.cli.results import default_output, status, write_program
     from mlgraph.inspect.changes import new_notes
     from mlgraph.inspect.summary import summarize
     from mlgraph.inspect.text import comparison as render
     from mlgraph.passes.pipeline import parse_pipeline
 
     operator = parse_pipeline(pipeline)
-    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
+    program = opening.program(source)
     require_numbers(program)
     with status(f"applying {operator}"):
         result = operator(program)

@@ -7,18 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlgraph.cli.options import Json, Loss, Model, Source, Trust
+from mlgraph.cli.opening import Opening, opens
+from mlgraph.cli.options import Json, Source
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
     from mlgraph.program.calibration import Calibration
 
 
+@opens
 def command(
     source: Source,
     data: Annotated[
         Path, typer.Argument(metavar="DATA", help="A TOML file with a section data.", show_default=False)
     ],
+    opening: Opening,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="OUT", help="Where to write.", show_default=False)
     ] = None,
@@ -30,9 +33,6 @@ def command(
             help="Take gradients too, where there is a loss; without, the model may be larger than memory.",
         ),
     ] = True,
-    model: Model = None,
-    loss: Loss = True,
-    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Measure what data shows of a model: activations, gradients, how much blocks do.
@@ -40,11 +40,11 @@ def command(
     For example: mlgraph calibrate bert-base run.toml -o bert.calibration, then
     mlgraph coarsen bert-base --depth 2 --reduce select --score influence --calibrate bert.calibration
     """
-    from mlgraph.cli.results import default_output, open_program
+    from mlgraph.cli.results import default_output
     from mlgraph.inspect.text.console import show, show_json
     from mlgraph.storage.calibration import save_calibration
 
-    program = open_program(source, trust=trust, loss=loss, model=model)
+    program = opening.program(source)
     found = measured(program, source, data, gradients, batches)
     path = out or default_output(source, "").with_suffix(".calibration")
     save_calibration(found, path)

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from mlgraph.cli.options import Inputs, Json, Loss, Model, Module, Out, Source, Trust
+from mlgraph.cli.opening import Opening, opens
+from mlgraph.cli.options import Json, Out, Source
 
 
+@opens
 def command(
     source: Source,
+    opening: Opening,
     out: Out = None,
-    module: Module = None,
-    inputs: Inputs = None,
-    model: Model = None,
-    loss: Loss = True,
-    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Save a model as a program: a file with graph and weights that is safe to load.
 
     For example: mlgraph capture timm:deit_tiny_patch16_224 -o deit.pt
     """
-    from mlgraph.cli.results import default_output, open_program
+    from mlgraph.cli.results import default_output
     from mlgraph.inspect.summary import summarize
     from mlgraph.inspect.text.console import show, show_json
     from mlgraph.inspect.text.program import captured
     from mlgraph.storage import save
 
-    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model, module=module)
+    program = opening.program(source)
     path = out or default_output(source, "").with_suffix(".pt")
     save(program, path)
     figures = summarize(program)

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Inputs, Json, Loss, Model, Source, Trust
+from mlgraph.cli.opening import Opening, opens
+from mlgraph.cli.options import Json, Source
 
 
+@opens
 def command(
     source: Source,
     out: Annotated[
@@ -23,19 +25,16 @@ def command(
             show_default=False,
         ),
     ],
-    inputs: Inputs = None,
-    model: Model = None,
-    loss: Loss = True,
-    trust: Trust = False,
+    opening: Opening,
     json: Json = False,
 ) -> None:
     """Write a model's weights, its exported graph or a Hugging Face directory, by the ending of OUT."""
-    from mlgraph.cli.results import open_program, status
+    from mlgraph.cli.results import status
     from mlgraph.inspect.text.comparison import outcome
     from mlgraph.inspect.text.console import show, show_json
     from mlgraph.interop.export import export
 
-    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
+    program = opening.program(source)
     with status(f"writing {out}"):
         form = export(program, out)
     if json:

@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import AsClass, Dtype, Inputs, Json, Loss, Model, Out, ShardSize, Trust
+from mlgraph.cli.opening import Opening, opens
+from mlgraph.cli.options import AsClass, Dtype, Json, Out, ShardSize
 from mlgraph.cli.pass_options import runs
 from mlgraph.passes.interpolate import Interpolate
 
 
 @runs(Interpolate)
+@opens
 def command(
     first: Annotated[str, typer.Argument(metavar="A", help="The model at alpha 0.", show_default=False)],
     second: Annotated[
@@ -19,14 +21,11 @@ def command(
         typer.Argument(metavar="B", help="The model at alpha 1, or the coarse one of A.", show_default=False),
     ],
     operator: Interpolate,
+    opening: Opening,
     out: Out = None,
     dtype: Dtype = None,
     shard_size: ShardSize = "5GB",
     as_class: AsClass = False,
-    inputs: Inputs = None,
-    model: Model = None,
-    loss: Loss = True,
-    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Mix two models of one architecture: (1 - alpha) A + alpha B.
@@ -35,12 +34,12 @@ def command(
     was made of A; then --detail says how much is kept of what coarsening averaged away.
     """
     from mlgraph.cli.checks import require_numbers
-    from mlgraph.cli.results import default_output, open_pair, status, write_program
+    from mlgraph.cli.results import default_output, status, write_program
     from mlgraph.inspect.changes import new_notes
     from mlgraph.inspect.text.comparison import notes, outcome
     from mlgraph.inspect.text.console import show, show_json
 
-    before, after = open_pair(first, second, trust=trust, loss=loss, inputs=inputs, model=model)
+    before, after = opening.pair(first, second)
     for program in (before, after):
         require_numbers(program)
     with status("interpolating"):

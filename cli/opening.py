@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,12 +30,14 @@ class Opening:
     loss: bool = True
     trust: bool = False
     cache: bool = True
+    model_class: str | None = None
 
     def request(self, source: str) -> Request:
         """What is asked of a source."""
         from mlgraph.interop.identity import Request
 
-        return Request(source, self.loss, self.inputs, self.module, self.model, self.trust)
+        asked = (self.loss, self.inputs, self.module, self.model, self.trust, self.model_class)
+        return Request(source, *asked)
 
     def program(self, source: str, *, weights: bool = True) -> Program:
         """The program of a SOURCE string or of its submodule; a terminal shows a sign of life meanwhile.
@@ -48,6 +50,25 @@ class Opening:
             from mlgraph.interop.remembered import open_remembered
 
             return open_remembered(self.request(source), self._place(source), warn, weights=weights)
+
+    def pair(self, first: str, second: str, *, weights: bool = True) -> tuple[Program, Program]:
+        """The programs of two SOURCE strings.
+
+        Inputs and the submodule are for those that are captured, ``model`` for those that are weights alone;
+        where none is, the first says so.
+        """
+        from mlgraph.interop.open import holds_weights_alone, is_program
+
+        both = (first, second)
+        captured = [source for source in both if not is_program(source)] or [first]
+        bare = [source for source in both if holds_weights_alone(source)] or [first]
+
+        def opened(source: str) -> Program:
+            own = self if source in captured else replace(self, inputs=(), module=None)
+            own = own if source in bare else replace(own, model=None)
+            return own.program(source, weights=weights)
+
+        return opened(first), opened(second)
 
     def portrait(self, source: str) -> Portrait:
         """What the looking verbs tell of a source: kept from an earlier run, where it was, and read without
@@ -98,6 +119,11 @@ class Opening:
 
         key = source_key(self.request(source), Path(*mlgraph.passes.__path__)) if self.cache else None
         return None if key is None else entry(key)
+
+
+def open_program(source: str, *, trust: bool = False, model_class: str | None = None) -> Program:
+    """The program of a SOURCE string that a configuration names."""
+    return Opening(trust=trust, model_class=model_class).program(source)
 
 
 def opens(function: _F) -> _F:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,58 +28,6 @@ class Written:
     form: str
     notes: tuple[str, ...] = ()
     config: tuple[str, ...] = ()
-
-
-def open_program(
-    source: str,
-    *,
-    trust: bool = False,
-    loss: bool = True,
-    inputs: Sequence[str] | None = None,
-    model: str | None = None,
-    module: str | None = None,
-    model_class: str | None = None,
-) -> Program:
-    """The program of a SOURCE string or of its submodule; a terminal shows a sign of life meanwhile."""
-    with status(f"reading {source}"):
-        from mlgraph.capture.inputs.notation import parse_inputs
-        from mlgraph.interop.open import open_source
-
-        given = parse_inputs(inputs) if inputs else None
-        return open_source(
-            source, trust=trust, loss=loss, inputs=given, module=module, model=model, model_class=model_class
-        )
-
-
-def open_pair(
-    first: str,
-    second: str,
-    *,
-    trust: bool = False,
-    loss: bool = True,
-    inputs: Sequence[str] | None = None,
-    model: str | None = None,
-) -> tuple[Program, Program]:
-    """The programs of two SOURCE strings.
-
-    ``inputs`` are for those that are captured, ``model`` for those that are weights alone; where none is, the
-    first says so.
-    """
-    from mlgraph.interop.open import holds_weights_alone, is_program
-
-    captured = [source for source in (first, second) if not is_program(source)] or [first]
-    weights = [source for source in (first, second) if holds_weights_alone(source)] or [first]
-
-    def opened(source: str) -> Program:
-        return open_program(
-            source,
-            trust=trust,
-            loss=loss,
-            inputs=inputs if source in captured else None,
-            model=model if source in weights else None,
-        )
-
-    return opened(first), opened(second)
 
 
 def warn(sentence: str) -> None:

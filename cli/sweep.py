@@ -25,8 +25,8 @@ def command(
     Stopped at any moment, the same command goes on; started on several machines over one folder, they
     share the runs. For example: mlgraph sweep study.toml --workers 2
     """
+    from mlgraph.cli.opening import open_program
     from mlgraph.cli.render import training as render
-    from mlgraph.cli.results import open_program
     from mlgraph.inspect.text.console import show, show_json
     from mlgraph.train.sweep.study import load_study
     from mlgraph.train.sweep.sweep import sweep

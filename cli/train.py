@@ -42,7 +42,8 @@ def command(
         return
     if config is None:
         raise typer.BadParameter("name a TOML file, or give --fields to see what it may say")
-    from mlgraph.cli.results import is_huggingface, open_program, write_program
+    from mlgraph.cli.opening import open_program
+    from mlgraph.cli.results import is_huggingface, write_program
     from mlgraph.train.config import load_config
     from mlgraph.train.launch import TOKENIZER, launch
 

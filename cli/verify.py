@@ -6,20 +6,19 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.options import Inputs, Json, Loss, Model, Source, Trust
+from mlgraph.cli.opening import Opening, opens
+from mlgraph.cli.options import Json, Source
 
 
+@opens
 def command(
     source: Source,
+    opening: Opening,
     checks: Annotated[
         list[str] | None,
         typer.Option("--check", metavar="NAME", help="Run this check only; repeatable.", show_default=False),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of permutations and inputs.")] = 0,
-    inputs: Inputs = None,
-    model: Model = None,
-    loss: Loss = True,
-    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Check a model's axes by permuting them, and the transfers, growth, gradients and files by their laws.
@@ -27,12 +26,12 @@ def command(
     Exits with code 1 where a check fails, naming the axis and where the largest error arose.
     """
     import mlgraph
-    from mlgraph.cli.results import open_program, status
+    from mlgraph.cli.results import status
     from mlgraph.inspect.text.console import show, show_json
     from mlgraph.inspect.text.verification import verdict, verification
     from mlgraph.verify.checks import CHECKS
 
-    program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
+    program = opening.program(source)
     with status("verifying"):
         report = mlgraph.verify(program, tuple(checks or CHECKS), seed=seed)
     if json:

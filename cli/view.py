@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlgraph.cli.options import Inputs, Loss, Model, Source, Trust
+from mlgraph.cli.opening import Opening, opens
+from mlgraph.cli.options import Source
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
 
 
+@opens
 def command(
     source: Source,
+    opening: Opening,
     other: Annotated[
         str | None,
         typer.Argument(metavar="[OTHER]", help="A second model, to be shown beside.", show_default=False),
@@ -27,10 +30,6 @@ def command(
         int, typer.Option("--depth", min=1, metavar="N", help="Show the model coarsened by this beside it.")
     ] = 1,
     width: Annotated[int, typer.Option("--width", min=1, metavar="N", help="The same for width.")] = 1,
-    inputs: Inputs = None,
-    model: Model = None,
-    loss: Loss = True,
-    trust: Trust = False,
 ) -> None:
     """Draw a model: its parts with repeated blocks folded, and one block of each chain; axes are coloured.
 
@@ -39,7 +38,7 @@ def command(
 
     For example: mlgraph view bert --depth 2 --width 2 -o bert.html
     """
-    from mlgraph.cli.results import default_output, open_pair, open_program, status
+    from mlgraph.cli.results import default_output, status
     from mlgraph.errors import FileError
     from mlgraph.files import write_text
     from mlgraph.inspect.text.console import show
@@ -51,10 +50,10 @@ def command(
     if path.suffix not in (".html", ".svg"):
         raise FileError(f"{path} ends in neither .html nor .svg: name a page or a picture.")
     if other is not None:
-        pair = open_pair(source, other, trust=trust, loss=loss, inputs=inputs, model=model)
+        pair = opening.pair(source, other, weights=False)
         shown = dict(zip((source, other), pair, strict=True))
     else:
-        program = open_program(source, trust=trust, loss=loss, inputs=inputs, model=model)
+        program = opening.program(source, weights=False)
         shown = _beside(program, depth, width)
     with status("drawing"):
         views = {label: view(one) for label, one in shown.items()}

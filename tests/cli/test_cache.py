@@ -27,15 +27,10 @@ class Net(nn.Module):
         return x + self.down(activation(self.up(x)))
 """
 VERBS = (
-    ("inspect",),
     ("inspect", "--json"),
     ("inspect", "--graph"),
-    ("axes",),
     ("axes", "--slots"),
-    ("blocks", "--json"),
     ("coarsen", "--depth", 2, "--width", 2, "--dry-run"),
-    ("coarsen", "--width", 2, "--dry-run", "--json"),
-    ("refine", "--width", 2, "--dry-run"),
 )
 
 

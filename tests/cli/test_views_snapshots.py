@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import mlgraph
-import mlgraph.cli.results
+from mlgraph.cli.opening import Opening
 from tests.captured import captured
 from tests.cli import planted
 
@@ -71,7 +71,7 @@ def screen(cli, programs, monkeypatch):
     """What a command line prints at a width."""
 
     def show(line: str, width: int) -> str:
-        monkeypatch.setattr(mlgraph.cli.results, "open_program", lambda source, **_: programs(source))
+        monkeypatch.setattr(Opening, "program", lambda _, source, **__: programs(source))
         monkeypatch.setenv("COLUMNS", str(width))
         result = cli(*line.split())
         assert result.code == 0, result.err
