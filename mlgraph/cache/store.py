@@ -1,8 +1,9 @@
 """The cache folder: an entry for each key, which holds files that are checked by digest and size.
 
-The folder is ``$MLGRAPH_CACHE``, else ``mlgraph`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. An entry is a
-folder of its own, named by its key; every file in it is written atomically. Nothing here runs or unpickles
-what it reads: records are JSON behind a SHA-256 of their bytes, and other files have their own digests.
+The cache is ``$MLGRAPH_CACHE``, else ``mlgraph`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. An entry is a
+folder of its own in ``models`` there, named by its key; every file in it is written atomically. Nothing here
+runs or unpickles what it reads: records are JSON behind a SHA-256 of their bytes, and other files have their
+own digests.
 """
 
 from __future__ import annotations
@@ -40,13 +41,18 @@ class Damaged(FileError):
     """A file in the cache is not what was written."""
 
 
-def folder() -> Path:
-    """Where entries are kept."""
+def home() -> Path:
+    """The cache of this package."""
     chosen = os.environ.get("MLGRAPH_CACHE")
     if chosen:
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "mlgraph"
+
+
+def folder() -> Path:
+    """Where entries are kept."""
+    return home() / "models"
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,11 @@ class Settings:
     fsdp_policy: bool = option(
         False, "FSDP2 gathers parameters in bf16, at half the traffic; needs mixed_precision bf16"
     )
-    eval_every: int = option(0, "steps between evaluations; 0: at the end of each training phase")
+    eval_every: int = option(
+        0,
+        "steps between evaluations, beside those at the ends of training phases; 0: none between, and in "
+        "mlgraph train so many that there are 20",
+    )
     eval_batches: int | None = option(None, "batches per evaluation; nothing: all")
     log_every: int = option(10, "steps between lines of metrics")
     checkpoint_every: int = option(500, "steps between checkpoints; 0: at the ends of phases alone")

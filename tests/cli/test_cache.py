@@ -90,7 +90,7 @@ def test_a_copy_of_a_model_is_known_and_keeps_its_own_weights(cli, models, captu
 @pytest.mark.parametrize("file", ["program.pt", "portrait.json", "entry.json"])
 def test_a_damaged_entry_is_made_again_and_said(cli, models, captures, file, tmp_path):
     expected = cli("inspect", models / "bert")
-    path = next((tmp_path / "cache").glob(f"*/{file}"))
+    path = next((tmp_path / "cache" / "models").glob(f"*/{file}"))
     data = bytearray(path.read_bytes())
     data[200] ^= 1
     path.write_bytes(data)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -173,12 +172,6 @@ def fingerprint(paths: Sequence[Path], *facts: object) -> str:
         (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()
     ]
     return hashlib.sha256(repr((stats, facts)).encode()).hexdigest()[:20]
-
-
-def cache_folder() -> Path:
-    """Where tokenized corpora are kept: ``$MLGRAPH_CACHE``, or ``mlgraph`` in the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("MLGRAPH_CACHE") or Path(base) / "mlgraph")
 
 
 class TokenBlocks(Dataset[dict[str, torch.Tensor]]):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import Dataset, Subset
 
+from mlgraph.cache.store import home
 from mlgraph.train.data.corruption import MOST_SPANS, SpanBlocks, sentinel, sentinels
 from mlgraph.train.data.labelled import (
     Encoder,
@@ -22,7 +23,6 @@ from mlgraph.train.data.labelled import (
 from mlgraph.train.data.text import (
     MaskedBlocks,
     TokenBlocks,
-    cache_folder,
     fingerprint,
     read_documents,
     read_rows,
@@ -96,7 +96,7 @@ def _tokenizer(data: Data, train: list[Path], source: str) -> tuple[Tokenizer, s
     facts = (name, *extra) if trained else ("",)
     key = fingerprint(train if trained else [Path(name)], *facts, data.field if trained else "")
     documents = _documents(data, train) if trained else iter(())
-    return load_tokenizer(name, documents, cache_folder() / f"tokenizer-{key}", extra), key
+    return load_tokenizer(name, documents, home() / f"tokenizer-{key}", extra), key
 
 
 def _documents(data: Data, paths: list[Path]) -> Any:
@@ -110,7 +110,7 @@ def _documents(data: Data, paths: list[Path]) -> Any:
 
 
 def _blocks(data: Data, tokenizer: Any, paths: list[Path], key: str, start: int) -> TokenBlocks:
-    folder = cache_folder() / f"tokens-{fingerprint(paths, key, data.field)}"
+    folder = home() / f"tokens-{fingerprint(paths, key, data.field)}"
     tokens: np.ndarray[Any, Any] = tokenize(read_documents(paths, data.field), tokenizer, folder)
     if data.task == "causal-lm":
         return TokenBlocks(tokens, data.sequence)

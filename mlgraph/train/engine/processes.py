@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -136,25 +137,36 @@ def _is_loss_of_peer(error: BaseException) -> bool:
 
 
 class Interruption:
-    """Notes SIGTERM while it is active, in the main thread; the run stops at the next step."""
+    """Notes SIGTERM and SIGINT (Ctrl-C) while it is active, in the main thread; the run stops at the next
+    step.
+
+    A second SIGINT stops at once. ``code`` is the exit code: 0 after SIGTERM, 130 after SIGINT.
+    """
 
     def __init__(self, active: bool) -> None:
         self._active = active and threading.current_thread() is threading.main_thread()
-        self._before: Any = None
+        self._before: dict[signal.Signals, Any] = {}
         self.asked = False
+        self.code = 0
 
     def __enter__(self) -> Interruption:
         if self._active:
-            self._before = signal.signal(signal.SIGTERM, self._note)
+            known = (signal.SIGTERM, signal.SIGINT)
+            self._before = {number: signal.signal(number, self._note) for number in known}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        if self._active:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
-    def _note(self, _signal: int, _frame: FrameType | None) -> None:
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self.code:
+                raise KeyboardInterrupt
+            self.code = 130
+            print("\nstopping at the next step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
         self.asked = True
 
     def agreed(self, accelerator: Any, step: int, every: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ def run(
 
     With ``out_dir`` the run is durable: stopped at any moment and called again with the same arguments it
     goes on from its last checkpoint, on as many processes as divide its batches per step; SIGTERM to one of
-    them writes a checkpoint and exits with code 0. The tensors of the result of a sharded run are read from
+    them writes a checkpoint and exits with code 0, Ctrl-C with 130. The tensors of the result of a sharded run are read from
     its directory, and without one put together in every process. Raises ``TrainError``.
     """
     chosen = (settings or Settings()).replace(options)
@@ -248,7 +249,7 @@ class _Engine:
         self.clock.start()
         while at.phase_step < phase.steps:
             if interruption.agreed(self.accelerator, at.step, settings.log_every):
-                self._stop(window)
+                self._stop(window, interruption.code)
             batches = [self._next(phase) for _ in range(count)]
             self._meter(worker, metered, batches)
             rate = self.rates.at(at.phase, at.phase_step)
@@ -400,9 +401,11 @@ class _Engine:
         self.worker = None
         return level, state
 
-    def _stop(self, window: Sequence[torch.Tensor]) -> None:
+    def _stop(self, window: Sequence[torch.Tensor], code: int) -> None:
         self._checkpoint(window)
-        raise SystemExit(0)
+        if self.accelerator.is_main_process:
+            print(f"stopped at step {self.at.step:,}; the same command goes on", file=sys.stderr, flush=True)
+        raise SystemExit(code)
 
     def _checkpoint(self, window: Sequence[torch.Tensor] = (), last: bool = True) -> None:
         if not self.saver.active:
