@@ -67,17 +67,22 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
         epilog="SOURCE is a file mlgraph saved, a Hugging Face directory, timm:NAME,key=value, "
         "hf:CONFIG.json (random weights) or, with --trust, a .pt2 or a pickled module.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_main)
+    mentioned = {*arguments, *_completed()}
     for verb in VERBS:
-        function = _load(verb) if verb.name in arguments else _listed(verb)
+        function = _load(verb) if verb.name in mentioned else _listed(verb)
         app.command(verb.name, rich_help_panel=verb.panel, short_help=verb.summary, no_args_is_help=False)(
             function
         )
     return app
+
+
+def _completed() -> list[str]:
+    """The words that a shell wants completed, where it is a shell that asks."""
+    return f"{os.environ.get('COMP_WORDS', '')} {os.environ.get('_TYPER_COMPLETE_ARGS', '')}".split()
 
 
 def _main(

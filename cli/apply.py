@@ -8,23 +8,23 @@ from typing import Annotated
 import typer
 
 from mlgraph.cli.opening import Opening, opens
-from mlgraph.cli.options import AsClass, DryRun, Dtype, Json, Out, ShardSize
+from mlgraph.cli.options import AsClass, DryRun, Dtype, Json, Out, ShardSize, Source
+from mlgraph.passes.registry import PASSES
 
 
 @opens
 def command(
     pipeline: Annotated[
-        str | None,
-        typer.Argument(metavar="PIPELINE", help='Passes, as "coalesce{width=2};…".', show_default=False),
-    ] = None,
-    source: Annotated[
-        str | None, typer.Argument(metavar="SOURCE", help="The model.", show_default=False)
-    ] = None,
-    *,
+        str,
+        typer.Argument(
+            metavar="PIPELINE",
+            help=f'Passes, as "coalesce{{width=2}};decoalesce": {", ".join(PASSES)}; '
+            "mlgraph passes lists their options.",
+            show_default=False,
+        ),
+    ],
+    source: Source,
     opening: Opening,
-    passes: Annotated[
-        bool, typer.Option("--passes", help="List every pass with its options and exit.")
-    ] = False,
     out: Out = None,
     dry_run: DryRun = False,
     dtype: Dtype = None,
@@ -36,20 +36,12 @@ def command(
 
     For example: mlgraph apply "coalesce{depth=2,width=2};decoalesce" bert -o regrown
     """
-    from mlgraph.inspect.text.console import show, show_json
-
-    if passes:
-        from mlgraph.cli.render import passes as rendered
-
-        show_json(rendered.listed_json()) if json else show(*rendered.listed())
-        return
-    if pipeline is None or source is None:
-        raise typer.BadParameter("name a pipeline and a model, or give --passes to see what there is")
     from mlgraph.cli.checks import require_numbers
     from mlgraph.cli.results import default_output, status, write_program
     from mlgraph.inspect.changes import new_notes
     from mlgraph.inspect.summary import summarize
     from mlgraph.inspect.text import comparison as render
+    from mlgraph.inspect.text.console import show, show_json
     from mlgraph.passes.pipeline import parse_pipeline
 
     operator = parse_pipeline(pipeline)

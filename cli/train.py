@@ -23,11 +23,22 @@ def command(
         typer.Option("--set", metavar="NAME=VALUE", help="Replace a field, as data.batch=8; repeatable."),
     ] = None,
     fields: Annotated[bool, typer.Option("--fields", help="List every field of CONFIG and exit.")] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            metavar="TASK",
+            help="Write a first run to change and exit: CONFIG, run.toml by default, config.json and data. "
+            "TASK is causal-lm, masked-lm or image-classification.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a model by a phase program: a V-cycle or another cycle, or from scratch.
 
-    Stopped at any moment, the same command goes on. For example: mlgraph train vcycle.toml
+    Stopped at any moment, the same command goes on; Ctrl-C writes a checkpoint first. For example:
+    mlgraph train --init causal-lm, then mlgraph train run.toml
     """
     from mlgraph.cli.render import training as render
     from mlgraph.inspect.text.comparison import notes
@@ -40,8 +51,19 @@ def command(
         listed = list(reference(Config))
         show_json(render.fields_json(listed)) if json else show(*render.fields(listed))
         return
+    if init is not None:
+        from mlgraph.train.starter import write_starter
+
+        path = config or Path("run.toml")
+        written = [str(file) for file in write_starter(init, path)]
+        show_json({"files": written}) if json else show(
+            f"wrote {', '.join(written)}", f"mlgraph train {path} runs it as it stands"
+        )
+        return
     if config is None:
-        raise typer.BadParameter("name a TOML file, or give --fields to see what it may say")
+        raise typer.BadParameter(
+            "name a TOML file, give --init TASK to write one, or --fields to see what it may say"
+        )
     from mlgraph.cli.opening import open_program
     from mlgraph.cli.results import is_huggingface, write_program
     from mlgraph.train.config import load_config

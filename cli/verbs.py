@@ -35,6 +35,7 @@ VERBS = (
     Verb("interpolate", _TRANSFORM, "Mix two models of one architecture."),
     Verb("apply", _TRANSFORM, "Run a pipeline of passes."),
     Verb("calibrate", _TRANSFORM, "Measure what data shows of a model, for coarsening by it."),
+    Verb("passes", _TRANSFORM, "List the passes, their options and papers."),
     Verb("inspect", _LOOK, "Show the modules, their dims in axis names, and their sizes."),
     Verb("axes", _LOOK, "List the axes: what may be coarsened and what may not, and why."),
     Verb("blocks", _LOOK, "List the chains of repeated blocks."),

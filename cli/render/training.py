@@ -7,6 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.padding import Padding
+from rich.text import Text
+
 from mlgraph.inspect.text.console import table
 
 if TYPE_CHECKING:
@@ -17,9 +20,13 @@ if TYPE_CHECKING:
 
 
 def fields(listed: Sequence[FieldHelp]) -> list[Any]:
-    """The reference as a table."""
-    rows = [[f.name, f.type, "required" if f.default is None else f.default, f.help] for f in listed]
-    return [table(["field", "type", "default", "meaning"], rows)]
+    """The reference: a line with name, type and default of every field, and what it is below."""
+    lines: list[Any] = []
+    for field in listed:
+        default = "required" if field.default is None else field.default
+        head = Text(field.name, style="bold").append(f"  {field.type}: {default}", style="not bold")
+        lines += [head, Padding(Text(field.help), (0, 0, 0, 4))]
+    return lines
 
 
 def fields_json(listed: Sequence[FieldHelp]) -> list[dict[str, Any]]:

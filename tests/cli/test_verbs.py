@@ -330,13 +330,13 @@ def test_a_timm_model_gives_the_call_that_loads_it(cli, tmp_path):
 
 
 def test_every_option_of_every_pass_is_listed(cli):
-    told = {entry["pass"]: entry for entry in cli("apply", "--passes", "--json").json}
+    told = {entry["pass"]: entry for entry in cli("passes", "--json").json}
     assert told.keys() == PASSES.keys()
     options = {(name, option["name"]): option for name in told for option in told[name]["options"]}
     assert options["coalesce", "pairing"]["type"] == "one of adjacent, halves, similarity"
     assert options["lemon", "width"]["default"] == "2.0"
     assert all(option["help"] for option in options.values())
-    out = cli("apply", "--passes").out
+    out = cli("passes").out
     assert all(option["name"] in out for option in options.values())
     assert cli("apply").code == 2
 
