@@ -23,7 +23,9 @@ def command(
     from mlgraph.inspect.text.console import show, show_json
     from mlgraph.train.demo import demonstrate
 
-    found = demonstrate(steps, say=lambda text: None if json else show(f"· {text}"), seed=seed)
+    found = demonstrate(
+        steps, say=lambda text: None if json else show(f"· {text}"), seed=seed, progress=not json
+    )
     if json:
         show_json(render.figures(found))
     else:

@@ -37,11 +37,12 @@ def warn(sentence: str) -> None:
 
 @contextmanager
 def status(doing: str) -> Iterator[None]:
-    """A spinner on standard error, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    with Console(stderr=True).status(doing):
+    """A spinner with the seconds that have passed, on standard error where that is a terminal."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns, watched = (SpinnerColumn(), TextColumn(doing), TimeElapsedColumn()), sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not watched) as shown:
+        shown.add_task(doing, total=None)
         yield
 
 
@@ -124,10 +125,13 @@ def write_program(
 
 @contextmanager
 def writing(out: Path) -> Iterator[Callable[[int, int], None]]:
-    """A bar that counts bytes, on standard error where that is a terminal; yields what to call."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    """A bar that counts bytes, on standard error where that is a terminal; yields what to call.
 
-    columns = (TextColumn(f"writing {out}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    Before the first byte, while it is found out how the result is to be said, it pulses and counts seconds.
+    """
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn(f"writing {out}"), BarColumn(20), DownloadColumn(), TimeElapsedColumn())
     console, watched = Console(stderr=True), sys.stderr.isatty()
     with Progress(*columns, console=console, transient=True, disable=not watched) as bar:
         task = bar.add_task("write", total=None)

@@ -38,6 +38,7 @@ def main() -> None:
         optimizer=Optimizer(lr=2e-3, betas=(0.9, 0.98)),
         schedule=Schedule("linear", warmup=10),
         log_every=max(steps // 10, 1),
+        progress=True,
     )
     for record in result.history:
         if "loss" in record:

@@ -59,6 +59,7 @@ def main() -> None:
         optimizer=Optimizer(lr=1e-3, weight_decay=0.05),
         schedule=Schedule("cosine", warmup=20),
         eval_batches=4,
+        progress=True,
     )
     for record in result.history:
         if "eval_loss" in record:

@@ -55,6 +55,7 @@ def main() -> None:
             schedule=Schedule("cosine", warmup=10, rewarm=5),
             eval_every=max(steps // 10, 1),
             eval_batches=4,
+            progress=True,
         )
         last = result.history[-1]
         print(f"{name}: loss {last['eval_loss']:.3f}, {last['flops']:.3g} FLOPs, {last['seconds']:.0f} s")

@@ -51,7 +51,8 @@ def main() -> None:
         Interpolate(alpha=0.5),
         Train(80),
     ]
-    result = run(Mixer(), phases, batches(), loss=loss, optimizer=Optimizer(lr=2e-3), log_every=20)
+    optimizer = Optimizer(lr=2e-3)
+    result = run(Mixer(), phases, batches(), loss=loss, optimizer=optimizer, log_every=20, progress=True)
     for record in result.history:
         if "loss" in record:
             print(f"step {record['step']:4d}  level {record['level']}  loss {record['loss']:.3f}")

@@ -43,11 +43,11 @@ class Demo:
     seconds: float
 
 
-def demonstrate(steps: int, say: Callable[[str], None], seed: int = 0) -> Demo:
+def demonstrate(steps: int, say: Callable[[str], None], seed: int = 0, progress: bool = False) -> Demo:
     """Train a small GPT on the standard library's source, from scratch for ``steps`` steps and by a V-cycle.
 
     Both runs use the same initial weights, data order, learning rate and evaluation. ``say`` is told what
-    is going on.
+    is going on; with ``progress`` the runs have a bar.
     """
     import transformers
 
@@ -84,7 +84,7 @@ def demonstrate(steps: int, say: Callable[[str], None], seed: int = 0) -> Demo:
         with torch.no_grad():
             for key, tensor in program.tensors.items():
                 tensor.copy_(initial[key])
-        return _run(program, phases, train, held_out, steps, seed)
+        return _run(program, phases, train, held_out, steps, seed, progress)
 
     scratch = trained(f"training from scratch: {steps} steps", plain(steps, lr=RATE))
     scratch = Result(_frozen(scratch.program), scratch.history)
@@ -130,7 +130,13 @@ def _collate(samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tens
 
 
 def _run(
-    program: Program, phases: Sequence[Phase], train: Any, held_out: Any, steps: int, seed: int
+    program: Program,
+    phases: Sequence[Phase],
+    train: Any,
+    held_out: Any,
+    steps: int,
+    seed: int,
+    progress: bool,
 ) -> Result:
     return run(
         program,
@@ -143,6 +149,7 @@ def _run(
         eval_every=max(steps // 20, 1),
         eval_batches=3,
         log_every=max(steps // 20, 1),
+        progress=progress,
     )
 
 

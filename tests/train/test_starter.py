@@ -43,5 +43,6 @@ def test_a_first_run_trains_as_it_stands(tmp_path, capsys, monkeypatch):
     assert run(["train", "run.toml", *fewer, "--json"]) == 0
     last = json.loads(capsys.readouterr().out)
     assert last["step"] == 60
-    history = [json.loads(line) for line in open("runs/first/metrics.jsonl")]
+    lines = (tmp_path / "runs/first/metrics.jsonl").read_text().splitlines()
+    history = [json.loads(line) for line in lines]
     assert sum("eval_loss" in record for record in history) >= 20

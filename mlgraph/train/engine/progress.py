@@ -14,7 +14,8 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 class Progress:
-    """Shows phase, level, loss and time left on standard error; a line a minute where that is no terminal.
+    """Shows phase, level, step, losses and time left on standard error; a line a minute where that is no
+    terminal.
 
     Work is weighed in FLOPs, since steps cost differently at each level; a level not yet seen is taken to
     cost what the last one does. Where ``shown`` is false nothing is printed.
@@ -28,12 +29,12 @@ class Progress:
         self._next_line = 0.0
         if shown and sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"))
-            times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-            self._bar = Bar(*columns, *times, console=Console(stderr=True))
+            columns = (TextColumn("{task.description}"), BarColumn(8), TextColumn("{task.percentage:>3.0f}%"))
+            left = (TimeRemainingColumn(compact=True), TextColumn("left"))
+            self._bar = Bar(*columns, *left, console=Console(stderr=True))
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
@@ -59,10 +60,13 @@ class Progress:
             p.steps * self._cost_of(n) if isinstance(p, Train) else 0.0 for n, p in enumerate(self._phases)
         ]
         done, total = sum(work[:phase]) + step * self._cost_of(phase), sum(work)
-        kind = kind_of(self._phases[phase])
-        label = f"phase {phase + 1}/{len(self._phases)} {kind} · level {self._levels[phase]} · {text}"
+        current = self._phases[phase]
+        where = f"{phase + 1}/{len(self._phases)} {kind_of(current)} · level {self._levels[phase]}"
+        label = f"phase {where} · {text}"
         if self._bar is not None:
-            self._bar.update(self._task, description=label, total=total, completed=done)
+            of = f"/{current.steps:,}" if isinstance(current, Train) else ""
+            described = f"{where} · {step:,}{of} · {text}"
+            self._bar.update(self._task, description=described, total=total, completed=done)
         elif time.monotonic() >= self._next_line or done >= total:
             self._next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
             print(f"{label} · step {step:,} · {done / max(total, 1.0):.0%}", file=sys.stderr, flush=True)

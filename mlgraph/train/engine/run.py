@@ -318,7 +318,12 @@ class _Engine:
             )
         level = self.levels[self.at.phase]
         progress.cost(level, next(reversed(self._flops.values()))[0])
-        progress.update(self.at.phase, self.at.phase_step, f"loss {loss:.3f}")
+        progress.update(self.at.phase, self.at.phase_step, f"loss {loss:.3f}{self._evaluated()}")
+
+    def _evaluated(self) -> str:
+        """The loss of the last evaluation, for the progress bar."""
+        losses = (record["eval_loss"] for record in reversed(self.metrics.history) if "eval_loss" in record)
+        return next((f", eval {loss:.3f}" for loss in losses), "")
 
     def _where(self) -> Record:
         at = self.at

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 COSTS = {"flops": "training FLOPs", "seconds": "training time (s)"}
 """What runs are compared by, in words."""
+FEW = 10
+"""Evaluations below which a run's training loss is drawn too."""
 COLOURS = ("#3b6fb6", "#c8553d", "#4f8a5b", "#8661a8", "#b8862b", "#4a9aa5", "#a8486d", "#666666")
 
 
@@ -49,14 +51,26 @@ def label(axes: Any, cost: str) -> None:
 
 
 def draw_course(axes: Any, name: str, history: Sequence[Record], cost: str, colour: str) -> None:
-    """Draw a run's evaluations: a line at level 1, dashes at coarser levels."""
+    """Draw a run's evaluations: a line at level 1, dashes at coarser levels; thin, where they are few, the
+    training loss too.
+    """
     evaluated = [record for record in history if "eval_loss" in record]
+    if len(evaluated) < FEW:
+        _draw_training(axes, history, cost, colour)
     axes.plot([], [], "-", color=colour, linewidth=1.6, label=name)
     for level, group in groupby(evaluated, key=lambda record: record["level"]):
         points = [(record[cost], record["eval_loss"]) for record in group]
         style = "-" if level == 1 else "--"
         marker = "o" if len(points) == 1 else None
         axes.plot(*zip(*points, strict=True), style, color=colour, linewidth=1.6, marker=marker, ms=3)
+
+
+def _draw_training(axes: Any, history: Sequence[Record], cost: str, colour: str) -> None:
+    trained = [record for record in history if "loss" in record and cost in record]
+    for level, group in groupby(trained, key=lambda record: record["level"]):
+        points = [(record[cost], record["loss"]) for record in group]
+        style = "-" if level == 1 else "--"
+        axes.plot(*zip(*points, strict=True), style, color=colour, linewidth=0.6, alpha=0.6)
 
 
 def html_picture(picture: bytes, about: str) -> str:
