@@ -73,8 +73,8 @@ def run(
 
     With ``out_dir`` the run is durable: stopped at any moment and called again with the same arguments it
     goes on from its last checkpoint, on as many processes as divide its batches per step; SIGTERM to one of
-    them writes a checkpoint and exits with code 0, Ctrl-C with 130. The tensors of the result of a sharded run are read from
-    its directory, and without one put together in every process. Raises ``TrainError``.
+    them writes a checkpoint and exits with code 0, Ctrl-C with 130. The tensors of the result of a sharded
+    run are read from its directory, and without one put together in every process. Raises ``TrainError``.
     """
     chosen = (settings or Settings()).replace(options)
     if not isinstance(model, Program | nn.Module):
