@@ -11,6 +11,10 @@ from mlgraph.cli.opening import Opening, opens
 from mlgraph.cli.options import AsClass, DryRun, Dtype, Json, Out, ShardSize, Source
 from mlgraph.passes.registry import PASSES
 
+_PASSES = (
+    f'Passes, as "coalesce{{width=2}};decoalesce": {", ".join(PASSES)}; mlgraph passes lists their options.'
+)
+
 
 @opens
 def command(
@@ -18,8 +22,7 @@ def command(
         str,
         typer.Argument(
             metavar="PIPELINE",
-            help=f'Passes, as "coalesce{{width=2}};decoalesce": {", ".join(PASSES)}; '
-            "mlgraph passes lists their options.",
+            help=_PASSES,
             show_default=False,
         ),
     ],
