@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -32,7 +32,7 @@ def command(
         else:
             show(f"deleted {number} {'entry' if number == 1 else 'entries'}, {size(held)}, in {folder()}")
         return
-    listed = []
+    listed: list[dict[str, Any]] = []
     for entry in entries():
         try:
             header = entry.header

@@ -50,8 +50,8 @@ def command(
         from mlgraph.cli.targets import chosen
 
         program = opening.program(source, weights=not dry_run)
-        operator, *considered = chosen(operator, program)
-        sizes = Sizes(*considered)
+        operator, candidates, left = chosen(operator, program)
+        sizes = Sizes(candidates, left)
     write = None if dry_run else Write(out, _label(operator), dtype, shard_size, as_class)
     job = Job(source, opening, operator, sizes, program)
     run(job, write, json, lambda fine: _calibrated(operator, fine, source))

@@ -55,10 +55,9 @@ def command(
         from mlgraph.train.starter import write_starter
 
         path = config or Path("run.toml")
-        written = [str(file) for file in write_starter(init, path)]
-        show_json({"files": written}) if json else show(
-            f"wrote {', '.join(written)}", f"mlgraph train {path} runs it as it stands"
-        )
+        files = [str(file) for file in write_starter(init, path)]
+        told = f"wrote {', '.join(files)}", f"mlgraph train {path} runs it as it stands"
+        show_json({"files": files}) if json else show(*told)
         return
     if config is None:
         raise typer.BadParameter(
