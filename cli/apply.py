@@ -39,7 +39,7 @@ def command(
 
     For example: mlgraph apply "coalesce{depth=2,width=2};decoalesce" bert -o regrown
     """
-    from mlgraph.cli.checks import require_numbers
+    from mlgraph.cli.checks import floating_dtype, require_numbers
     from mlgraph.cli.results import default_output, status, write_program
     from mlgraph.inspect.changes import new_notes
     from mlgraph.inspect.summary import summarize
@@ -52,7 +52,7 @@ def command(
     require_numbers(program)
     with status(f"applying {operator}"):
         result = operator(program)
-    before, after = summarize(program), summarize(result)
+    before, after = summarize(program), summarize(result, floating_dtype(dtype) if dtype else None)
     written = None
     if not dry_run:
         path = out or default_output(source, "applied")

@@ -115,7 +115,7 @@ def run(
     if write is None:
         report(job, _rehearsed(job), None, json)
         return
-    from mlgraph.cli.checks import require_numbers
+    from mlgraph.cli.checks import floating_dtype, require_numbers
     from mlgraph.cli.results import default_output, status, write_program
     from mlgraph.inspect.changes import effect
 
@@ -128,7 +128,8 @@ def run(
     written = write_program(
         after, path, dtype=write.dtype, shard_size=write.shard_size, as_class=write.as_class
     )
-    report(job, effect(program, after, getattr(job.operator, "freeze", ())), written, json)
+    dtype = floating_dtype(write.dtype) if write.dtype else None
+    report(job, effect(program, after, getattr(job.operator, "freeze", ()), dtype), written, json)
 
 
 def _rehearsed(job: Job) -> Effect:

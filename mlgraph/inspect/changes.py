@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlgraph.inspect.summary import Summary, families, summarize
 
 if TYPE_CHECKING:
+    import torch
+
     from mlgraph.program import Program
 
 
@@ -45,11 +47,16 @@ class Effect:
     notes: tuple[str, ...]
 
 
-def effect(before: Program, after: Program, freeze: Iterable[str] = ()) -> Effect:
-    """What a pass that made ``after`` of ``before`` did; ``freeze`` names axes that it was told to leave."""
+def effect(
+    before: Program, after: Program, freeze: Iterable[str] = (), dtype: torch.dtype | None = None
+) -> Effect:
+    """What a pass that made ``after`` of ``before`` did.
+
+    ``freeze`` names axes that it was told to leave, ``dtype`` is the one in which the result is written.
+    """
     return Effect(
         summarize(before),
-        summarize(after),
+        summarize(after, dtype),
         tuple(changes(before, after)),
         tuple(kept(before, after, freeze)),
         new_notes(before, after),
@@ -122,5 +129,26 @@ def kept(before: Program, after: Program, user: Iterable[str] = ()) -> list[Kept
             continue
         asked = family.name in wanted or wanted.issuperset(still)
         reason = "you asked for it" if asked else family.reason or "no factor was asked for"
+        if not asked and _stands_behind(before, still) and not _leader_changed(before, still, sizes):
+            reason = f"a width takes the first axis of a dim alone: --axis {family.name}=N takes this one"
         listed.append(Kept(family.name, family.size, reason, len(still)))
     return listed
+
+
+def _stands_behind(program: Program, axes: Iterable[str]) -> bool:
+    """Whether axes are kept because another of their dims is coarsened in their place."""
+    reasons = (program.axes[axis].kept for axis in axes)
+    return all(reason is not None and reason.kind == "minor" for reason in reasons)
+
+
+def _leader_changed(program: Program, axes: Iterable[str], sizes: Mapping[str, int]) -> bool:
+    """Whether some axis with which these make up a dim has another size now."""
+    own = set(axes)
+    for dims in program.axes.tensor_dims.values():
+        for dim in dims:
+            leaves = list(dim.leaves())
+            if own.isdisjoint(leaf.axis for leaf in leaves):
+                continue
+            if any(sizes.get(leaf.axis, leaf.size) != leaf.size for leaf in leaves):
+                return True
+    return False

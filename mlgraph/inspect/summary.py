@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from mlgraph.program.families import Family, families
 
 if TYPE_CHECKING:
+    import torch
+
     from mlgraph.program import Program
 
 __all__ = ["Family", "Summary", "families", "summarize"]
@@ -26,18 +28,22 @@ class Summary:
     blocks: dict[str, int]
 
 
-def summarize(program: Program) -> Summary:
-    """The figures of a program; reads no tensor."""
+def summarize(program: Program, dtype: torch.dtype | None = None) -> Summary:
+    """The figures of a program, its floating-point tensors in ``dtype`` if one is given; reads no tensor."""
     flops, unit = _flops(program)
     return Summary(
         program.name,
         program.num_parameters(),
-        sum(tensor.numel() * tensor.element_size() for tensor in _shapes(program)),
-        tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in _shapes(program, True)})),
+        sum(tensor.numel() * _kind(tensor, dtype).itemsize for tensor in _shapes(program)),
+        tuple(sorted({str(_kind(t, dtype)).removeprefix("torch.") for t in _shapes(program, True)})),
         flops,
         unit,
         {chain.name: len(chain) for chain in program.blocks},
     )
+
+
+def _kind(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    return dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
 
 
 def _shapes(program: Program, parameters_only: bool = False) -> list[Any]:

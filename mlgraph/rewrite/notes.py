@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _ARGUMENTS = ("scale", "alpha", "beta")
 _EXACT = 1e-6
 _HALF = 4e-3
+# by how often models have them: a root of a width, then a width
+_POWERS = {"1/√": -0.5, "√": 0.5, "1/": -1.0, "": 1.0}
 
 
 def kept_constants(program: Program, sizes: Mapping[str, int]) -> list[Note]:
@@ -113,18 +115,23 @@ def _stored(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
 def _width(
     program: Program, node: fx.Node, value: float, tolerance: float, sizes: Mapping[str, int]
 ) -> str | None:
-    """The width, a dim at hand that changes, of which ``value`` is a power."""
+    """The width, a dim at hand that changes, of which ``value`` is a power, and of none that stays."""
     if not math.isfinite(value) or abs(value) in (0.0, 0.5, 1.0, 2.0):
         return None
-    for dim in _dims(program, node):
-        before, after = dim.size, dim.new_size(sizes)
-        if before == after or before < 2 or any(leaf.axis.startswith("~") for leaf in dim.leaves()):
-            continue
-        powers = {"√": before**0.5, "1/√": before**-0.5, "": float(before), "1/": 1 / before}
-        for mark, power in powers.items():
-            if math.isclose(abs(value), power, rel_tol=tolerance):
+    for mark, exponent in _POWERS.items():
+        dims = [
+            dim
+            for dim in _dims(program, node)
+            if dim.size > 1 and math.isclose(abs(value), dim.size**exponent, rel_tol=tolerance)
+        ]
+        for dim in dims:
+            after = dim.new_size(sizes)
+            if after != dim.size and not any(leaf.axis.startswith("~") for leaf in dim.leaves()):
                 named = _named(program, dim)
-                return f"which is {mark}{named} at {named} = {before}, now {after}"
+                return f"which is {mark}{named} at {named} = {dim.size}, now {after}"
+        if dims:
+            # a likelier power of a width that stays
+            return None
     return None
 
 

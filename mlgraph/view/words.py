@@ -24,20 +24,22 @@ class Words:
         self.table = program.axes
         self.families = tuple(families(program))
         self._family = {axis: place for place, family in enumerate(self.families) for axis in family.ids}
-        self._symbols = dict(self._named_sizes())
+        self._symbols: dict[Dim, str] = {}
+        for dim, symbol in self._named_sizes():
+            self._symbols.setdefault(dim, symbol)
         self._shapes = program.skeleton().tensors
         self._shared: dict[str, tuple[str, ...]] = {}
         for alias, canonical in program.tensors.aliases.items():
             self._shared[canonical] = (*self._shared.get(canonical, ()), alias)
 
-    def _named_sizes(self) -> Iterator[tuple[str, str]]:
-        """The axes that are dynamic sizes of inputs: batch, sequence."""
+    def _named_sizes(self) -> Iterator[tuple[Dim, str]]:
+        """The dims that are dynamic sizes of inputs: batch, sequence."""
         inputs = [node for node in self.program.graph.nodes if node.op == "placeholder"]
         for node, leaf in zip(inputs, self.program.signature.inputs, strict=True):
             dims = self.table.result_dims(node.name) or ()
             for dim, symbol in zip(dims, leaf.symbols, strict=False):
-                if symbol and dim.only:
-                    yield dim.only.axis, symbol
+                if symbol and dim:
+                    yield dim, symbol
 
     def tensor(self, name: str) -> Tensor:
         """A parameter or buffer by its canonical name."""
@@ -73,6 +75,8 @@ class Words:
         """A dim in pieces: ``heads``, ``·``, ``head_dim``; ``2×a`` for ``a | a``."""
         if not dim:
             return (Token("1"),)
+        if dim in self._symbols:
+            return (Token(self._symbols[dim]),)
         pieces: list[Token] = []
         for place, term in enumerate(dim):
             if place:
@@ -82,8 +86,9 @@ class Words:
 
     def _term(self, term: Term, alone: bool) -> list[Token]:
         if isinstance(term, Leaf):
-            if term.axis in self._symbols:
-                return [Token(self._symbols[term.axis])]
+            symbol = self._symbols.get(Dim((term,)))
+            if symbol is not None:
+                return [Token(symbol)]
             place = self._family.get(term.axis)
             return [Token(str(term.size) if place is None else self.families[place].name, place)]
         return self._join(term, alone)

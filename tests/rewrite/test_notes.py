@@ -74,6 +74,27 @@ def test_what_follows_no_changed_width_is_not_reported() -> None:
     assert kept(mlgraph.coalesce(captured(), axes={"heads": 2})) == []
 
 
+class Narrow(nn.Module):
+    """Four heads of width 16, whose scores are scaled by 1/√16: a number that is also 1/4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.out = nn.Linear(24, 64), nn.Linear(24, 64), nn.Linear(64, 24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k = (f(x).unflatten(-1, (4, 16)).transpose(1, 2) for f in (self.q, self.k))
+        mixed = ((q @ k.transpose(-1, -2)) * 0.25).softmax(-1) @ k
+        result: torch.Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return result
+
+
+def test_a_factor_of_a_width_that_stays_follows_no_other() -> None:
+    program = mlgraph.capture(Narrow(), (torch.randn(3, 7, 24),))
+    assert kept(mlgraph.coalesce(program, axes={"heads": 2})) == []
+    (note,) = kept(mlgraph.coalesce(program, axes={"head_dim": 2}))
+    assert "1/√head_dim at head_dim = 16, now 8" in note
+
+
 class Dropping(nn.Module):
     """A dropout rate that equals 1/√d, and a factor of a dim that the batch is folded into."""
 

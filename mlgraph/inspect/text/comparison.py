@@ -29,7 +29,7 @@ def figures_table(
     """The same with the rows of ``rest`` below."""
     rows: list[Sequence[str]] = [
         _figure("parameters", before.parameters, after.parameters, count),
-        _figure(f"memory ({'+'.join(before.dtypes)})", before.bytes, after.bytes, size),
+        _figure(f"memory ({_dtypes(before, after)})", before.bytes, after.bytes, size),
         _figure(f"training FLOPs per {before.unit}", before.flops, after.flops, count),
     ]
     for change in changes:
@@ -39,6 +39,10 @@ def figures_table(
             (f"{kind} {what}", str(change.before), str(change.after), ratio(change.after, change.before))
         )
     return table(("", "before", "after", "ratio"), [*rows, *rest], right=(1, 2, 3))
+
+
+def _dtypes(before: Summary, after: Summary) -> str:
+    return " → ".join(dict.fromkeys("+".join(each.dtypes) for each in (before, after)))
 
 
 def chain_changes(before: Summary, after: Summary) -> list[Change]:
