@@ -130,6 +130,9 @@ def checked(comparison: Comparison, made: Made, again: Callable[[], Made]) -> Pr
         notes.append(Note("unchecked", f"not checked in training: the model does not run: {error}"))
     unused = "changes no gradient here, and is not part of the program"
     notes += [Note("mode", f"{hook} {unused}") for hook in told[len(made.functions) :]]
+    if light and not training and (differ := _in_evaluation(comparison, program, call)):
+        said = f"gradients in evaluation are not those of the model: {_listed(differ)}"
+        notes.append(Note("mode", said))
     tried: list[_Trial] = [(_larger, False)]
     if not done:
         tried.append((_smaller, light and not training))
@@ -191,6 +194,13 @@ def _listed(things: Sequence[object]) -> str:
     listed = ", ".join(map(str, things[:_NAMED]))
     more = len(things) - _NAMED
     return f"{listed} and {more} more" if more > 0 else listed
+
+
+def _in_evaluation(comparison: Comparison, program: Program, call: Call) -> list[Difference]:
+    try:
+        return comparison.gradients_in_evaluation(program, call)
+    except CannotRun:
+        return []
 
 
 def _agree_in_training(comparison: Comparison, program: Program, call: Call) -> bool:

@@ -108,6 +108,23 @@ class Comparison:
         worst = max((difference.size for difference in differences), default=0.0)
         return [] if worst and self._is_rounding(program, call, training, worst) else differences
 
+    def gradients_in_evaluation(self, program: Program, call: Call) -> list[Difference]:
+        """How gradients differ in evaluation, where they may be others than in training. Raises CannotRun."""
+        try:
+            with self._model_as_it_was(training=False):
+                wanted = self._run(call, training=False, gradients=True)
+        except Exception as error:
+            raise CannotRun(first_line(error)) from error
+        try:
+            with self._model_as_it_was(training=False):
+                made = self._copies(program.tensors, True)
+                found = _run_program(program, made, call, training=False, gradients=True)
+        except Exception:  # without gradients it does run
+            return []
+        return [
+            d for d in _compare(wanted, found, self.tensors) if d.kind == "gradient" and d.size > _SUSPICIOUS
+        ]
+
     def _is_rounding(self, program: Program, call: Call, training: bool, worst: float) -> bool:
         """Whether differences of at most ``worst`` are gone in float64, where that can be seen."""
         if worst > _SUSPICIOUS:
@@ -157,17 +174,18 @@ class Comparison:
             first, second = (self._run(call, training) for _ in range(2))
         return changed if list(_compare(first, second, self.tensors)) else []
 
-    def _run(self, call: Call, training: bool, widened: bool = False) -> Outcome:
-        made = copies(self.tensors, training, double) if widened else self._copies(self.tensors, training)
+    def _run(self, call: Call, training: bool, widened: bool = False, gradients: bool = False) -> Outcome:
+        gradients = gradients or training
+        made = copies(self.tensors, gradients, double) if widened else self._copies(self.tensors, gradients)
         if training:
             _hook_alike(made, self.tensors)
 
         def forward(given: Call) -> Any:
             # reentrant ones allow no gradients of chosen tensors
-            with DataDetached(), without_checkpoints() if training else contextlib.nullcontext():
+            with DataDetached(), without_checkpoints() if gradients else contextlib.nullcontext():
                 return torch.func.functional_call(self.model, made, given.args, given.kwargs)
 
-        outcome = _outcome(forward, made, call, training)
+        outcome = _outcome(forward, made, call, gradients)
         return dataclasses.replace(outcome, changed=self._state.changed())
 
     def _copies(self, tensors: Mapping[str, torch.Tensor], training: bool) -> dict[str, torch.Tensor]:
@@ -226,32 +244,40 @@ class _DrawnAlike(Interpretation):
 
 
 def _run_program(
-    program: Program, made: dict[str, torch.Tensor], call: Call, training: bool, widened: bool = False
+    program: Program,
+    made: dict[str, torch.Tensor],
+    call: Call,
+    training: bool,
+    widened: bool = False,
+    gradients: bool = False,
 ) -> Outcome:
     def forward(given: Call) -> Any:
         results = _DrawnAlike(program, made, training, widened).run(given.leaves())
         return pytree.tree_unflatten(results, program.signature.out_spec)
 
-    return _outcome(forward, made, call, training)
+    return _outcome(forward, made, call, gradients or training)
 
 
 def _outcome(
-    forward: Callable[[Call], Any], held: dict[str, torch.Tensor], call: Call, training: bool
+    forward: Callable[[Call], Any], held: dict[str, torch.Tensor], call: Call, gradients: bool
 ) -> Outcome:
     """What a run gives; ``held`` are the tensors that it runs on."""
     start = dict(held)
     versions = {name: tensor._version for name, tensor in start.items()}
-    with torch.random.fork_rng(list(range(torch.cuda.device_count()))), torch.set_grad_enabled(training):
+    with (
+        torch.random.fork_rng(list(range(torch.cuda.device_count()))),
+        torch.set_grad_enabled(gradients),
+    ):
         torch.manual_seed(_SEED)
-        leaves, given = _given(call, training)
+        leaves, given = _given(call, gradients)
         value = forward(given)
-        gradients = _gradients(pytree.tree_leaves(value), start, leaves) if training else {}
+        slopes = _gradients(pytree.tree_leaves(value), start, leaves) if gradients else {}
     written = {
         n: held[n].detach()
         for n, tensor in start.items()
         if held[n] is not tensor or tensor._version > versions[n]
     }
-    return Outcome(value, gradients, written)
+    return Outcome(value, slopes, written)
 
 
 def _given(call: Call, training: bool) -> tuple[dict[str, torch.Tensor], Call]:

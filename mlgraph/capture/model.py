@@ -190,7 +190,7 @@ def _program(model: nn.Module, exported: Exported, name: str, training: bool) ->
         return fresh
 
     graph, constants = import_graph(exported.program, canonical, constant_name)
-    notes = (*exported.notes, *_in_the_same_bytes(graph, tensors))
+    notes = (*exported.notes, *_in_the_same_bytes(graph, tensors), *_beside_tensors(model, tensors))
     if not training:
         follow_modes(graph, dict(model.named_modules()))
     fixed = {n: t for n, t in tensors.items() if n not in tensors.persistent | _written_names(graph)}
@@ -218,6 +218,16 @@ def _in_the_same_bytes(graph: fx.Graph, tensors: Tensors) -> list[Note]:
         said = f"{listed} lie in the same memory, which files and changes of width or depth do not keep so"
         notes.append(Note("weights", said, names[0]))
     return notes
+
+
+def _beside_tensors(model: nn.Module, tensors: Tensors) -> list[Note]:
+    """A note on entries of the model's state dict that are no tensors of its modules."""
+    more = [key for key in model.state_dict() if key not in tensors.persistent]
+    if not more:
+        return []
+    listed = f"{more[0]}{f' and {len(more) - 1} more' if len(more) > 1 else ''}"
+    said = f"the model's state dict has {listed}, which is no parameter or buffer and not part of the program"
+    return [Note("weights", said, more[0])]
 
 
 def _written_names(graph: fx.Graph) -> set[str]:

@@ -47,7 +47,7 @@ class State:
         """Put these tensors back too, as they are now."""
         for tensor in tensors:
             if not is_fake(tensor) and id(tensor) not in self._values:
-                self._values[id(tensor)] = tensor, tensor._version, tensor.detach().clone()
+                self._values[id(tensor)] = tensor, version(tensor), tensor.detach().clone()
 
     def restore(self, modes: bool = True, unseen: bool = False) -> None:
         """Put everything back; the modes stay where not ``modes``.
@@ -69,8 +69,8 @@ class State:
                 container.clear()
                 (container.extend if isinstance(container, list | deque) else container.update)(content)
         with torch.no_grad():
-            for tensor, version, value in self._values.values():
-                if (unseen or tensor._version != version) and not _identical(tensor, value):
+            for tensor, before, value in self._values.values():
+                if (unseen or version(tensor) != before) and not _identical(tensor, value):
                     tensor.copy_(value)
         random.setstate(self._draws[0])
         numpy.random.set_state(self._draws[1])
@@ -84,7 +84,7 @@ class State:
                 plain = isinstance(value, (*_PLAIN, torch.Tensor))
                 if plain and old is not value and (isinstance(value, torch.Tensor) or old != value):
                     found.append(f"{type(module).__name__}.{key}")
-        written = {id(t) for t, version, _ in self._values.values() if t._version != version}
+        written = {id(t) for t, before, _ in self._values.values() if version(t) != before}
         for module, before in zip(self._modules, self._attributes, strict=True):
             found += [f"{type(module).__name__}.{key}" for key, v in before.items() if id(v) in written]
         found += [name for name, container, content in self._containers if not _same(container, content)]
@@ -93,6 +93,11 @@ class State:
         if not all(map(numpy.array_equal, numpy.random.get_state(), self._draws[1])):
             found.append("NumPy's random numbers")
         return [name for name in dict.fromkeys(found) if not name.endswith(".training")]
+
+
+def version(tensor: torch.Tensor) -> int:
+    """A number that grows as a tensor is written to; those made in inference mode do not tell."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def bytes_of(tensors: Iterable[torch.Tensor]) -> int:

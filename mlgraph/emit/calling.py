@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch.utils import _pytree as pytree
@@ -50,9 +50,10 @@ def entry_source(
             f"if {argument} is not None:",
             f"    self._refuse({argument!r}, 'was not given when the model was captured; capture it so')",
         ]
+    other = _unlike("other", order)
     lines += [
-        "if other:",
-        "    self._refuse(next(iter(other)), 'is not one the model was captured with; leave it out')",
+        f"if {other}:",
+        f"    self._refuse(next(iter({other})), 'is not one the model was captured with; leave it out')",
     ]
     if flat:
         for key in keys:
@@ -62,7 +63,14 @@ def entry_source(
         constants["bind"] = _Binder(signature.in_spec, tuple(signature.inputs))
         given = ", ".join(f"{key!r}: {key}" for key in keys)
         lines.append(f"{', '.join(names)}, = bind((), {{{given}}})")
-    return [*lines, *checks], ", ".join([*arguments, "**other"]), constants
+    return [*lines, *checks], ", ".join([*arguments, f"**{other}"]), constants
+
+
+def _unlike(name: str, taken: Iterable[str]) -> str:
+    known = {*taken}
+    while name in known:
+        name = f"{name}_"
+    return name
 
 
 def _is_plain(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
@@ -17,7 +18,7 @@ from mlgraph.emit.outline import Body, outline
 from mlgraph.emit.pickling import PackedProgram, pack
 from mlgraph.emit.places import Places, bodies, module_tree
 from mlgraph.emit.precision import holds_double, widen, with_dtype
-from mlgraph.emit.runtime import Outlined, outlined
+from mlgraph.emit.runtime import GLOBALS, Outlined, outlined
 from mlgraph.errors import MlgraphError
 
 if TYPE_CHECKING:
@@ -223,5 +224,8 @@ def _root_source(program: Program, body: Body, casts: Casts, places: Places) -> 
     output = next(node for node in program.graph.nodes if node.op == "output")
     leaves = iter(output.args[0])
     result = result_source(program.signature.out_spec, leaves, writer, constants)
-    lines = [*entry, *writer.lines, f"return {result}"]
-    return _function(arguments, lines), constants
+    source = _function(arguments, [*entry, *writer.lines, f"return {result}"])
+    for name in GLOBALS.intersection(re.findall(r"\w+", arguments)):
+        # an argument may be called as what generated code calls
+        source = re.sub(rf"(?<![\w.]){name}(?=[.(])", f"_{name}", source)
+    return source, constants

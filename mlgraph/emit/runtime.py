@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import linecache
 import math
@@ -14,6 +15,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from mlgraph.graph import ops
+
+_MODULES: dict[str, Any] = {"torch": torch, "F": F, "math": math}
+GLOBALS = frozenset({*_MODULES, *dir(builtins)})
+"""What generated code may call by its bare name, or behind an underscore."""
+_ALIASES = {f"_{name}": value for name, value in {**vars(builtins), **_MODULES}.items()}
 
 
 class Group(nn.Module):
@@ -108,7 +114,7 @@ def _make_class(base: type[Outlined], source: str, constants: tuple[tuple[str, A
     filename = f"<mlgraph {hashlib.sha1(source.encode()).hexdigest()[:12]}>"
     # so that tracebacks and debuggers show the lines
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    names: dict[str, Any] = {"torch": torch, "F": F, "math": math, **dict(constants)}
+    names: dict[str, Any] = {**_MODULES, **_ALIASES, **dict(constants)}
     exec(compile(source, filename, "exec"), names)
     body = {"forward": names["forward"], "_source": source, "_constants": dict(constants)}
     return type(base.__name__, (base,), {**body, "__module__": __name__})

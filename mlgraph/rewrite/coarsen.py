@@ -16,7 +16,7 @@ from mlgraph.program.tensors import InMemory, Recipe, Recipes, TensorSource
 from mlgraph.rewrite.chunks import down_chunks
 from mlgraph.rewrite.depth.restack import Restacked, restack
 from mlgraph.rewrite.grouping import selections_of
-from mlgraph.rewrite.notes import kept_constants, kept_unread
+from mlgraph.rewrite.notes import differing_rates, kept_constants, kept_unread, not_finite
 from mlgraph.rewrite.plan import WidthPlan, plan_down
 from mlgraph.rewrite.resize import rewrite
 from mlgraph.rewrite.self_check import trial_notes
@@ -60,6 +60,8 @@ def apply_down(
         *kept_constants(program, sizes),
         *kept_unread(program, sizes),
         *_selected(program, layers, fixed),
+        *differing_rates(program, layers),
+        *not_finite(program, [group for group in members.values() if group[0] not in fixed]),
         # a chain does not leave out a layer like its own without a word
         *(Note("kept", line) for line in (program.blocks.rejected if layers else ())),
     ]

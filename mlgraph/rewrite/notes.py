@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
-from mlgraph.graph.ops import has, op_name
+from mlgraph.graph.ops import argument, has, op_name
 from mlgraph.graph.traits import Trait
 from mlgraph.program import Note, Program
+from mlgraph.program.tensors import is_fake
+from mlgraph.rewrite.sharded import all_finite
 
 if TYPE_CHECKING:
     from mlgraph.program.dims import Dim
+    from mlgraph.rewrite.grouping import Grouping
 
 _ARGUMENTS = ("scale", "alpha", "beta")
 _EXACT = 1e-6
@@ -62,6 +65,39 @@ def kept_unread(program: Program, sizes: Mapping[str, int]) -> list[Note]:
     return found
 
 
+def differing_rates(program: Program, layers: Mapping[str, Grouping]) -> Iterator[Note]:
+    """A note for every chain in which blocks of one group drop out at different rates."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    for chain in program.blocks if layers else ():
+        if chain.name not in layers:
+            continue
+        rates = [[r for name in block.nodes for r in _rates(nodes[name])] for block in chain.blocks]
+        if any(rates[block] != rates[group[0]] for group in layers[chain.name].kept for block in group):
+            text = (
+                f"{chain.name} drops out at rates that differ, and each group keeps those of its first block"
+            )
+            yield Note("kept", text, chain.name)
+
+
+def _rates(node: fx.Node) -> list[Any]:
+    """The rates at which a node drops out."""
+    if has(node, Trait.DROPS):
+        return [node.args[1]]
+    rate = argument(node, "dropout_p") if node.op == "call_function" else None
+    return [rate] if rate else []
+
+
+def not_finite(program: Program, groups: Iterable[tuple[str, ...]]) -> Iterator[Note]:
+    """A note for every group of blocks' tensors whose mean is not finite; of lazy values nothing is known."""
+    tensors = program.tensors
+    for names in groups if tensors.in_memory else ():
+        given = [tensors[name] for name in names] if len(names) > 1 else []
+        if any(t.is_floating_point() and not is_fake(t) and not all_finite(t.detach()) for t in given):
+            listed = f"{names[0]} to {names[-1]}"
+            text = f"{listed} have values that are not finite and are not averaged: the group has its first"
+            yield Note("approximate", text, names[0])
+
+
 def nothing_changed(program: Program, width: int) -> Note:
     """The note on a width that no axis of the program takes, with the reasons that keep most of them."""
     reasons = Counter(
@@ -87,11 +123,11 @@ def _factors(program: Program, node: fx.Node) -> Iterator[tuple[float, float]]:
         arguments = [node.kwargs.get(key) for key in _ARGUMENTS]
     else:
         return
-    for argument in arguments:
-        if isinstance(argument, (int, float)) and not isinstance(argument, bool):
-            yield float(argument), _EXACT
-        elif isinstance(argument, fx.Node):
-            yield from _stored(program, argument)
+    for value in arguments:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield float(value), _EXACT
+        elif isinstance(value, fx.Node):
+            yield from _stored(program, value)
     if name == "scaled_dot_product_attention" and node.kwargs.get("scale") is None:
         query = node.args[0]
         dims = program.axes.result_dims(query.name) if isinstance(query, fx.Node) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pickle
 import random
 from collections.abc import Callable
 from typing import Any
@@ -235,3 +236,56 @@ def test_regions_without_autocast_are_kept_by_files(tmp_path: Any) -> None:
         wanted = model(X)
         for again in (program, mlgraph.load(tmp_path / "m.pt")):
             assert torch.equal(emit(again).eval()(X), wanted)
+
+
+class Named(nn.Module):
+    """Arguments called as what generated code calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inp = nn.Linear(6, 3)
+
+    def forward(
+        self, F: torch.Tensor, max: torch.Tensor, other: torch.Tensor | None = None, list: Any = None
+    ) -> torch.Tensor:
+        mixed = torch.maximum(F, max)
+        return self.inp(mixed)[:, : mixed.shape[1] // 2].softmax(-1)
+
+
+def test_arguments_may_be_called_as_anything() -> None:
+    model = Named()
+    module = pickle.loads(pickle.dumps(emit(capture(model, (X, X + 1)))))
+    torch.testing.assert_close(module(X, X - 1), model(X, X - 1))
+    torch.testing.assert_close(module(max=X, F=X), model(X, X))
+    with pytest.raises(mlgraph.MlgraphError, match="argument other was not given"):
+        module(X, X, X)
+    with pytest.raises(mlgraph.MlgraphError, match="must have shape"):
+        module(X, X[..., :2])
+
+
+def test_buffers_made_in_inference_mode_are_taken() -> None:
+    with torch.inference_mode():
+        shift = torch.ones(8)
+    model = Model(lambda h, m: h + m.shift)
+    model.register_buffer("shift", shift)
+    torch.testing.assert_close(emit(capture(model, (X,)))(X), model(X))
+
+
+def test_gradients_that_evaluation_alone_leaves_out_are_noted() -> None:
+    def trained(h: torch.Tensor, model: Model) -> torch.Tensor:
+        with torch.set_grad_enabled(model.training):
+            return h * h.sigmoid()
+
+    (note,) = [note for note in capture(Model(trained), (X,)).notes if note.kind == "mode"]
+    assert "gradients in evaluation" in note
+    assert "inp.weight" in note
+
+
+class Extended(Model):
+    def get_extra_state(self) -> Any:
+        return {"version": 3}
+
+
+def test_state_beside_tensors_is_named() -> None:
+    (note,) = [note for note in capture(Extended(), (X,)).notes if note.kind == "weights"]
+    assert "_extra_state" in note

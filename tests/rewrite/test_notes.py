@@ -177,3 +177,27 @@ def test_parameters_that_blocks_do_not_read_come_back_with_them() -> None:
     for block in range(4):
         here, there = f"layers.{block}.unread", f"layers.{block // 2}.unread"
         assert torch.equal(big.tensors[here], small.tensors[there])
+
+
+class Layered(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for at, layer in enumerate(self.layers):
+            x = x + F.dropout(layer(x), 0.1 * (at // 2), self.training)
+        return x
+
+
+def test_rates_of_dropout_that_differ_within_groups_and_values_that_are_not_finite_are_noted() -> None:
+    model = Layered()
+    model.layers[1].bias.data[2] = float("-inf")
+    program = mlgraph.capture(model, (torch.randn(2, 3, 8),))
+    coarse = mlgraph.coalesce(program, depth=2)
+    assert [note.subject for note in coarse.notes if note.kind in ("kept", "approximate")] == [
+        "layers.0.bias"
+    ]
+    assert coarse.tensors["layers.0.bias"].isfinite().all()
+    notes = mlgraph.coalesce(program, depth=4).notes
+    assert any(note.kind == "kept" and "layers drops out at rates that differ" in note for note in notes)
