@@ -15,6 +15,7 @@ from mlgraph.program.dims import Leaf
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
+    from mlgraph.program.axis_table import AxisTable
     from mlgraph.program.dims import Dim
 
 
@@ -36,20 +37,29 @@ class Place:
 
 
 def activation_places(program: Program) -> list[Place]:
-    """Where an axis lies in what a parameter contracts over it, each place once."""
+    """Where an axis lies in what a parameter contracts over it, each place once; of an axis that none
+    contracts, the last value that has it."""
     table = program.axes
     named = {axis.id for axis in table}
     found: dict[Place, None] = {}
     for entry in table.sums:
-        if entry.carrier is None or entry.axis not in named:
-            continue
-        for node, dim in entry.operands[:1]:
-            dims = table.result_dims(node)
-            factor = _factor(dims[dim], entry.axis) if dims is not None else None
-            if dims is not None and factor is not None:
-                factors = tuple(term.size for term in dims[dim])
-                found[Place(node, entry.axis, dim, factors, factor)] = None
+        if entry.carrier is not None and entry.axis in named:
+            found |= dict.fromkeys(_places(table, *entry.operands[0], entry.axis))
+    left = {axis.id for axis in table if axis.frozen is None} - {place.axis for place in found}
+    for node in reversed(program.graph.nodes) if left else ():
+        dims = table.result_dims(node.name) if node.op == "call_function" else None
+        for dim, axis in [(at, leaf.axis) for at, d in enumerate(dims or ()) for leaf in d.leaves()]:
+            if axis in left and (place := next(_places(table, node.name, dim, axis), None)) is not None:
+                found[place] = None
+                left.discard(axis)
     return list(found)
+
+
+def _places(table: AxisTable, node: str, dim: int, axis: str) -> Iterator[Place]:
+    dims = table.result_dims(node)
+    factor = _factor(dims[dim], axis) if dims is not None else None
+    if dims is not None and factor is not None:
+        yield Place(node, axis, dim, tuple(term.size for term in dims[dim]), factor)
 
 
 def _factor(dim: Dim, axis: str) -> int | None:

@@ -11,6 +11,7 @@ import torch
 import mlgraph
 from mlgraph.errors import FileError
 from mlgraph.program.calibration import Calibration
+from tests.captured import captured
 from tests.strategies import Shape
 from tests.train.models import classifier, cross_entropy, points, program
 
@@ -88,6 +89,15 @@ def test_a_calibration_comes_back_from_its_file(found: Calibration, tmp_path: Pa
     for wrong in (broken, tmp_path / "absent"):
         with pytest.raises(FileError, match=wrong.name):
             mlgraph.load_calibration(wrong)
+
+
+def test_an_axis_that_nothing_contracts_has_the_activations_it_ends_in() -> None:
+    bert = captured("bert")
+    pooler = next(a for a in bert.program.axes if a.slots[0].tensor == "pooler.dense.weight")
+    made = mlgraph.calibrate(bert.program, [bert.kwargs])
+    with torch.no_grad():
+        pooled = bert.model.eval()(**bert.kwargs).pooler_output
+    torch.testing.assert_close(made.axes[pooler.id].activation, pooled.square().mean(0).sqrt())
 
 
 def test_lazy_weights_are_read_block_by_block(tmp_path: Path, found: Calibration) -> None:
