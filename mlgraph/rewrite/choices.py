@@ -7,7 +7,7 @@ from typing import Literal
 Placement = Literal["adjacent", "halves"]
 Pairing = Literal["adjacent", "halves", "similarity"]
 Tied = Literal["exact", "paper"]
-DepthMode = Literal["copy", "scaled", "identity"]
+DepthMode = Literal["copy", "scaled", "identity", "random"]
 Reduce = Literal["mean", "select"]
 Extend = Literal["copy", "pad"]
 Score = Literal["position", "norm", "activation", "taylor", "influence"]

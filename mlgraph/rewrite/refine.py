@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +26,17 @@ if TYPE_CHECKING:
     from mlgraph.rewrite.transfer import TensorTransfer
 
 
+@dataclass(frozen=True)
+class Noise:
+    """Random numbers on what is copied: normal, ``scale`` times the standard deviation of each tensor."""
+
+    scale: float = 0.0
+    seed: int = 0
+
+
+_STILL = Noise()
+
+
 def apply_up(
     program: Program,
     groupings: Mapping[str, Grouping],
@@ -31,6 +44,7 @@ def apply_up(
     tied: str,
     depth_mode: str,
     operation: str,
+    noise: Noise = _STILL,
 ) -> Program:
     """The program grown by given groupings (new index to the index it copies) of axes and blocks."""
     plan = plan_up(program, groupings, tied)
@@ -41,8 +55,14 @@ def apply_up(
     recipes: dict[str, Recipe] = {}
     for name, source in stacked.sources.items():
         place = (source.chain, source.block, source.position)
-        affine = changes.affine.get(place)  # type: ignore[arg-type]
-        recipes[name] = _up_recipe(moved, wide, plan.transfers.get(source.name), source.name, affine)
+        copy = _Copy(
+            name,
+            source.name,
+            plan.transfers.get(source.name),
+            changes.affine.get(place),  # type: ignore[arg-type]
+            source.chain in layers,
+        )
+        recipes[name] = _up_recipe(moved, wide, copy, noise)
     lineage = Lineage(
         operation,
         program.skeleton(),
@@ -83,17 +103,44 @@ def _widened(program: Program, plan: WidthPlan) -> Program:
     return rewrite(program, sizes, program.tensors.skeleton().replace(shapes), plan.gains)
 
 
-def _up_recipe(
-    coarse: Program, wide: Program, transfer: TensorTransfer | None, source: str, affine: Affine | None
-) -> Recipe:
+@dataclass(frozen=True)
+class _Copy:
+    """How one fine tensor is made of a coarse one; ``of_block``, of one whose block is copied."""
+
+    name: str
+    source: str
+    transfer: TensorTransfer | None
+    affine: Affine | None
+    of_block: bool
+
+
+def _up_recipe(coarse: Program, wide: Program, copy: _Copy, noise: Noise) -> Recipe:
+    transfer, affine = copy.transfer, copy.affine
+    changes = transfer is not None and transfer.changes
+
     def make() -> torch.Tensor:
-        if source not in coarse.tensors:
-            return wide.tensors[source].clone()
-        tensor = coarse.tensors[source]
-        out = transfer.up(tensor) if transfer is not None and transfer.changes else tensor.detach().clone()
-        return out if affine is None else out.mul_(affine.scale).add_(affine.shift)
+        if copy.source not in coarse.tensors:
+            return wide.tensors[copy.source].clone()
+        tensor = coarse.tensors[copy.source]
+        out = transfer.up(tensor) if transfer is not None and changes else tensor.detach().clone()
+        if affine is not None and affine.fresh:
+            return _drawn(out, copy.name, noise.seed).add_(out.mean())
+        out = out if affine is None else out.mul_(affine.scale).add_(affine.shift)
+        parameter = copy.source in coarse.tensors.parameters and out.is_floating_point()
+        if noise.scale and parameter and (changes or copy.of_block):
+            out += noise.scale * _drawn(out, copy.name, noise.seed)
+        return out
 
     return Recipe(make)
+
+
+def _drawn(like: torch.Tensor, name: str, seed: int) -> torch.Tensor:
+    """Normal random numbers of the standard deviation of a tensor, the same for one name and seed."""
+    if like.is_meta:
+        return torch.empty_like(like)
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+    drawn = torch.randn(like.shape, generator=generator).to(like)
+    return drawn * like.float().std(correction=0).to(like)
 
 
 def is_coarse(program: Program, fine: Program) -> bool:
@@ -119,7 +166,7 @@ def smoothed(fine: Program, coarse: Program, depth_mode: str = "copy") -> Progra
     return refine_by_lineage(down, depth_mode, "decoalesce")
 
 
-def refine_by_lineage(program: Program, depth_mode: str, operation: str) -> Program:
+def refine_by_lineage(program: Program, depth_mode: str, operation: str, noise: Noise = _STILL) -> Program:
     """The program in the architecture of the one that it was coarsened from.
 
     Raises:
@@ -150,10 +197,12 @@ def refine_by_lineage(program: Program, depth_mode: str, operation: str) -> Prog
         for (chain, block, position), affine in found.affine.items()
     }
     moved = effective(program)
-    recipes = {
-        name: _up_recipe(moved, parent, plan.transfers.get(name), coarse_of[name], changes.get(name))
+    owned = {t for chain in parent.blocks if chain.name in layers for b in chain for t in b.tensors}
+    copies = [
+        _Copy(name, coarse_of[name], plan.transfers.get(name), changes.get(name), name in owned)
         for name in parent.tensors
-    }
+    ]
+    recipes = {copy.name: _up_recipe(moved, parent, copy, noise) for copy in copies}
     fine = parent.replace(
         tensors=parent.tensors.replace(realise(program, recipes, parent.tensors)),
         notes=tuple(dict.fromkeys([*parent.notes, *found.approximate])),

@@ -39,7 +39,7 @@ class Recipe:
     )
     stage_steps: tuple[int, ...] = option((), "stacking: steps per stage, the shallowest first")
     coarsen: Coalesce = inline(Coalesce(depth=2, width=2))
-    refine: Decoalesce = inline(Decoalesce(), "depth_mode")
+    refine: Decoalesce = inline(Decoalesce(), "depth_mode", "noise")
     levels: int | None = option(None, "levels of a cycle; by default 2, and 3 for a W-cycle")
     alpha: Reals = option(
         0.5, "weight of the refined program in interpolation; or a list, one per level", least=0, most=1

@@ -43,10 +43,12 @@ class Stream:
 
 @dataclass(frozen=True)
 class Affine:
-    """What becomes of a copied tensor: ``scale * tensor + shift``."""
+    """What becomes of a copied tensor: ``scale * tensor + shift``; or, ``fresh``, random values of its mean
+    and variance."""
 
     scale: float
     shift: float = 0.0
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,13 +214,18 @@ def copies(
     by the number of copies. ``identity`` keeps the first copy's and zeroes those of the rest; what multiplies
     the stream becomes 1 in the rest; where the stream itself is normalised (post-norm), every norm on it
     between the first copy's last and the last copy's last is made plain (gain 1, bias 0), and the last
-    takes the gain and bias: normalising twice is normalising once, but for its epsilon.
+    takes the gain and bias: normalising twice is normalising once, but for its epsilon. ``random`` draws all
+    parameters of the rest anew.
 
     Raises:
         MlgraphError: see :func:`stream`; or a tensor concerned is shared with other blocks.
     """
     if depth_mode == "copy" or len(members) == 1:
         return [{} for _ in members], None
+    if depth_mode == "random":
+        fresh = Affine(0.0, fresh=True)
+        own = [[t for t in block.tensors if t in program.tensors.parameters] for block in blocks]
+        return [dict.fromkeys(names, fresh) if rank else {} for rank, names in enumerate(own)], None
     out: list[Mapping[str, Affine]] = []
     last = len(members) - 1
     inexact: Note | None = None
@@ -320,9 +327,9 @@ def _gathers(program: Program, chain: Chain) -> fx.Node | None:
 def _mode(chain: str, grouping: Grouping, depth_mode: str) -> str:
     if grouping.extend == "copy" or depth_mode == "identity":
         return depth_mode
-    if depth_mode == "scaled":
+    if depth_mode in ("scaled", "random"):
         raise MlgraphError(
-            f"the blocks that {chain} left out come back as identities, which cannot be scaled: leave "
+            f"the blocks that {chain} left out come back as identities, which cannot be {depth_mode}: leave "
             "depth_mode out."
         )
     return "identity"

@@ -240,7 +240,7 @@ def _spread(
 
 def _share(counterpart: Counterpart, depth_mode: str) -> float | None:
     """The part of a coarse gradient that falls to one copy of a block; none where nothing is known of it."""
-    if depth_mode == "identity":
+    if depth_mode in ("identity", "random"):
         return 1.0 if counterpart.rank == 0 else None
     return counterpart.share / counterpart.scale if counterpart.share else None
 
