@@ -53,6 +53,7 @@ class Settings:
     checkpoint_every: int = option(500, "steps between checkpoints; 0: at the ends of phases alone")
     keep: int = option(2, "checkpoints kept")
     background: bool = option(False, "write checkpoints while training goes on, from a copy in host memory")
+    timeout: float = option(45.0, "seconds that processes wait for one that does not answer before they end")
     trackers: tuple[str, ...] | None = option(
         None,
         "experiment trackers of accelerate beside metrics.jsonl: tensorboard, wandb, …; nothing: TensorBoard "
@@ -63,6 +64,8 @@ class Settings:
     def __post_init__(self) -> None:
         _check_whole(self, 1, "accumulate", "log_every", "keep", "eval_batches", "fsdp_replicas")
         _check_whole(self, 0, "eval_every", "checkpoint_every")
+        if not self.timeout > 0.0:
+            raise TrainError(f"timeout = {self.timeout}: give a number of seconds above 0.")
         if self.clip is not None and not self.clip > 0.0:
             raise TrainError(f"clip = {self.clip}: give a norm above 0, or None.")
         if not callable(self.optimizer) or isinstance(self.optimizer, torch.optim.Optimizer):

@@ -241,7 +241,7 @@ def batches_of(run: Mapping[str, Any]) -> int:
 
 
 # On how many processes a run computes, and where each keeps its tensors, may change from start to start.
-_HOW = ("processes", "fsdp", "fsdp_replicas", "fsdp_offload", "recompute", "background")
+_HOW = ("processes", "fsdp", "fsdp_replicas", "fsdp_offload", "recompute", "background", "timeout")
 
 
 def _what(config: Mapping[str, Any]) -> dict[str, Any]:

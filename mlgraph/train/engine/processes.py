@@ -9,31 +9,39 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mlgraph.errors import first_line
+from mlgraph.train.engine.launched import as_launched, without_launched_sharding
 from mlgraph.train.engine.saving import Saver
 from mlgraph.train.errors import PeerError, TrainError
 from mlgraph.train.settings import Settings
 
-# Accelerate shards on accelerators alone; ``sharding`` does on every device.
-_LAUNCHED_SHARDING = "ACCELERATE_USE_FSDP"
+if TYPE_CHECKING:
+    from mlgraph.rewrite.sharded import Layout
+
+_PATIENCE = timedelta(minutes=30)
 
 
 def make_accelerator(settings: Settings, out_dir: Path | None) -> Any:
     """An ``accelerate.Accelerator`` as the settings and the launcher's environment ask for."""
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
-    _check_sharding()
+    settings = as_launched(settings)
+    group: dict[str, Any] = {"timeout": _PATIENCE}
+    if settings.fsdp and torch.cuda.is_available():
+        # what is kept on the host moves between processes too
+        group["backend"] = "cuda:nccl,cpu:gloo"
     # Accelerate keeps one configuration per process; a run brings its own.
     AcceleratorState._reset_state()
     try:
-        with warnings.catch_warnings(), _without(_LAUNCHED_SHARDING):
+        with warnings.catch_warnings(), without_launched_sharding():
             warnings.filterwarnings("ignore", category=UserWarning, module="accelerate.*")
             made = Accelerator(
                 # Without it accelerate starts no process group on machines that have nothing but CPUs.
@@ -42,7 +50,7 @@ def make_accelerator(settings: Settings, out_dir: Path | None) -> Any:
                 dynamo_backend="inductor" if settings.compile else None,
                 log_with=_trackers(settings, out_dir),
                 project_dir=None if out_dir is None else str(out_dir),
-                kwargs_handlers=[DistributedDataParallelKwargs()],
+                kwargs_handlers=[DistributedDataParallelKwargs(), InitProcessGroupKwargs(**group)],
             )
     except (ValueError, ImportError) as error:
         reason = str(error).rstrip(".")
@@ -60,39 +68,26 @@ def make_accelerator(settings: Settings, out_dir: Path | None) -> Any:
 
 
 def shards(settings: Settings, accelerator: Any) -> bool:
-    """Whether there are processes to shard over, and the settings or ``accelerate launch --use_fsdp`` ask for
-    FSDP2.
+    """Whether there are processes to shard over and the settings ask for it.
 
     Not where ``accelerator``, made by the user, does it itself.
     """
-    asked = settings.fsdp or _is_set(_LAUNCHED_SHARDING)
-    return asked and accelerator.num_processes > 1 and accelerator.distributed_type.value != "FSDP"
+    return settings.fsdp and accelerator.num_processes > 1 and accelerator.distributed_type.value != "FSDP"
 
 
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "false").lower() == "true"
-
-
-def _check_sharding() -> None:
-    if not _is_set(_LAUNCHED_SHARDING):
+def wait_at_most(seconds: float | None, layout: Layout | None) -> None:
+    """Let processes wait so long for one that does not answer; nothing: as long as a start may take."""
+    if not torch.distributed.is_initialized():
         return
-    version = os.environ.get("FSDP_VERSION", "1")
-    if version != "2":
-        raise TrainError(f"FSDP version {version} is not supported: launch with --fsdp_version 2.")
-    for option in ("FSDP_OFFLOAD_PARAMS", "FSDP_ACTIVATION_CHECKPOINTING"):
-        if _is_set(option):
-            raise TrainError(f"{option.lower()} is not supported: launch without it.")
-
-
-@contextmanager
-def _without(variable: str) -> Iterator[None]:
-    """The environment without one variable."""
-    value = os.environ.pop(variable, None)
-    try:
-        yield
-    finally:
-        if value is not None:
-            os.environ[variable] = value
+    groups = [torch.distributed.group.WORLD]
+    if layout is not None:
+        groups += [layout.mesh.get_group(dim) for dim in range(layout.mesh.ndim)]
+    limit = _PATIENCE if seconds is None else timedelta(seconds=seconds)
+    # public since torch 2.14
+    known, names = torch.distributed.distributed_c10d, ("set_timeout", "_set_pg_timeout")
+    set_timeout = next(getattr(known, name) for name in names if hasattr(known, name))
+    for group in groups:
+        set_timeout(limit, group)
 
 
 def _trackers(settings: Settings, out_dir: Path | None) -> list[str] | None:

@@ -21,8 +21,9 @@ from mlgraph.train.data.batches import Binder, Loss, Metric, check_call, count_t
 from mlgraph.train.data.stream import RandomState, Stream, seed_all
 from mlgraph.train.engine.checkpoint import RunDirectory
 from mlgraph.train.engine.freezing import frozen_names, with_frozen
+from mlgraph.train.engine.launched import as_launched
 from mlgraph.train.engine.levels import Level, change_level
-from mlgraph.train.engine.processes import Interruption, make_accelerator, peers_ended, shards
+from mlgraph.train.engine.processes import Interruption, make_accelerator, peers_ended, shards, wait_at_most
 from mlgraph.train.engine.progress import Progress
 from mlgraph.train.engine.rates import LearningRates
 from mlgraph.train.engine.rehearsal import rehearse
@@ -76,7 +77,7 @@ def run(
     them writes a checkpoint and exits with code 0, Ctrl-C with 130. The tensors of the result of a sharded
     run are read from its directory, and without one put together in every process. Raises ``TrainError``.
     """
-    chosen = (settings or Settings()).replace(options)
+    chosen = as_launched((settings or Settings()).replace(options))
     if not isinstance(model, Program | nn.Module):
         raise TrainError(f"model is a {type(model).__name__}: give a program or a torch.nn.Module.")
     first, train_data = peek(train_data, "training data")
@@ -115,7 +116,9 @@ def _describe(
     return {"model": model, "phases": to_json(phases), **settings.to_json(), "processes": processes}
 
 
-def _check_sharded(phases: Sequence[Phase]) -> None:
+def _check_sharded(phases: Sequence[Phase], settings: Settings, accelerator: Any) -> None:
+    if settings.fsdp_policy and accelerator.mixed_precision != "bf16":
+        raise TrainError("fsdp_policy gathers parameters in bf16: set mixed_precision = 'bf16' too.")
     for number, phase in enumerate(phases):
         if isinstance(phase, Interpolate) and phase.operator.align:
             raise TrainError(
@@ -166,7 +169,7 @@ class _Engine:
             make_layout(accelerator, settings.fsdp_replicas) if shards(settings, accelerator) else None
         )
         if self.layout is not None:
-            _check_sharded(phases)
+            _check_sharded(phases, settings, accelerator)
         self.accumulate = settings.accumulate
         self.stream = Stream(train_data, settings.seed, accelerator.process_index, accelerator.num_processes)
         self.rates = LearningRates(phases, settings.schedule, settings.lr)
@@ -241,11 +244,11 @@ class _Engine:
         settings, at = self.settings, self.at
         window, self._window = self._window, []
         on_cpu = self.accelerator.device.type == "cpu"
-        last_saved = at.step
+        last_saved, first_step = at.step, True
         frozen = frozen_names(self.level.program, phase.freeze) if phase.freeze else frozenset[str]()
         worker.freeze(frozen)
         metered, self._flops = with_frozen(self.level.program, frozen), {}
-        count = phase.accumulate or self.accumulate
+        count = self._batches(phase)
         self.clock.start()
         while at.phase_step < phase.steps:
             if interruption.agreed(self.accelerator, at.step, settings.log_every):
@@ -254,6 +257,10 @@ class _Engine:
             self._meter(worker, metered, batches)
             rate = self.rates.at(at.phase, at.phase_step)
             window.append(worker.step(batches, rate))
+            if first_step:
+                # compiled and set up: from now on all take as long
+                wait_at_most(settings.timeout, self.layout)
+                first_step = False
             at.step, at.phase_step = at.step + 1, at.phase_step + 1
             ends = at.phase_step == phase.steps
             if on_cpu:
@@ -276,10 +283,22 @@ class _Engine:
         batch, less = self.stream.next(), (phase.batch, phase.sequence)
         return batch if less == (None, None) else cut(batch, *less)
 
+    def _batches(self, phase: Train) -> int:
+        """Batches of a step of ``phase`` in each process: as many in all as when the run began."""
+        asked = phase.accumulate or self.settings.accumulate
+        count, rest = divmod(asked * self.accumulate, self.settings.accumulate)
+        if rest:
+            raise TrainError(
+                f"Phase {self.at.phase} accumulates {asked} batches, which these processes cannot share as those "
+                "did that began the run: start as many."
+            )
+        return count
+
     def _ready(self) -> Worker:
         """The worker of the current level, made on first use."""
         if self.worker is None:
             settings, before = self.settings, RandomState.now()
+            wait_at_most(None, self.layout)
             self._shard()
             self.worker = Worker(
                 self.accelerator,

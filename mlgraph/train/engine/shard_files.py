@@ -24,7 +24,7 @@ import torch
 
 from mlgraph.errors import FileError, MlgraphError
 from mlgraph.files import reason, require_space, write_text
-from mlgraph.program.tensors import Shapes, TensorSource
+from mlgraph.program.tensors import Rows, Shapes, TensorSource
 from mlgraph.rewrite.sharded import Layout, is_sharded, local_part
 from mlgraph.storage.container import make_header, parse_header, read_raw_header
 from mlgraph.storage.lazy import LazyTensors, TensorFile
@@ -34,6 +34,7 @@ from mlgraph.train.errors import RunDirectoryError
 
 MANIFEST = "manifest.json"
 _VERSION = 1
+_CHUNK = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,14 @@ class StoredTensors(TensorSource):
             if low < high:
                 out[low - start : high - start] = self._read(part["file"], name, low - first, high - first)
         return out
+
+    def chunks(self, name: str) -> Rows:
+        shape, dtype = self.shapes[name]
+        size = dtype.itemsize * torch.Size(shape).numel()
+        if len(shape) < 2 or size <= _CHUNK:
+            return self[name]
+        step = max(1, _CHUNK * shape[0] // size)
+        return (self.rows(name, start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 
     def _read(self, file: str, name: str, start: int, stop: int | None) -> torch.Tensor:
         key = f"{self._prefix}{name}"

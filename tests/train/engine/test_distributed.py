@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mlgraph.train import Settings, TrainError
+from mlgraph.train.engine.launched import as_launched
 from mlgraph.train.engine.processes import make_accelerator
 
 slow = pytest.mark.slow
@@ -77,8 +78,11 @@ def test_accelerate_launch_does_too(tmp_path: Path, kind: str) -> None:
     ("variable", "value", "message"),
     [
         ("FSDP_VERSION", "1", "FSDP version 1.*--fsdp_version 2"),
-        ("FSDP_OFFLOAD_PARAMS", "true", "fsdp_offload_params"),
-        ("FSDP_ACTIVATION_CHECKPOINTING", "true", "fsdp_activation_checkpointing"),
+        ("FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD", "true", "--fsdp_activation_checkpointing_offload true"),
+        ("FSDP_RESHARD_AFTER_FORWARD", "false", "--fsdp_reshard_after_forward false is not supported"),
+        ("FSDP_IGNORED_MODULES", "head", "--fsdp_ignored_modules"),
+        ("PARALLELISM_CONFIG_TP_SIZE", "2", "tp_size 2 asks for tensor parallelism"),
+        ("PARALLELISM_CONFIG_DP_SHARD_SIZE", "3", "1 replicas of 3 shards are not the 8 processes"),
     ],
 )
 def test_what_sharding_does_not_do_is_refused(
@@ -86,6 +90,8 @@ def test_what_sharding_does_not_do_is_refused(
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "true")
+    monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv(variable, value)
     with pytest.raises(TrainError, match=message):
         make_accelerator(Settings(), None)
@@ -100,3 +106,33 @@ def test_two_killed_processes_go_on_as_if_nothing_had_happened(tmp_path: Path, s
         assert _started(_torchrun(), "-m", "tests.train.distributed", *cut, life).returncode != 0
     resumed = _losses(tmp_path / "cut.json", _torchrun(), sharding, "carry", 1, cut[-1])
     assert resumed == whole
+
+
+def test_what_the_launcher_asks_for_becomes_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_OFFLOAD_PARAMS": "true",
+        "FSDP_ACTIVATION_CHECKPOINTING": "true",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "ACCELERATE_USE_PARALLELISM_CONFIG": "true",
+        "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2",
+        "PARALLELISM_CONFIG_DP_SHARD_SIZE": "4",
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "3",
+        "WORLD_SIZE": "8",
+    }.items():
+        monkeypatch.setenv(name, value)
+    expected = Settings(fsdp=True, fsdp_offload=True, recompute=True, fsdp_replicas=2, accumulate=3)
+    assert as_launched(Settings()) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fsdp_offload": True}, "fsdp_offload says how to shard"),
+        ({"fsdp": True, "mixed_precision": "fp16"}, "'fp16' do not go together: take bf16"),
+    ],
+)
+def test_options_that_contradict_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainError, match=message):
+        as_launched(Settings(**options))

@@ -15,9 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import mlgraph
 from mlgraph.train import Optimizer, PeerError, RunDirectoryError, run
 from mlgraph.train.engine import checkpoint
 from mlgraph.train.engine.worker import Worker
+from mlgraph.train.results.saved import is_saved_run, saved_program
 from tests.processes import Processes
 from tests.train.engine.test_sharded import PHASES
 from tests.train.models import cross_entropy, points, program
@@ -96,7 +98,21 @@ def test_a_run_goes_on_on_other_numbers_of_processes(tmp_path: Path) -> None:
         RunDirectoryError, match="4 batches a step, which 3 processes cannot share: start 1, 2, 4"
     ):
         checkpoint.RunDirectory(out, json.loads((out / "run.json").read_text())).accumulate(3)
+    _exported_from_any_checkpoint(out, tmp_path)
     _damaged_files_are_named(out)
+
+
+def _exported_from_any_checkpoint(out: Path, folder: Path) -> None:
+    newest = saved_program(out)
+    assert not newest.tensors.in_memory
+    assert newest.num_parameters() == program(seed=0, width=20).num_parameters()
+    mlgraph.save(newest, folder / "newest.pt")
+    again = mlgraph.load(folder / "newest.pt")
+    assert all(torch.equal(again.tensors[name], newest.tensors[name]) for name in newest.tensors)
+    assert mlgraph.emit(again)(points(1)[0][0]).shape == (5, 3)
+    before = sorted((out / "checkpoints").iterdir())[0]
+    assert is_saved_run(before)
+    assert saved_program(before).tensors.keys() == newest.tensors.keys()
 
 
 def _damaged_files_are_named(out: Path) -> None:
