@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from mlgraph.train.data.order import ShuffledBatches
 from mlgraph.train.errors import TrainError
 
 
@@ -126,8 +127,9 @@ class Stream:
         seed_all(_mix(self._seed, self._epoch))
         if self._own_seed is not None:
             self._data.generator.manual_seed(_mix(self._own_seed, self._epoch))  # type: ignore[attr-defined]
-        if hasattr(self._data, "set_epoch"):
-            self._data.set_epoch(self._epoch)
+        for part in _parts(self._data):
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(self._epoch)
         resumed, self._resumed = self._resumed, None
         return self._from_loader(resumed) if _is_map_style(self._data) else self._from_iterable(resumed)
 
@@ -152,7 +154,7 @@ class Stream:
 
         def own_batches() -> Iterator[list[int]]:
             nonlocal count, resumed
-            for index, batch in enumerate(loader.batch_sampler):
+            for index, batch in self._numbered(loader.batch_sampler):
                 count = index + 1
                 # Items are drawn after this yield: with the random numbers that went on being used.
                 if resumed is not None and self._is_new(index):
@@ -164,6 +166,16 @@ class Stream:
         same = {name: getattr(loader, name) for name in _LOADER_OPTIONS}
         yield from DataLoader(loader.dataset, batch_sampler=_Sampler(own_batches), **same)
         self._offset += count
+
+    def _numbered(self, sampler: Any) -> Iterator[tuple[int, list[int]]]:
+        """The batches of an epoch with their numbers; where they are found by those, only what is new."""
+        if not isinstance(sampler, ShuffledBatches):
+            yield from enumerate(sampler)
+            return
+        # the last of those had before, if not the first new one, so that they are counted
+        first = min(max(self._rounds * self._processes - self._offset, 0), max(len(sampler) - 1, 0))
+        for number in range(first, len(sampler)):
+            yield number, sampler.batch(number)
 
     def _is_new(self, index: int) -> bool:
         return self._offset + index >= self._rounds * self._processes
@@ -211,6 +223,15 @@ class _Sampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         return self._start()
+
+
+def _parts(data: Any) -> Iterator[Any]:
+    """What data is made of: itself, its batch sampler, and the datasets inside it."""
+    yield data
+    if isinstance(data, DataLoader):
+        yield data.batch_sampler
+    while (data := getattr(data, "dataset", None)) is not None:
+        yield data
 
 
 def _is_map_style(data: object) -> bool:

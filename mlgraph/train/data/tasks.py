@@ -17,6 +17,7 @@ from mlgraph.train.config import Data
 from mlgraph.train.data.batches import Binder, Loss, Metric
 from mlgraph.train.data.images import FolderImages, IdxImages, idx_pair, parts_of
 from mlgraph.train.data.labelled import IGNORED
+from mlgraph.train.data.order import ShuffledBatches
 from mlgraph.train.data.text_tasks import text_sets
 from mlgraph.train.data.tokenizer import Tokenizer
 from mlgraph.train.errors import TrainError
@@ -46,7 +47,7 @@ def load_data(data: Data, program: Program, source: str, seed: int = 0) -> TaskD
     sets = text_sets(data, program, source, seed)
     if sets.highest is not None:
         _check_classes(program, sets.highest, "texts")
-    return replace(_loaders(data, program, sets.train, sets.eval), tokenizer=sets.tokenizer)
+    return replace(_loaders(data, program, sets.train, sets.eval, seed), tokenizer=sets.tokenizer)
 
 
 def _images(data: Data, program: Program, seed: int) -> TaskData:
@@ -59,11 +60,11 @@ def _images(data: Data, program: Program, seed: int) -> TaskData:
     if held_out is not None:
         evaluation = _image_set(data, held_out, False, train)
         _check_classes(program, evaluation.highest, "images")
-        return _loaders(data, program, train, evaluation)
+        return _loaders(data, program, train, evaluation, seed)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
     cut = len(order) - max(round(len(order) * data.eval_share), 1)
     still = _image_set(data, path, False)
-    return _loaders(data, program, Subset(train, order[:cut]), Subset(still, order[cut:]))
+    return _loaders(data, program, Subset(train, order[:cut]), Subset(still, order[cut:]), seed)
 
 
 def _image_path(names: tuple[str, ...]) -> tuple[Path, Path | None]:
@@ -96,13 +97,16 @@ def _check_classes(program: Program, highest: int, what: str) -> None:
         )
 
 
-def _loaders(data: Data, program: Program, train: Dataset[Any], evaluation: Dataset[Any]) -> TaskData:
+def _loaders(
+    data: Data, program: Program, train: Dataset[Any], evaluation: Dataset[Any], seed: int
+) -> TaskData:
     names = Binder(program, spare=True).names
     has_labels = "labels" in names
     is_image = data.task == "image-classification"
     collate = _Collate(tuple(names), is_image)
     loader = {"num_workers": data.workers, "collate_fn": collate}
-    first = DataLoader(train, data.batch, shuffle=True, drop_last=True, **loader)  # type: ignore[arg-type]
+    batches = ShuffledBatches(len(train), data.batch, seed)  # type: ignore[arg-type]
+    first = DataLoader(train, batch_sampler=batches, **loader)  # type: ignore[arg-type]
     second = DataLoader(evaluation, data.eval_batch, **loader)  # type: ignore[arg-type]
     if len(first) == 0:
         raise TrainError(

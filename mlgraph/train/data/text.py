@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mlgraph.files import atomic_directory
+from mlgraph.train.data.order import drawn_for
 from mlgraph.train.data.tokenizer import special_token
 from mlgraph.train.errors import TrainError
 
@@ -201,24 +202,34 @@ class TokenBlocks(Dataset[dict[str, torch.Tensor]]):
 
 
 class MaskedBlocks(TokenBlocks):
-    """Blocks for masked language models, masked anew whenever they are drawn.
+    """Blocks for masked language models, masked anew in every epoch, by sample and whatever process draws it.
 
     Of the tokens a share of ``rate`` is to be predicted; of these 80% become the mask token, 10% a random
     one and 10% stay (Devlin et al., "BERT", NAACL 2019). Labels elsewhere are -100.
     """
 
     def __init__(
-        self, tokens: np.ndarray[Any, Any], length: int, mask: int, size: int, rate: float = 0.15
+        self,
+        tokens: np.ndarray[Any, Any],
+        length: int,
+        mask: int,
+        size: int,
+        rate: float = 0.15,
+        seed: int = 0,
     ) -> None:
         super().__init__(tokens, length)
-        self.mask, self.size, self.rate = mask, size, rate
+        self.mask, self.size, self.rate, self.seed, self.epoch = mask, size, rate, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Mask as in an epoch."""
+        self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        ids = self.ids(index)
-        labels, draw = ids.clone(), torch.rand(ids.shape)
+        ids, drawn = self.ids(index), drawn_for(self.seed, self.epoch, index)
+        labels, draw = ids.clone(), torch.rand(ids.shape, generator=drawn)
         labels[draw >= self.rate] = -100
         inputs = torch.where(draw < 0.8 * self.rate, torch.tensor(self.mask), ids)
         swapped = (draw >= 0.8 * self.rate) & (draw < 0.9 * self.rate)
-        inputs = torch.where(swapped, torch.randint(self.size, ids.shape), inputs)
+        inputs = torch.where(swapped, torch.randint(self.size, ids.shape, generator=drawn), inputs)
         ones = torch.ones_like(ids)
         return {"input_ids": inputs, "attention_mask": ones, "token_type_ids": ones - 1, "labels": labels}
