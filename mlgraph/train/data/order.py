@@ -30,7 +30,7 @@ Numbers = np.ndarray[Any, Any]
 
 
 def shuffled(places: Numbers, count: int, seed: int) -> Numbers:
-    """The samples at ``places`` ([n], each below ``count``) of the order of ``count`` samples under a seed."""
+    """The samples at ``places`` ([n], each below ``count``) of one order of ``count`` samples."""
     half = np.uint64(max((max(count - 1, 1).bit_length() + 1) // 2, 1))
     keys = np.array([mix(seed, number) for number in range(_ROUNDS)], dtype=np.uint64)
     found = _rounds(places.astype(np.uint64), half, keys)

@@ -289,8 +289,8 @@ class _Engine:
         count, rest = divmod(asked * self.accumulate, self.settings.accumulate)
         if rest:
             raise TrainError(
-                f"Phase {self.at.phase} accumulates {asked} batches, which these processes cannot share as those "
-                "did that began the run: start as many."
+                f"Phase {self.at.phase} accumulates {asked} batches, which these processes cannot share "
+                "as those did that began the run: start as many."
             )
         return count
 
