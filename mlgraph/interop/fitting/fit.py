@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,12 +27,14 @@ from mlgraph.interop.fitting.align import Alignment, align
 from mlgraph.interop.fitting.balance import FoldError, fold
 from mlgraph.interop.fitting.config_tree import ConfigTree, Layers, Path, assign, leaves, lookup, sequences
 from mlgraph.interop.fitting.probe import FieldChange, Match, ProbeError, Prober
+from mlgraph.program.numbering import number_under
 from mlgraph.rewrite.grouping import layers_of
 
 if TYPE_CHECKING:
     from mlgraph.interop.fitting import probe
     from mlgraph.interop.weights import Rescale
     from mlgraph.program import Lineage, Program
+    from mlgraph.program.block_table import Chain
     from mlgraph.program.dims import Dim
 
 _CAPTURES = 24
@@ -108,7 +110,7 @@ class Fitter:
             self.base,
             target,
             _sizes(self.program),
-            tuple(_layers(self.program)),
+            tuple(layer_picks(self.program)),
             moved=moved_sizes(self.program),
         )
         closest: Alignment | None = None
@@ -317,11 +319,13 @@ def _runs(count: int) -> Iterator[tuple[int, int]]:
     return ((i, j) for i in range(count) for j in range(i + 1, count + 1))
 
 
-def _layers(program: Program) -> Iterator[Layers]:
+def layer_picks(program: Program) -> Iterator[Layers]:
     """How the places of every chain that changed are picked from the chain before, over all steps of the
     lineage.
     """
     lineage: Lineage | None = program.lineage
+    if lineage is not None and lineage.direction == "down" and lineage.layers:
+        yield from _stacks(lineage)
     picks: dict[str, tuple[int, ...]] = {}
     while lineage is not None:
         grows = lineage.direction == "up"
@@ -334,3 +338,28 @@ def _layers(program: Program) -> Iterator[Layers]:
             before = (max(groups) + 1 if grows else len(groups)) * period
             yield Layers(before, picks[name])
         lineage = lineage.parent.lineage
+
+
+def _stacks(lineage: Lineage) -> Iterator[Layers]:
+    """How the places of numbered modules that hold several chains, or more than one, are picked."""
+    groupings = layers_of(lineage)
+    parent = lineage.parent
+    by_prefix: defaultdict[str, dict[int, Chain]] = defaultdict(dict)
+    for chain in parent.blocks:
+        if chain.prefix is not None:
+            by_prefix[chain.prefix][chain.start] = chain
+    for prefix, starting in by_prefix.items():
+        numbers = [n for name in parent.tensors if (n := number_under(name, prefix)) is not None]
+        picks: list[int] = []
+        place = 0
+        while place <= max(numbers, default=-1):
+            chain = starting.get(place)
+            taken = chain.numbers if chain is not None else range(place, place + 1)
+            grouping = groupings.get(chain.name) if chain is not None else None
+            if chain is None or grouping is None:
+                picks += taken
+            else:
+                firsts = (group[0] for group in grouping.kept)
+                picks += [n for first in firsts for n in taken[first * chain.period :][: chain.period]]
+            place += len(taken)
+        yield Layers(place, tuple(picks))
