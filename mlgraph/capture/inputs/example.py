@@ -34,18 +34,25 @@ def example_inputs(model: nn.Module, loss: bool = True) -> Arguments:
     if is_timm(model):
         return (_timm_image(model),), {}
     raise CaptureError(
-        f"What {type(model).__name__} takes is not known; give example inputs, with --input x=float32[2,8] "
+        f"What {type(model).__name__} takes is not known; give example inputs, with "
+        f"{' '.join(f'--input {name}=float32[2,8]' for name in _required(model) or ['x'])} (or int64, and "
+        "sizes that fit) "
         "on the command line, as args or kwargs in Python."
     )
+
+
+def _required(model: nn.Module) -> list[str]:
+    """The arguments that a model has to be given."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model.forward).parameters.values()
+    return [p.name for p in parameters if p.kind in kinds and p.default is inspect.Parameter.empty]
 
 
 def needs_inputs(model: nn.Module) -> bool:
     """Whether calling ``model`` without arguments cannot be meant."""
     if is_huggingface(model) or is_timm(model):
         return True
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(model.forward).parameters.values()
-    return any(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
+    return bool(_required(model))
 
 
 def try_inputs(model: nn.Module, call: Arguments) -> None:
