@@ -145,8 +145,9 @@ def _table(entry: Entry, given: Sequence[str]) -> Any:
     table: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.rpartition("=")
-        parts = [value] if ":" in value else value.strip("[] ").split(",")
-        read = [part if ":" in part else _number(part.strip()) for part in parts]
+        worded = ":" in value or value.strip()[:1].isalpha()
+        parts = [value.strip()] if worded else value.strip("[] ").split(",")
+        read = parts if worded else [_number(part.strip()) for part in parts]
         if None in read or bool(equals) != bool(name):
             raise MlgraphError(_not_read(entry, text))
         if not equals:

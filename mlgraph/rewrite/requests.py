@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 AxisRequest = int | str | Sequence[int] | Sequence[Sequence[int]]
 """A factor, a grouping, or ``SIZE:REDUCE:EXTEND`` as ``2:select:pad``, where ``toN`` as size asks for N
-indices instead of a factor."""
+indices instead of a factor, and ``keep0,2,4`` for these."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,19 @@ class Way:
             return request, self
         size, *rest = request.split(":")
         number = size.removeprefix("to")
+        listed = size.removeprefix("keep").split(",") if size.startswith("keep") else []
         reduce, extend = (*rest, "", "")[:2]
         known = (reduce or self.reduce) in get_args(Reduce) and (extend or self.extend) in get_args(Extend)
-        if not number.isdecimal() or not int(number) or len(rest) > 2 or not known:
+        sized = number.isdecimal() and int(number) > 0
+        if not (sized or (listed and all(map(str.isdecimal, listed)))) or len(rest) > 2 or not known:
             raise AxisError(
                 f"what is asked of {axis}, {request!r}, is no factor or size with a way down and back: write "
-                "for example 2:select, 2:select:pad or to96."
+                "for example 2:select, 2:select:pad, to96 or keep0,2,4."
             )
-        ways: Any = {"reduce": reduce or self.reduce, "extend": extend or self.extend}
+        if listed:
+            ways: Any = {"reduce": "select", "extend": extend or self.extend, "scores": None}
+            return [[int(index)] for index in listed], dataclasses.replace(self, **ways)
+        ways = {"reduce": reduce or self.reduce, "extend": extend or self.extend}
         asked = int(number) if size == number else Count(int(number))
         return asked, dataclasses.replace(self, **ways)
 
@@ -182,6 +187,8 @@ def fine_grouping(pairing: Placement) -> Callable[[Axis, AxisRequest], Grouping]
     new index)."""
 
     def group(axis: Axis, request: AxisRequest) -> Grouping:
+        if isinstance(request, str):
+            raise AxisError(f"axis {axis.id} grows by a factor or by a list of indices, not by {request!r}.")
         if isinstance(request, int):
             if request < 1:
                 raise AxisError(
@@ -282,6 +289,10 @@ def grown_layers(chain: Chain, request: Any, pairing: Placement) -> Grouping:
         MlgraphError: the factor is below 1, or a block is copied by none.
     """
     count = len(chain)
+    if isinstance(request, str):
+        raise MlgraphError(
+            f"the layer axis {chain.name} grows by a factor or by a list of blocks, not by {request!r}."
+        )
     if isinstance(request, int):
         if request < 1:
             raise MlgraphError(

@@ -110,6 +110,19 @@ def test_an_axis_may_be_asked_for_a_size() -> None:
             Coalesce(axes={"mlp": wrong})(of)
 
 
+def test_what_stays_may_be_listed_axis_by_axis() -> None:
+    of = program()
+    small = Coalesce(axes={"blocks": "keep0,3", "mlp": "keep1,2,30:select:pad"})(of)
+    expected = Coalesce(layers=(0, 3), axes={"mlp": [[1], [2], [30]]}, reduce="select", extend="pad")(of)
+    for name, tensor in expected.tensors.items():
+        assert torch.equal(small.tensors[name], tensor.detach())
+    for wrong in ("keep", "keep0,0", "keep0,9", "keepa"):
+        with pytest.raises(mlgraph.AxisError):
+            Coalesce(axes={"blocks": wrong})(of)
+    with pytest.raises(mlgraph.AxisError, match="grows by a factor"):
+        mlgraph.decoalesce(of, axes={"mlp": "to96"})
+
+
 @pytest.mark.parametrize(
     ("text", "number"),
     [
