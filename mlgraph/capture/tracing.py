@@ -3,7 +3,7 @@
 All of it is temporary and general: a conversion of a module that changes nothing is left out; a check that
 can only raise or warn is taken as it turned out on the example inputs, and so is a test for values that are
 not finite; a loop over the indices that occur in a vector (experts with a token) runs over all of them; the
-length of a tensor is no number yet.
+length of a tensor is no number yet; a cast is never the tensor that was cast.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ _READS: dict[str, Callable[..., Any]] = {
     "tolist": lambda index: index,
 }
 _SINGLE = {"__getitem__", "select", "squeeze", "view", "reshape", "flatten", "long", "int"}
+# What gives a tensor itself where it has the dtype already.
+_CASTS = {"to", "type", "type_as", "float", "double", "half", "bfloat16"}
 _TELLING = {"warn", "warning", "warning_once", "warn_once", "info", "debug", "error", "exception", "print"}
 # A formula of a size with more terms than this takes sympy minutes where it is divided again.
 _LARGEST_SIZE = 64
@@ -132,6 +134,9 @@ class _Follow(TorchFunctionMode):
             return self._all_indices(args[0])
         if name in _READS and args and args[0] in self._indices:
             return _READS[name](self._indices[args[0]], *args[1:])
+        if name in _CASTS and isinstance(args[0], torch.Tensor) and args[0].is_floating_point():
+            # A cast that changes nothing gives its argument, to which every later use would be attributed.
+            args = (torch.ops.aten.alias.default(args[0]), *args[1:])
         result = with_data_detached(func, args, kwargs)
         if name in _SINGLE and isinstance(result, torch.Tensor) and args[0] in self._indices:
             self._indices[result] = self._indices[args[0]]

@@ -150,3 +150,39 @@ def test_what_counts_as_a_check(code: str, checks: bool, tmp_path: object) -> No
     with open(path, "w") as file:
         file.write(code + "\n")
     assert only_checks((path, 1)) is checks
+
+
+class _ReturnsWhatItCasts(nn.Module):
+    """Casts by every way of saying so, and uses what was cast and the cast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        h = self.first(x)
+        wide = h.float()
+        normal = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+        h = h + normal.type_as(h)
+        logits = self.last(h)
+        return logits, nn.functional.log_softmax(logits.to(torch.float32), -1), h.type(torch.float32).sum()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_what_was_cast_is_not_taken_for_the_cast(autocast: bool) -> None:
+    """In fp32 a cast to fp32 is the tensor itself; in lower precision both are there, as in the model."""
+    torch.manual_seed(0)
+    model = _ReturnsWhatItCasts()
+    x = torch.randn(3, 6)
+    program = mlgraph.capture(model, (x,))
+    if autocast:
+        module = mlgraph.emit(program)
+    else:
+        module = mlgraph.emit(program, dtype=torch.bfloat16)
+        model, x = model.bfloat16(), x.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.no_grad():
+        native, emitted = model(x), module(x)
+    assert [t.dtype for t in emitted] == [t.dtype for t in native]
+    assert len({t.dtype for t in native}) == 2
+    for one, other in zip(emitted, native, strict=True):
+        assert torch.equal(one, other)

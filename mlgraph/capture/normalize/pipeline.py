@@ -11,7 +11,6 @@ from mlgraph.capture.normalize.functional import functional
 from mlgraph.capture.normalize.out_arguments import write_by_copies
 from mlgraph.capture.normalize.scalars import read_sizes_directly
 from mlgraph.capture.normalize.simplify import (
-    confine_casts,
     fold_constants,
     hoist_sizes,
     remove_dead,
@@ -41,7 +40,6 @@ def normalize(
     write_by_copies(graph)
     functional(graph)
     read_sizes_directly(graph)
-    confine_casts(graph)
     remove_dead(graph)
     hoist_sizes(graph)
     if training:

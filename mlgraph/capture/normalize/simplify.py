@@ -87,26 +87,6 @@ def carries_gradient(graph: fx.Graph, trained: Collection[str]) -> set[fx.Node]:
     return found
 
 
-def confine_casts(graph: fx.Graph) -> None:
-    """Give the users outside a module, of a cast inside it that changes nothing, the value from before.
-
-    ``x.to(torch.float32)`` of a float32 ``x`` returns ``x`` itself, and torch.export attributes every later
-    use of ``x``, the residual stream's too, to the cast. In lower precision the two are not the same.
-    """
-    for node in list(graph.nodes):
-        if node.target is not aten.to.dtype or not node.meta.get("module"):
-            continue
-        source = node.args[0]
-        if dtype_of(source) is not dtype_of(node):
-            continue
-        inside = node.meta["module"]
-        outside = [u for u in node.users if not f"{u.meta.get('module', '')}.".startswith(f"{inside}.")]
-        # A cast with no use inside is the module's result.
-        if len(outside) < len(node.users):
-            for user in outside:
-                user.replace_input_with(node, source)
-
-
 def _remove_no_ops(graph: fx.Graph, dirty: set[fx.Node], trained: Collection[str]) -> None:
     differentiable = carries_gradient(graph, trained)
     for node in list(graph.nodes):
