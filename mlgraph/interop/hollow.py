@@ -17,14 +17,24 @@ from mlgraph.errors import FileError
 _Held = TypeVar("_Held", bound=torch.Tensor)
 
 
+# Classes of code that model directories brought, which the user trusted and which is loaded already.
+_BROUGHT: dict[str, type[nn.Module]] = {}
+
+
+def bring(cls: type[nn.Module]) -> None:
+    """Let a class of a model directory's own code be found by its name in this process."""
+    _BROUGHT[cls.__name__] = cls
+
+
 def architecture(name: str) -> type[nn.Module]:
-    """The transformers class of this name. Raises FileError."""
+    """The class of this name that a directory brought or that transformers has. Raises FileError."""
     import transformers
 
-    found = getattr(transformers, name, None)
+    found = _BROUGHT.get(name) or getattr(transformers, name, None)
     if found is None:
         raise FileError(
-            f"transformers {transformers.__version__} has no class {name!r}; install a version that has it."
+            f"transformers {transformers.__version__} has no class {name!r}; install a version that has it, "
+            "or open the directory that brings it first."
         )
     return found  # type: ignore[no-any-return]
 
@@ -36,7 +46,8 @@ def configuration(settings: Mapping[str, Any], name: str) -> Any:
     from transformers import CONFIG_MAPPING
 
     model_type = settings.get("model_type")
-    known = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else architecture(name).config_class  # type: ignore[attr-defined]
+    standard = model_type in CONFIG_MAPPING and name not in _BROUGHT
+    known: Any = CONFIG_MAPPING[model_type] if standard else architecture(name).config_class  # type: ignore[attr-defined]
     return known.from_dict(copy.deepcopy(dict(settings)))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlgraph.capture.inputs.origin import origin_of
 from mlgraph.errors import CaptureError, FileError, MlgraphError, first_line, suggestion
+from mlgraph.interop.hollow import bring
 from mlgraph.program import HuggingFaceOrigin, Note, Origin, TimmOrigin
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def huggingface_directory(path: Path, *, trust: bool = False, model_class: str |
             raise FileError(
                 f"{path} could not be loaded by {loader.__name__}: {first_line(error)}."
             ) from error
+    if config.get("auto_map"):
+        bring(type(model))
     notes = (
         *_named("weights missing in the files, so left at random", report["missing_keys"]),
         *_named("weights in the files that the model does not have", report["unexpected_keys"]),
