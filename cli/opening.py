@@ -45,7 +45,9 @@ class Opening:
         Without ``weights`` its state dict may be shapes only.
         """
         from mlgraph.cli.results import status, warn
+        from mlgraph.interop.identity import require_source
 
+        require_source(source)
         with status(f"reading {source}"):
             from mlgraph.interop.remembered import open_remembered
 

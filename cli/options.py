@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mlgraph.cli.pass_options import option_of
+from mlgraph.errors import MlgraphError
 from mlgraph.passes.coalesce import Coalesce
+
+
+def _floating(name: str | None) -> str | None:
+    """Refuse what is no name of a floating-point dtype before anything is loaded."""
+    if name is not None and not re.fullmatch(r"b?float\d\w*|double|half|float", name):
+        raise MlgraphError(f"{name} is no floating-point dtype; use float32, bfloat16, float16 or float64.")
+    return name
+
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="The model.", show_default=False)]
 Out = Annotated[
@@ -17,7 +27,13 @@ Out = Annotated[
 ]
 Dtype = Annotated[
     str | None,
-    typer.Option("--dtype", metavar="DTYPE", help="Write weights as bfloat16, say.", show_default=False),
+    typer.Option(
+        "--dtype",
+        metavar="DTYPE",
+        help="Write weights as bfloat16, say.",
+        show_default=False,
+        callback=_floating,
+    ),
 ]
 ShardSize = Annotated[
     str, typer.Option("--shard-size", metavar="SIZE", help="Largest file of a Hugging Face result.")

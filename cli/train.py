@@ -66,6 +66,9 @@ def command(
     from mlgraph.cli.opening import open_program
     from mlgraph.cli.results import is_huggingface, write_program
     from mlgraph.train.config import load_config
+
+    loaded = load_config(config, change or ())
+    loaded.refuse_early()
     from mlgraph.train.launch import TOKENIZER, launch
 
     def opened(source: str, **how: Any) -> Program:
@@ -75,7 +78,6 @@ def command(
                 print(f"{source}: {note}", file=sys.stderr)
         return program
 
-    loaded = load_config(config, change or ())
     result, main = launch(loaded, opened, progress=not json)
     if not main:
         return

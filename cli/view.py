@@ -42,13 +42,14 @@ def command(
     from mlgraph.errors import FileError
     from mlgraph.files import write_text
     from mlgraph.inspect.text.console import show
-    from mlgraph.view import page, svg, view
 
     if other is not None and (depth > 1 or width > 1):
         raise typer.BadParameter("name another model or coarsen this one, not both")
     path = out or default_output(source, "").with_suffix(".html")
     if path.suffix not in (".html", ".svg"):
         raise FileError(f"{path} ends in neither .html nor .svg: name a page or a picture.")
+    from mlgraph.view import page, svg, view
+
     if other is not None:
         pair = opening.pair(source, other, weights=False)
         shown = dict(zip((source, other), pair, strict=True))

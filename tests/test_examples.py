@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import runpy
 import struct
@@ -90,3 +91,18 @@ def test_symmetry(example, tmp_path) -> None:
     assert shares["1.0", "12"] == 100
     assert shares["0.25", "12"] < 100
     assert (tmp_path / "symmetry.png").exists()
+
+
+def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((EXAMPLES / "first_look.ipynb").read_text())
+    names: dict[str, object] = {"__name__": "__main__"}
+    for cell in notebook["cells"]:
+        assert len(max(cell["source"], key=len)) <= 112
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+    printed = capsys.readouterr().out
+    assert "coarsenable" in printed
+    assert "LayerNorm(weight=[16], bias=[16])" in printed
+    assert (tmp_path / "mixed.pt").exists()

@@ -18,8 +18,9 @@ from mlgraph.emit.outline import Body, outline
 from mlgraph.emit.pickling import PackedProgram, pack
 from mlgraph.emit.places import Places, bodies, module_tree
 from mlgraph.emit.precision import holds_double, widen, with_dtype
-from mlgraph.emit.runtime import GLOBALS, Outlined, outlined
+from mlgraph.emit.runtime import GLOBALS, Group, Outlined, outlined
 from mlgraph.errors import MlgraphError
+from mlgraph.graph.ops import op_name
 
 if TYPE_CHECKING:
     from mlgraph.program import Program, Tensors
@@ -148,6 +149,7 @@ def _emitted(
     modules[""] = module
     module_tree(places, modules)
     _register(module, program.tensors)
+    _name(module, program.graph)
     assert isinstance(module, EmittedModule)
     module._program = program
     if compile:
@@ -202,6 +204,19 @@ def _register(root: nn.Module, tensors: Tensors) -> None:
             holder._parameters[leaf] = tensor
         else:
             holder.register_buffer(leaf, tensor, persistent=name in tensors.persistent)
+
+
+def _name(root: nn.Module, graph: fx.Graph) -> None:
+    """Call every plain holder of tensors after the op that takes them all, as ``Linear`` or ``LayerNorm``."""
+    for node in graph.nodes:
+        read = {str(source.target) for source in node.all_input_nodes if source.op == "get_attr"}
+        owners = {name.rpartition(".")[0] for name in read}
+        if node.op != "call_function" or len(owners) != 1:
+            continue
+        holder = root.get_submodule(owners.pop())
+        own = sum(1 for _ in holder.parameters(recurse=False))
+        if type(holder) is Group and len(read) == own:
+            holder._kind = op_name(node).title().replace("_", "")
 
 
 def _block_source(body: Body, casts: Casts, places: Places, graph: fx.Graph) -> str:

@@ -23,7 +23,20 @@ _ALIASES = {f"_{name}": value for name, value in {**vars(builtins), **_MODULES}.
 
 
 class Group(nn.Module):
-    """A plain holder of parameters, buffers and further modules under their original names."""
+    """A holder of parameters, buffers and further modules under their original names.
+
+    It prints as the op that reads its tensors, with their sizes.
+    """
+
+    # the underscore keeps it apart from names in the model
+    _kind = ""
+
+    def extra_repr(self) -> str:
+        held = [*self.named_parameters(recurse=False), *self.named_buffers(recurse=False)]
+        return ", ".join(f"{name}={list(tensor.shape)}" for name, tensor in held)
+
+    def _get_name(self) -> str:
+        return self._kind or super()._get_name()
 
 
 class DropPath(nn.Module):

@@ -27,11 +27,15 @@ def export(program: Program, path: str | os.PathLike[str]) -> str:
         MlgraphError: the program has no form in that format.
     """
     out = Path(path)
-    writer = _WRITERS.get(out.suffix)
-    if writer is None:
+    require_ending(out)
+    return _WRITERS[out.suffix](program, out)
+
+
+def require_ending(out: Path) -> None:
+    """Raise FileError where the ending of a path names no format."""
+    if out.suffix not in _WRITERS:
         known = ", ".join(ending or "no ending (a Hugging Face directory)" for ending in _WRITERS)
         raise FileError(f"{out} has no ending that names a format; use {known}.")
-    return writer(program, out)
 
 
 def _safetensors(program: Program, out: Path) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mlgraph.cache.sources import file_digest, key_of, tree_digest, versions
+from mlgraph.errors import FileError
 
 _LIBRARIES = ("torch", "transformers", "timm", "safetensors", "gguf")
 _LONGEST_HEADER = 100 << 20
@@ -42,6 +44,17 @@ def source_key(request: Request, *code: Path) -> str | None:
     asked = {key: value for key, value in asdict(request).items() if key != "source"}
     own = [tree_digest(folder) for folder in (OWN, *code)]
     return key_of([found, asked, versions(*_LIBRARIES), own])
+
+
+def require_source(source: str) -> None:
+    """Raise FileError, with what may have been meant, where a source names a path that is not there."""
+    scheme, colon, _ = source.partition(":")
+    if (colon and scheme in _SCHEMES) or Path(source).exists():
+        return
+    hint = "check the path, or write timm:NAME for a timm model or hf:CONFIG.json for random weights"
+    if _HUB_NAME.fullmatch(source) and Path(source).suffix not in _FILES:
+        hint = f"{hint}; a model of the Hugging Face Hub is downloaded first, with hf download {source}"
+    raise FileError(f"There is no file or directory {source}; {hint}.")
 
 
 def is_saved(source: str) -> bool:
@@ -103,3 +116,9 @@ def _weights(path: Path) -> str | None:
 
 
 _WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".gguf"})
+_SCHEMES = ("timm", "hf")
+_FILES = frozenset(
+    {".pt", ".pt2", ".pth", ".bin", ".ckpt", ".pkl", ".safetensors", ".gguf", ".onnx", ".json"}
+)
+# as the Hub spells repositories: NAME or OWNER/NAME
+_HUB_NAME = re.compile(r"[\w.-]*\w-[\w.-]*|[\w.-]+/[\w.-]+")

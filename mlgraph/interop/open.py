@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from mlgraph.errors import CaptureError, FileError, first_line
 from mlgraph.files import file_errors
 from mlgraph.interop import load as build
 from mlgraph.interop.gguf import SUFFIX, gguf_model
+from mlgraph.interop.identity import require_source
 from mlgraph.interop.state_dict import holds_tensors, model_with, no_model, weights_in
 from mlgraph.interop.trusted import load_trusted, require_trust, trusted_module
 from mlgraph.program import Note, Program
@@ -33,9 +33,6 @@ _UNREADABLE = {
     ".json": "{path} is a configuration without weights: give its directory {folder}, or hf:{path} for "
     "random weights.",
 }
-_FILES = {".pt", ".pt2", ".pth", ".bin", ".ckpt", ".pkl", ".safetensors", SUFFIX, ".onnx", ".json"}
-# as the Hub spells repositories: NAME or OWNER/NAME
-_HUB_NAME = re.compile(r"[\w.-]*\w-[\w.-]*|[\w.-]+/[\w.-]+")
 
 
 def capture(
@@ -105,8 +102,7 @@ def open_source(
     if colon and scheme == "hf":
         return _capture(build.huggingface_random(Path(rest), model_class=model_class), asked)
     path = Path(text)
-    if not path.exists():
-        raise FileError(_unknown(text))
+    require_source(text)
     if not path.is_dir():
         return _open_file(path, trust, asked, model)
     if not (path / "config.json").exists():
@@ -271,10 +267,3 @@ def _again(attempt: Callable[[], Program], error: CaptureError, loss: bool) -> P
         return attempt()
     except CaptureError:
         raise error from None
-
-
-def _unknown(text: str) -> str:
-    hint = "check the path, or write timm:NAME for a timm model or hf:CONFIG.json for random weights"
-    if _HUB_NAME.fullmatch(text) and Path(text).suffix not in _FILES:
-        hint = f"{hint}; a model of the Hugging Face Hub is downloaded first, with hf download {text}"
-    return f"There is no file or directory {text}; {hint}."

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from mlgraph.passes.options import option, required, table_of
+from mlgraph.train.engine.same_run import refuse_other
 from mlgraph.train.errors import TrainError
-from mlgraph.train.phases import Phase, from_json
+from mlgraph.train.phases import Phase, Train, from_json
+from mlgraph.train.phases import to_json as phases_json
 from mlgraph.train.recipes import Recipe
 from mlgraph.train.settings import Settings
 from mlgraph.train.tables import build
@@ -76,6 +79,10 @@ class Data:
 _RECIPE, _SETTINGS = Recipe(), Settings()
 
 
+EVALUATIONS = 20
+"""Evaluations of a run whose configuration does not say how many steps lie between two."""
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything that ``mlgraph train`` reads from its file."""
@@ -96,6 +103,28 @@ class Config:
     def phase_program(self) -> list[Phase]:
         """The phases listed, or those of the recipe."""
         return from_json(self.phases) if self.phases else self.recipe.phases()
+
+    def settings(self) -> Settings:
+        """The run's settings, with ``EVALUATIONS`` in all where none are asked for."""
+        if self.run.eval_every:
+            return self.run
+        steps = sum(phase.steps for phase in self.phase_program() if isinstance(phase, Train))
+        return replace(self.run, eval_every=max(steps // EVALUATIONS, 1))
+
+    def refuse_early(self) -> None:
+        """Raise ``TrainError`` for what can be told before anything is loaded.
+
+        That are files that are not there, and a run directory of another run.
+        """
+        for name in (*self.data.train, *self.data.eval):
+            if not Path(name).exists():
+                raise TrainError(f"There is no file {name}: check the path in the data section.")
+        known = Path(self.out) / "run.json"
+        if known.exists():
+            run = {"phases": phases_json(self.phase_program()), **self.settings().to_json()}
+            asked = json.loads(json.dumps({**self.to_json(), "run": run}))
+            defaults = {"recipe": table_of(Recipe(), whole=True), "run": Settings().to_json()}
+            refuse_other(known, asked, json.loads(json.dumps(defaults)))
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain values, for the run's description."""

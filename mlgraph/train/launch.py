@@ -15,10 +15,6 @@ from mlgraph.train.data.stream import seed_all
 from mlgraph.train.data.tasks import load_data
 from mlgraph.train.engine.processes import make_accelerator
 from mlgraph.train.engine.run import Result, run
-from mlgraph.train.phases import Train
-
-EVALUATIONS = 20
-"""Evaluations of a run whose configuration does not say how many steps lie between two."""
 
 TOKENIZER = "tokenizer"
 """The folder of a run directory that holds the tokenizer of its text."""
@@ -33,10 +29,7 @@ def launch(
     follow the run's seed.
     """
     phases, out = config.phase_program(), Path(config.out)
-    settings = dataclasses.replace(config.run, progress=config.run.progress or progress)
-    if not settings.eval_every:
-        steps = sum(phase.steps for phase in phases if isinstance(phase, Train))
-        settings = dataclasses.replace(settings, eval_every=max(steps // EVALUATIONS, 1))
+    settings = dataclasses.replace(config.settings(), progress=config.run.progress or progress)
     accelerator = make_accelerator(settings, out)
     seed_all(settings.seed)
     chosen = config.model_class or class_with_head(config.model, config.data.task)

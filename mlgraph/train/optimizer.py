@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from mlgraph.passes.options import option
 from mlgraph.train.engine.rates import Rate
 from mlgraph.train.errors import TrainError
 
+if TYPE_CHECKING:
+    import torch
+
 # Per parameter name, the optimizer's tensors by key: exp_avg, exp_avg_sq, step, momentum_buffer, …
-OptimizerState: TypeAlias = dict[str, dict[str, torch.Tensor]]
-States: TypeAlias = Mapping[str, Mapping[str, torch.Tensor]]
+OptimizerState: TypeAlias = "dict[str, dict[str, torch.Tensor]]"
+States: TypeAlias = "Mapping[str, Mapping[str, torch.Tensor]]"
 FIRST_MOMENTS = ("exp_avg", "momentum_buffer")
 SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
 Kind = Literal["adamw", "sgd"]
@@ -46,12 +47,14 @@ class Optimizer:
             raise TrainError(f"Optimizer betas = {self.betas}: give two numbers of at least 0 and below 1.")
 
     def __call__(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        import torch
+
         if self.kind == "adamw":
             return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps)
         return torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov)
 
 
-OptimizerFactory: TypeAlias = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+OptimizerFactory: TypeAlias = Callable[[list[dict[str, Any]]], Any]
 
 
 def parameter_groups(

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Literal, get_args
 
-import torch
-
 from mlgraph.errors import suggestion
 from mlgraph.passes.options import option
 from mlgraph.train.errors import TrainError
@@ -68,7 +66,8 @@ class Settings:
             raise TrainError(f"timeout = {self.timeout}: give a number of seconds above 0.")
         if self.clip is not None and not self.clip > 0.0:
             raise TrainError(f"clip = {self.clip}: give a norm above 0, or None.")
-        if not callable(self.optimizer) or isinstance(self.optimizer, torch.optim.Optimizer):
+        # an optimizer that is made already has its groups; torch need not be imported to see it
+        if not callable(self.optimizer) or hasattr(self.optimizer, "param_groups"):
             raise TrainError(
                 f"optimizer is a {type(self.optimizer).__name__}: give mlgraph.train.Optimizer or a function "
                 "of parameter groups, as torch.optim.Adam is one."
