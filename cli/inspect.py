@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,6 +34,22 @@ def command(
     code: Annotated[
         bool, typer.Option("--code", help="Show the generated forward functions instead.")
     ] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            "--batch",
+            min=1,
+            metavar="N",
+            help="Show instead what a batch of N samples costs: FLOPs and bytes, block by block.",
+            show_default=False,
+        ),
+    ] = None,
+    sequence: Annotated[
+        int | None,
+        typer.Option(
+            "--sequence", min=1, metavar="N", help="The same for samples of N tokens.", show_default=False
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show a model: its modules with repeats folded, dims in axis names, and sizes."""
@@ -45,6 +62,11 @@ def command(
         raise typer.BadParameter(f"{' and '.join(asked)} are views of their own; ask for one at a time")
     if asked and (params or depth is not None):
         raise typer.BadParameter(f"--depth and --params shape the tree of modules, which {asked[0]} replaces")
+    if batch is not None or sequence is not None:
+        if asked or params or depth is not None:
+            raise typer.BadParameter("--batch and --sequence give a view of their own; ask for it alone")
+        _price(source, opening, batch, sequence, json)
+        return
     if graph or code:
         _draw(opening.program(source, weights=False), graph, json)
         return
@@ -55,6 +77,21 @@ def command(
         show(*block_view(shown.blocks))
     else:
         show(*inspection(shown, console().width, depth, params))
+
+
+def _price(source: str, opening: Opening, batch: int | None, sequence: int | None, json: bool) -> None:
+    """What a batch costs."""
+    from mlgraph.inspect.cost import Cost, cost
+    from mlgraph.inspect.text.console import show, show_json
+    from mlgraph.inspect.text.cost import cost_view
+
+    found: Cost = opening.kept(
+        source,
+        f"cost-{batch}-{sequence}.json",
+        Cost,
+        lambda: cost(opening.program(source, weights=False), batch, sequence),
+    )
+    show_json(asdict(found)) if json else show(*cost_view(found))
 
 
 def _draw(program: Program, graph: bool, json: bool) -> None:

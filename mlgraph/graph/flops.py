@@ -64,12 +64,21 @@ def flops_at(program: Program, leaves: Sequence[InputLeaf] | None = None) -> Flo
 def forward_by_module(program: Program) -> dict[str, int]:
     """Operations of the forward pass that each module runs itself, by its qualified name."""
     totals: dict[str, int] = {}
+    counted = forward_by_node(program.graph)
     for node in program.graph.nodes:
-        count = _rule_of(node)
-        if count is not None:
+        if node.name in counted:
             module = str(node.meta.get("module", ""))
-            totals[module] = totals.get(module, 0) + sum(operations for operations, _ in count(node))
+            totals[module] = totals.get(module, 0) + counted[node.name]
     return totals
+
+
+def forward_by_node(graph: fx.Graph) -> dict[str, int]:
+    """Operations of the forward pass of every node that has some, by its name."""
+    return {
+        node.name: sum(operations for operations, _ in count(node))
+        for node in graph.nodes
+        if (count := _rule_of(node)) is not None
+    }
 
 
 def forward_at_sizes(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
