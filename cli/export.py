@@ -36,10 +36,11 @@ def command(
     from mlgraph.inspect.text.comparison import outcome
     from mlgraph.inspect.text.console import show, show_json
     from mlgraph.interop.export import export, require_ending
-    from mlgraph.train.results.saved import is_saved_run, saved_program
 
     if out.suffix != ".pt":
         require_ending(out)
+    from mlgraph.train.results.saved import is_saved_run, saved_program
+
     if is_saved_run(Path(source)):
         program = saved_program(Path(source), opening.program)
     else:
