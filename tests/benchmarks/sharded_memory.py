@@ -110,7 +110,7 @@ def measured(small: str, large: str, out: str) -> dict[str, int]:
 
 def _train(path: str, out: str, sharded: bool) -> None:
     program = mlgraph.load(path, keep=not sharded)
-    ids = torch.randint(64, (1, 32))
+    ids = torch.randint(64, (2, 32))
     data = [{"input_ids": ids, "labels": ids}] * 4
     run(program, PHASES, data, out_dir=out, optimizer=Optimizer(lr=1e-4), fsdp=sharded, trackers=())
 
