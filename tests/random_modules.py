@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import copy
 import tempfile
 import time
 import traceback
@@ -88,17 +89,36 @@ class Rounded(torch.autograd.Function):
 
 
 class Block(nn.Module):
-    """A residual block, pre-norm or plain, that may read the features all blocks start from."""
+    """A residual block, pre-norm or plain, that may read the features all blocks start from.
 
-    def __init__(self, size: int, norm: bool, outside: bool) -> None:
+    It may have a mask or a table of integers of its own: those of every other block differ.
+    """
+
+    mask: torch.Tensor
+    order: torch.Tensor
+
+    def __init__(self, size: int, variant: str, odd: bool) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(size) if norm else nn.Identity()
+        self.norm = nn.LayerNorm(size) if "norm" in variant else nn.Identity()
         self.up, self.down = nn.Linear(size, 2 * size), nn.Linear(2 * size, size)
-        self.outside = outside
+        self.variant = variant
+        order = torch.arange(SEQUENCE)
+        if "masked" in variant:
+            self.register_buffer("mask", (order % (2 + odd) == 0).float())
+        if "ordered" in variant:
+            self.register_buffer("order", order.flip(0) if odd else order.roll(1))
 
     def forward(self, h: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-        h = h + self.down(F.gelu(self.up(self.norm(h))))
-        return h * first.sigmoid() if self.outside else h
+        branch = self.norm(h)
+        if "ordered" in self.variant:
+            branch = branch[:, self.order]
+        branch = self.down(F.gelu(self.up(branch)))
+        if "masked" in self.variant:
+            branch = branch * self.mask[:, None]
+        if "halved" in self.variant:
+            h = 0.5 * h + 0.5 * first
+        result: torch.Tensor = h + branch
+        return result * first.sigmoid() if "outside" in self.variant else result
 
 
 class Built(nn.Module):
@@ -228,14 +248,44 @@ def _buffered(step: Step, sizes: Sequence[int]) -> nn.Module:
 class Blocks(nn.Module):
     def __init__(self, step: Step, sizes: Sequence[int]) -> None:
         super().__init__()
-        made = [Block(sizes[0], "norm" in step.variant, "outside" in step.variant) for _ in range(step.size)]
+        made = [Block(sizes[0], step.variant, at % 2 == 1) for at in range(step.size)]
         self.blocks = nn.ModuleList([made[0]] * step.size if "same" in step.variant else made)
+        self.gathers = "gathered" in step.variant
 
     def forward(self, h: torch.Tensor) -> torch.Tensor:
-        first = h
+        first, found = h, []
         for block in self.blocks:
             h = block(h, first)
-        return h
+            found.append(h)
+        return torch.stack(found).mean(0) if self.gathers else h
+
+
+class Convolved(nn.Module):
+    """What is done along the sequence, with features as channels."""
+
+    def __init__(self, step: Step, sizes: Sequence[int]) -> None:
+        super().__init__()
+        size = sizes[0]
+        two = 2 if size % 2 == 0 else 1
+        made: dict[str, Callable[[], nn.Module]] = {
+            "full": lambda: nn.Conv1d(size, size, 3, padding=1),
+            "circular": lambda: nn.Conv1d(size, size, 3, padding=1, padding_mode="circular"),
+            "grouped": lambda: nn.Conv1d(size, size, 3, padding=1, groups=two),
+            "depthwise": lambda: nn.Conv1d(size, size, 3, padding=1, groups=size),
+            "transposed": lambda: nn.ConvTranspose1d(size, size, 3, padding=1, groups=two),
+            "prelu": lambda: nn.PReLU(size),
+            "group_norm": lambda: nn.GroupNorm(two, size),
+            "instance_norm": lambda: nn.InstanceNorm1d(size, affine=True),
+            "response": lambda: nn.LocalResponseNorm(3),
+            "shuffled": lambda: nn.ChannelShuffle(two),
+            "weight_norm": lambda: nn.utils.parametrizations.weight_norm(nn.Conv1d(size, size, 1)),
+            "spectral_norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Conv1d(size, size, 1)),
+        }
+        self.part = made[step.variant]()
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.part(h.transpose(1, 2)).transpose(1, 2)
+        return result
 
 
 PARTS: dict[str, Callable[[Step, Sequence[int]], nn.Module]] = {
@@ -244,6 +294,7 @@ PARTS: dict[str, Callable[[Step, Sequence[int]], nn.Module]] = {
     "weight": _weighted,
     "buffer": _buffered,
     "blocks": Blocks,
+    "channels": Convolved,
     "drop": lambda step, sizes: nn.Dropout(0.25),
 }
 
@@ -377,6 +428,30 @@ def _pair(step: Step, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return functions[step.variant](a, b)
 
 
+def _measure(step: Step, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """What a loss between two features adds to the first."""
+    size = min(a.shape[-1], b.shape[-1])
+    a, b = a[..., :size], b[..., :size]
+    signs = torch.ones(BATCH, dtype=a.dtype)
+    functions: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+        "mse": F.mse_loss,
+        "mse_sum": lambda a, b: F.mse_loss(a, b, reduction="sum"),
+        "l1_none": lambda a, b: F.l1_loss(a, b, reduction="none").sum(-1, keepdim=True),
+        "huber": F.huber_loss,
+        "kl": lambda a, b: F.kl_div(a.log_softmax(-1), b.softmax(-1), reduction="batchmean"),
+        "bce": lambda a, b: F.binary_cross_entropy(a.sigmoid(), b.sigmoid()),
+        "bce_weighted": lambda a, b: F.binary_cross_entropy_with_logits(
+            a, b.sigmoid(), pos_weight=torch.linspace(1, 2, size, dtype=a.dtype)
+        ),
+        "cosine": lambda a, b: F.cosine_embedding_loss(a[:, 0], b[:, 0], signs),
+        "triplet": lambda a, b: F.triplet_margin_loss(a, b, b.flip(1)),
+        "margin": lambda a, b: F.margin_ranking_loss(a, b, torch.ones_like(a)),
+        "soft": lambda a, b: F.cross_entropy(a[:, 0], b[:, 0].softmax(-1), label_smoothing=0.1),
+        "classes": lambda a, b: F.cross_entropy(a[:, 0], b[:, 0].argmax(-1), ignore_index=0),
+    }
+    return a + functions[step.variant](a, b)
+
+
 def _branch(step: Step, h: torch.Tensor) -> torch.Tensor:
     if step.variant == "batch":
         return h * 2 if h.shape[0] > 1 else h
@@ -399,6 +474,7 @@ OPS: dict[str, Callable[..., torch.Tensor]] = {
     "write": _write,
     "join": _join,
     "pair": _pair,
+    "measure": _measure,
     "branch": _branch,
     "custom": _custom,
 }
@@ -419,7 +495,45 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "sliced",
     ),
     "buffer": ("added", "multiplied", "masked", "gathered", "selected", "looked_up", "where"),
-    "blocks": ("", "norm", "outside", "norm outside", "same"),
+    "blocks": (
+        "",
+        "norm",
+        "outside",
+        "norm outside",
+        "same",
+        "norm masked",
+        "ordered",
+        "halved",
+        "norm gathered",
+    ),
+    "channels": (
+        "full",
+        "circular",
+        "grouped",
+        "depthwise",
+        "transposed",
+        "prelu",
+        "group_norm",
+        "instance_norm",
+        "response",
+        "shuffled",
+        "weight_norm",
+        "spectral_norm",
+    ),
+    "measure": (
+        "mse",
+        "mse_sum",
+        "l1_none",
+        "huber",
+        "kl",
+        "bce",
+        "bce_weighted",
+        "cosine",
+        "triplet",
+        "margin",
+        "soft",
+        "classes",
+    ),
     "drop": ("",),
     "unary": (
         "tanh",
@@ -485,7 +599,7 @@ def size_after(step: Step, sizes: Sequence[int]) -> int:
     if step.kind == "join":
         both = {"cat": sum(sizes), "cat_with_constant": sum(sizes) + min(2, sizes[1])}
         return both.get(step.variant, 2 * min(sizes))
-    if step.kind == "pair":
+    if step.kind in ("pair", "measure"):
         return min(sizes)
     return sizes[0]
 
@@ -500,7 +614,7 @@ def recipes(draw: st.DrawFn, most: int = 6) -> Recipe:
         kind = draw(st.sampled_from(sorted(VARIANTS)))
         # mostly the latest value, so that steps build on one another
         reads = [draw(st.sampled_from([len(sizes) - 1, len(sizes) - 1, *range(len(sizes))]))]
-        if kind in ("join", "pair"):
+        if kind in ("join", "pair", "measure"):
             reads.append(draw(st.integers(0, len(sizes) - 1)))
         variant = draw(st.sampled_from(VARIANTS[kind]))
         size, given = 0, [sizes[i] for i in reads]
@@ -569,7 +683,8 @@ def examine(recipe: Recipe) -> str:
         program = mlgraph.capture(model.eval(), inputs, dynamic_shapes=None)
     except mlgraph.MlgraphError as error:
         return f"refused: {type(error).__name__}"
-    emitted = mlgraph.emit(program)
+    # the module's buffers are the program's, and training writes some
+    emitted = copy.deepcopy(mlgraph.emit(program))
     quiet = not [note for note in program.notes if note.kind in ("mode", "traced")]
     for training in (False, True):
         wanted, slopes = _run(model, inputs, training)

@@ -21,6 +21,7 @@ from mlgraph.graph.ops import argument, has, op_name
 from mlgraph.graph.traits import Trait
 from mlgraph.program import Note, Program
 from mlgraph.program.tensors import is_fake
+from mlgraph.rewrite.self_check import known_faults
 from mlgraph.rewrite.sharded import all_finite
 
 if TYPE_CHECKING:
@@ -100,8 +101,11 @@ def not_finite(program: Program, groups: Iterable[tuple[str, ...]]) -> Iterator[
 
 def nothing_changed(program: Program, width: int) -> Note:
     """The note on a width that no axis of the program takes, with the reasons that keep most of them."""
+    faults = known_faults(program)
     reasons = Counter(
-        str(axis.frozen or axis.kept or "it is exempt") for axis in program.axes if axis.size > 1
+        str(axis.frozen or faults.get(axis.id) or axis.kept or "it is exempt")
+        for axis in program.axes
+        if axis.size > 1
     )
     told = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3))
     return Note("kept", f"width={width} changes nothing, for no axis can change: {told or 'there is none'}")

@@ -76,12 +76,18 @@ def trial_notes(program: Program, groupings: Groupings) -> list[Note]:
     notes = []
     if made is not None and made.unchecked:
         notes.append(Note("unchecked", f"not checked: {made.unchecked}"))
-    faults = {axis: reason for trial in trials.values() for axis, reason in trial.faults.items()}
+    faults = known_faults(program)
     if groupings:
         notes += _told("kept", program, {a: r for a, r in faults.items() if a not in groupings})
     if made is not None:
         notes += _told("approximate", program, made.faults)
     return notes
+
+
+def known_faults(program: Program) -> dict[str, Reason]:
+    """The axes (by id) that failed in the trials made so far, and why."""
+    trials: Mapping[frozenset[tuple[str, int]], Soundness] = program.__dict__.get("_trials", {})
+    return {axis: reason for trial in trials.values() for axis, reason in trial.faults.items()}
 
 
 def _told(kind: NoteKind, program: Program, faults: Mapping[str, Reason]) -> Iterator[Note]:

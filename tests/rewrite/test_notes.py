@@ -201,3 +201,21 @@ def test_rates_of_dropout_that_differ_within_groups_and_values_that_are_not_fini
     assert coarse.tensors["layers.0.bias"].isfinite().all()
     notes = mlgraph.coalesce(program, depth=4).notes
     assert any(note.kind == "kept" and "layers drops out at rates that differ" in note for note in notes)
+
+
+def test_what_failed_its_trial_is_named_where_nothing_changes() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.out = nn.Linear(6, WIDTH), nn.Linear(WIDTH, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = F.gelu(self.into(x))
+            padded = F.pad(h, (1, 2), value=0.3)
+            result: torch.Tensor = self.out(h * F.layer_norm(padded, (WIDTH + 3,))[..., -1:])
+            return result
+
+    coarse = mlgraph.coalesce(mlgraph.capture(Padded(), (torch.randn(3, 7, 6),)), width=2)
+    told = next(str(note) for note in coarse.notes if "changes nothing" in str(note))
+    assert "aten.layer_norm.default makes of copies what are none" in told
+    assert "exempt" not in told
