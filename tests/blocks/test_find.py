@@ -20,7 +20,7 @@ from mlgraph.program.block_table import BlockTable, Chain
 from mlgraph.program.numbering import number_under, numbered, renumber, stretches
 from mlgraph.rewrite.depth.restack import restack
 from tests import zoo
-from tests.strategies import Shape, transformers
+from tests.strategies import THOROUGH, Shape, transformers
 
 CHAINS = {
     "bert": {"encoder.layer": (4, 1)},
@@ -269,7 +269,7 @@ def test_buffers_that_differ_make_layers_differ() -> None:
 
 
 @given(shape=transformers(even=False))
-@settings(max_examples=12)
+@settings(max_examples=40 if THOROUGH else 6)
 def test_random_transformers(shape: Shape) -> None:
     program = capture(shape.build(), (shape.inputs(),))
     table = find_blocks(program)

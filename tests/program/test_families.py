@@ -14,8 +14,15 @@ from tests import oracles, zoo
 from tests.zoo_table import checks
 from tests.zoo_table.checks import Subject
 
+# Families that have little in common; the zoo's table and the slow tests have the others.
+CORE = {"bert-mlm", "gemma2", "t5", "swin", "clip"}
+FAMILIES = [
+    pytest.param(entry, marks=() if entry.name in CORE else pytest.mark.slow)
+    for entry in zoo.entries(tag="spine")
+]
 
-@pytest.fixture(scope="module", params=zoo.entries(tag="spine"), ids=str)
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=str)
 def subject(request: pytest.FixtureRequest) -> Subject:
     return Subject(request.param)
 

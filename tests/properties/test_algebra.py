@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import pytest
@@ -21,11 +22,12 @@ from hypothesis import strategies as st
 import mlgraph
 from mlgraph.program import Program
 from mlgraph.rewrite.rearrange import rearrange
-from tests import oracles, zoo
-from tests.strategies import Shape, groupings, transformers
+from tests import captured as known
+from tests import oracles
+from tests.strategies import THOROUGH, Shape, groupings, transformers
 
 # Capture takes most of the time of an example, so each captured model is put to several groupings.
-EXAMPLES = int(os.environ.get("MLGRAPH_EXAMPLES", "5"))
+EXAMPLES = int(os.environ.get("MLGRAPH_EXAMPLES", "40" if THOROUGH else "5"))
 GROUPINGS = 3
 PROPERTY = settings(
     max_examples=EXAMPLES,
@@ -39,8 +41,17 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 Groupings = dict[str, tuple[int, ...]]
 
 
+@cache
 def captured(shape: Shape, dtype: torch.dtype = torch.float64, seed: int = 0) -> Program:
     return mlgraph.capture(shape.build(seed, dtype), (shape.inputs(),))
+
+
+@cache
+def family(name: str) -> tuple[Program, list[Any]]:
+    """A family's program in double precision, with its inputs."""
+    found = known.captured(name)
+    program = in_double(found.program)
+    return program, oracles.flat_inputs(program, found.args, found.kwargs)
 
 
 def averaged(program: Program) -> set[str]:
@@ -242,25 +253,19 @@ def in_double(program: Program) -> Program:
 @pytest.mark.parametrize("name", ["gpt2", "bert-mlm", "t5", "llama"])
 @pytest.mark.parametrize("factor", [2, 3])
 def test_growing_a_family_in_width_keeps_the_function(name: str, factor: int) -> None:
-    built = zoo.get(name).build()
-    program = in_double(mlgraph.capture(built.model, built.args, built.kwargs))
-    inputs = oracles.flat_inputs(program, built.args, built.kwargs)
+    program, inputs = family(name)
     assert relative_difference(mlgraph.decoalesce(program, width=factor), program, inputs) <= 1e-10
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert-mlm", "t5", "llama"])
 def test_regrowing_a_family_in_width_keeps_the_coarse_function(name: str) -> None:
-    built = zoo.get(name).build()
-    program = in_double(mlgraph.capture(built.model, built.args, built.kwargs))
-    inputs = oracles.flat_inputs(program, built.args, built.kwargs)
+    program, inputs = family(name)
     small = mlgraph.coalesce(program, width=2)
     assert relative_difference(mlgraph.decoalesce(small), small, inputs) <= 1e-10
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert", "t5", "llama"])
+@pytest.mark.parametrize("name", ["gpt2", "bert-mlm", "t5", "llama"])
 def test_growing_a_family_in_depth_by_identity_keeps_the_function(name: str) -> None:
-    built = zoo.get(name).build()
-    program = in_double(mlgraph.capture(built.model, built.args, built.kwargs))
-    inputs = oracles.flat_inputs(program, built.args, built.kwargs)
+    program, inputs = family(name)
     grown = mlgraph.decoalesce(program, depth=2, depth_mode="identity")
     assert relative_difference(grown, program, inputs) <= 1e-10

@@ -63,14 +63,17 @@ def points(batches: int = 6, size: int = 5, seed: int = 0) -> list[tuple[torch.T
 
 @functools.lru_cache
 def _captured(**options: Any) -> mlgraph.Program:
-    return mlgraph.capture(classifier(**options), (points(1)[0][0],))
+    captured = mlgraph.capture(classifier(**options), (points(1)[0][0],))
+    # its analyses and trials are made here, once for all programs that are made of it
+    _ = mlgraph.coalesce(captured, width=2)
+    return captured
 
 
 def program(seed: int = 0, **options: Any) -> mlgraph.Program:
-    """The captured classifier with parameters of its own; capturing is done once per architecture."""
+    """The captured classifier with parameters of its own; captured and analysed once per architecture."""
     captured = _captured(**options)
     own = dict(classifier(seed, **options).named_parameters())
-    return captured.replace(tensors=captured.tensors.replace({**captured.tensors, **own}))
+    return captured.with_values(captured.tensors.replace({**captured.tensors, **own}))
 
 
 def idx_bytes(values: np.ndarray[Any, Any]) -> bytes:

@@ -133,10 +133,10 @@ def test_carried_down_first_moments_are_the_coarse_programs() -> None:
         torch.testing.assert_close(entries["exp_avg"], expected[name], rtol=1e-9, atol=1e-12)
 
 
-@given(st.sampled_from([(2, 1), (1, 2), (2, 2), (4, 4)]), st.integers(0, 3))
-def test_going_up_and_down_again_keeps_first_moments(sizes: tuple[int, int], seed: int) -> None:
-    coarse = mlgraph.coalesce(program(seed), depth=sizes[0], width=sizes[1])
-    generator = torch.Generator().manual_seed(seed)
+@pytest.mark.parametrize("sizes", [(2, 1), (1, 2), (2, 2), (4, 4)])
+def test_going_up_and_down_again_keeps_first_moments(sizes: tuple[int, int]) -> None:
+    coarse = mlgraph.coalesce(program(1), depth=sizes[0], width=sizes[1])
+    generator = torch.Generator().manual_seed(1)
     state = {
         name: {"exp_avg": torch.randn(t.shape, generator=generator), "step": torch.tensor(3.0)}
         for name, t in coarse.tensors.items()
