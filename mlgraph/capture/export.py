@@ -33,6 +33,9 @@ from mlgraph.program.tensors import is_fake
 if TYPE_CHECKING:
     from mlgraph.capture.gradients import Gradients
 
+# How torch.export says that a result is of a class that it does not know: now, and in torch 2.11.
+_UNKNOWN_RESULT = ("not a known type", "unhashable type")
+
 
 @dataclass(frozen=True)
 class Call:
@@ -108,7 +111,8 @@ def export(
             fixed = _fixed_sizes(made.program, made.call, dynamic_shapes)
             return dataclasses.replace(made, notes=(*notes, *made.notes, *fixed))
         except Exception as error:
-            if "not a known type" in str(error) and _register_outputs(model, call, training):
+            unknown = any(words in str(error) for words in _UNKNOWN_RESULT)
+            if unknown and _register_outputs(model, call, training):
                 continue
             culprit = _training_culprit(model, error) if training else None
             if culprit is None and isinstance(error, CaptureError):
@@ -129,11 +133,16 @@ def _tracing(model: nn.Module, rehearse: Callable[[], object]) -> Tracing:
 def _with_sizes(
     model: nn.Module, call: Call, dynamic_shapes: Any, tracing: Tracing, state: State
 ) -> Exported:
+    # torch 2.11 looks up no indices in a table that lies on another device
+    device = "meta" if on_meta(model) else None
+
     def attempt(shapes: Any, on: Call = call) -> Exported:
         questions = Questions()
         state.restore(modes=False)
         # torch.export marks the tensors it was given, and a failure leaves the marks
-        given = on.map(lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf)
+        given = on.map(
+            lambda leaf: leaf.detach().to(device=device) if isinstance(leaf, torch.Tensor) else leaf
+        )
         # what torch prints of a graph that fails says nothing to a user
         with (
             contextlib.redirect_stderr(io.StringIO()),
@@ -347,6 +356,12 @@ def _register_outputs(model: nn.Module, call: Call, training: bool) -> bool:
                 found = True
             pending.extend(getattr(value, field.name) for field in dataclasses.fields(value))
     return found
+
+
+def on_meta(model: nn.Module) -> bool:
+    """Whether all parameters of a model lie on the meta device."""
+    devices = {parameter.device.type for parameter in model.parameters()}
+    return devices == {"meta"}
 
 
 def has_values(model: nn.Module) -> bool:
