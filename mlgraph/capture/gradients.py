@@ -210,9 +210,9 @@ def _with_backward(
         for at, gradient in flowing.items():
             x = inputs[at]
             back = torch.autograd.grad(gradient, wanted, x - x.detach(), retain_graph=True, allow_unused=True)
-            for result, term in zip(smooth, back, strict=True):
-                if term is not None:
-                    made[result] = made[result] + term
+            terms = {result: term for result, term in zip(smooth, back, strict=True) if term is not None}
+            for result, term in terms.items():
+                made[result] = made[result] + term
     return tuple(made)
 
 

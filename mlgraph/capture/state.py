@@ -109,14 +109,20 @@ def _containers(held: Iterable[tuple[nn.Module, Mapping[str, Any]]]) -> Iterator
     """Lists, dicts and sets that modules hold, those inside of others too: a name, itself, its content."""
     seen: set[int] = set()
     for module, attributes in held:
-        for key, attribute in attributes.items():
-            pending = [] if key in _OF_ANY_MODULE else [attribute]
-            while pending:
-                value = pending.pop()
-                if type(value) in _CONTAINERS and id(value) not in seen:
-                    seen.add(id(value))
-                    yield f"{type(module).__name__}.{key}", value, _content(value)
-                    pending += value.values() if isinstance(value, dict) else value
+        own = [(f"{type(module).__name__}.{k}", v) for k, v in attributes.items() if k not in _OF_ANY_MODULE]
+        for name, attribute in own:
+            yield from ((name, value, _content(value)) for value in _inside(attribute, seen))
+
+
+def _inside(value: Any, seen: set[int]) -> Iterator[Any]:
+    """The containers in a value, itself included, that were not seen yet."""
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if type(value) in _CONTAINERS and id(value) not in seen:
+            seen.add(id(value))
+            yield value
+            pending += value.values() if isinstance(value, dict) else value
 
 
 def _content(container: Any) -> Any:

@@ -251,13 +251,11 @@ class _Check:
         names = {axis.id: axis.name for axis in self.program.axes}
         several = {node for node, axes in candidates.items() if len({names[a] for a in axes}) > 1}
         guilty: dict[fx.Node, set[str]] = {}
-        if several:
-            concerned = {a for node in several for a in candidates[node]}
-            for name in dict.fromkeys(names[a] for a in concerned):
-                alone = [a for a in self.factors if names[a] == name]
-                for node in self._deviating(miniature, small, miniature.plan(alone, fold=False)):
-                    if node in several:
-                        guilty.setdefault(node, set()).update(candidates[node] & set(alone))
+        concerned = {a for node in several for a in candidates[node]}
+        for name in dict.fromkeys(names[a] for a in concerned):
+            alone = [a for a in self.factors if names[a] == name]
+            for node in several & self._deviating(miniature, small, miniature.plan(alone, fold=False)).keys():
+                guilty.setdefault(node, set()).update(candidates[node] & set(alone))
         for node, error in found.items():
             self._take_out(guilty.get(node) or candidates[node], node, error)
 

@@ -93,10 +93,7 @@ def _huggingface_inputs(model: nn.Module, loss: bool) -> dict[str, Any]:
             request = Request(model, config, signature, attempt, Sizes(config))
             kwargs = build(request)
             try:
-                output = by_name(model(**kwargs))
-                if output.get("past_key_values") is not None:
-                    kwargs["use_cache"] = False
-                    output = by_name(model(**kwargs))
+                output = _without_cache(model, kwargs)
             except Exception as error:  # any error of the model's own code says that the inputs do not fit
                 failure = failure or error
                 continue
@@ -106,6 +103,15 @@ def _huggingface_inputs(model: nn.Module, loss: bool) -> dict[str, Any]:
     raise CaptureError(
         f"No example inputs could be made for {type(model).__name__} ({reason}); give args or kwargs."
     )
+
+
+def _without_cache(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The results by name; ``kwargs`` say to keep no keys and values where the model would."""
+    output = by_name(model(**kwargs))
+    if output.get("past_key_values") is None:
+        return output
+    kwargs["use_cache"] = False
+    return by_name(model(**kwargs))
 
 
 def _without_mask_if_causal(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -307,9 +307,9 @@ def hoist_sizes(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.op == "placeholder":
             after = node
-            for dim, size in enumerate(sizes_of(node) or ()):
-                if not isinstance(size, int):
-                    first.setdefault(size, (node, dim))
+            dynamic = [(d, s) for d, s in enumerate(sizes_of(node) or ()) if not isinstance(s, int)]
+            for dim, size in dynamic:
+                first.setdefault(size, (node, dim))
     if after is None:
         return
     made: dict[Any, fx.Node] = {}
