@@ -146,23 +146,41 @@ def test_only_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     assert names == ["000000016-0000", "000000018-0000", "000000020-0001"]
 
 
-def test_sigterm_saves_and_exits_with_zero(tmp_path: Path) -> None:
+class Stopping(list[Any]):
+    """Batches, a signal being sent before the sixth, ``times`` times."""
+
+    def __init__(self, batches: Any, number: int, times: int = 1) -> None:
+        super().__init__(batches)
+        self.number, self.times = number, times
+
+    def __iter__(self) -> Any:
+        for position, batch in enumerate(super().__iter__()):
+            for _ in range(self.times if position == 5 else 0):
+                os.kill(os.getpid(), self.number)
+            yield batch
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_how_to_go_on(
+    number: int, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = _train(program(dropout=0.2), steps=12).program
     out = tmp_path / "run"
-
-    class Stopping(list[Any]):
-        def __iter__(self) -> Any:
-            for number, batch in enumerate(super().__iter__()):
-                if number == 5:
-                    os.kill(os.getpid(), signal.SIGTERM)
-                yield batch
-
     with pytest.raises(SystemExit) as stopped:
-        _train(program(dropout=0.2), steps=12, data=Stopping(points()), out_dir=out)
-    assert stopped.value.code == 0
+        _train(program(dropout=0.2), steps=12, data=Stopping(points(), number), out_dir=out)
+    assert stopped.value.code == code
+    assert "stopped at step 6; the same command goes on" in capsys.readouterr().err
     assert (out / "checkpoints" / "000000006-0000").is_dir()
     resumed = _train(program(dropout=0.2), steps=12, out_dir=out).program
     assert all(torch.equal(whole.tensors[name], resumed.tensors[name]) for name in whole.tensors)
+
+
+def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        _train(steps=12, data=Stopping(points(), signal.SIGINT, times=2), out_dir=out)
+    assert not (out / "checkpoints" / "000000006-0000").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize(
