@@ -6,7 +6,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,12 +123,17 @@ class Config:
         if known.exists():
             run = {"phases": phases_json(self.phase_program()), **self.settings().to_json()}
             asked = json.loads(json.dumps({**self.to_json(), "run": run}))
-            defaults = {"recipe": table_of(Recipe(), whole=True), "run": Settings().to_json()}
-            refuse_other(known, asked, json.loads(json.dumps(defaults)))
+            refuse_other(known, asked, json.loads(json.dumps(known_defaults())))
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as plain values, for the run's description."""
         return table_of(self, whole=True)
+
+
+def known_defaults() -> dict[str, dict[str, Any]]:
+    """The defaults of every section: what options that came later stand at in runs of earlier versions."""
+    data = {entry.name: entry.default for entry in fields(Data) if entry.default is not MISSING}
+    return {"data": data, "recipe": table_of(Recipe(), whole=True), "run": Settings().to_json()}
 
 
 def load_config(path: Path, changes: Sequence[str] = ()) -> Config:

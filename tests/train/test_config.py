@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mlgraph.passes.options import reference, table_of
+from mlgraph.passes.options import reference
 from mlgraph.train import Coarsen, Refine, Train, TrainError, progressive_stacking, vcycle
-from mlgraph.train.config import Config, load_config
+from mlgraph.train.config import Config, known_defaults, load_config
 from mlgraph.train.engine.checkpoint import RunDirectory
 from mlgraph.train.errors import RunDirectoryError
-from mlgraph.train.recipes import Recipe
 
 MINIMAL = """
 model = "hf:gpt.json"
@@ -173,7 +172,7 @@ def _description(config: Config) -> dict:
 
 
 def test_a_run_of_the_version_before_goes_on(tmp_path: Path) -> None:
-    out, defaults = tmp_path / "run", {"recipe": table_of(Recipe(), whole=True)}
+    out, defaults = tmp_path / "run", known_defaults()
     RunDirectory(out, {**BEFORE, "run": {}})
     RunDirectory(out, _description(_load(tmp_path, MINIMAL)), defaults=defaults)
     for change in ("recipe.freeze=['mlp']", "recipe.reduce=select", "recipe.detail=1.0"):

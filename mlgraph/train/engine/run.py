@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlgraph.passes.options import table_of
 from mlgraph.program import Program
+from mlgraph.train.config import known_defaults
 from mlgraph.train.data.batches import Binder, Loss, Metric, check_call, count_tokens, cut, example_call, peek
 from mlgraph.train.data.stream import RandomState, Stream, seed_all
 from mlgraph.train.engine.checkpoint import RunDirectory
@@ -34,7 +34,6 @@ from mlgraph.train.errors import DivergedError, TrainError
 from mlgraph.train.flops import count_flops
 from mlgraph.train.optimizer import States
 from mlgraph.train.phases import Interpolate, Phase, Train, kind_of, levels_of, to_json
-from mlgraph.train.recipes import Recipe
 from mlgraph.train.results.metrics import Clock, Metrics, Record, peak_memory
 from mlgraph.train.settings import Settings
 
@@ -129,8 +128,7 @@ def _check_sharded(phases: Sequence[Phase], settings: Settings, accelerator: Any
 
 def _open_directory(out: Path, description: Mapping[str, Any], keep: int, accelerator: Any) -> RunDirectory:
     with accelerator.main_process_first():
-        defaults = {"recipe": table_of(Recipe(), whole=True), "run": Settings().to_json()}
-        return RunDirectory(out, description, keep, defaults)
+        return RunDirectory(out, description, keep, known_defaults())
 
 
 @dataclass

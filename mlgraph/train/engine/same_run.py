@@ -37,8 +37,18 @@ def batches_of(run: Mapping[str, Any]) -> int:
     return int(run.get("accumulate") or 1) * int(run.get("processes") or 1)
 
 
-# On how many processes a run computes, and where each keeps its tensors, may change from start to start.
-_HOW = ("processes", "fsdp", "fsdp_replicas", "fsdp_offload", "recompute", "background", "timeout")
+# On how many processes a run computes, where each keeps its tensors, and how often it is looked at, may
+# change from start to start.
+_HOW = (
+    "eval_every",
+    "processes",
+    "fsdp",
+    "fsdp_replicas",
+    "fsdp_offload",
+    "recompute",
+    "background",
+    "timeout",
+)
 
 
 def _what(config: Mapping[str, Any]) -> dict[str, Any]:
