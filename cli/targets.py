@@ -65,4 +65,11 @@ def table_of(found: Sequence[Candidate]) -> list[Any]:
 
 def as_json(found: Sequence[Candidate]) -> list[dict[str, Any]]:
     """The candidates as plain data."""
-    return [{"axes": dict(c.requests), **c.amounts, "miss": c.miss} for c in found]
+    return [
+        {
+            "axes": dict(c.requests),
+            **{str(name): amount for name, amount in c.amounts.items()},
+            "miss": c.miss,
+        }
+        for c in found
+    ]

@@ -36,7 +36,7 @@ class Group(nn.Module):
         return ", ".join(f"{name}={list(tensor.shape)}" for name, tensor in held)
 
     def _get_name(self) -> str:
-        return self._kind or super()._get_name()
+        return self._kind or type(self).__name__
 
 
 class DropPath(nn.Module):

@@ -105,7 +105,8 @@ def forward_at_sizes(program: Program, sizes: Mapping[str, int]) -> dict[str, in
             stand_in = SimpleNamespace(
                 target=own.target, meta=own.meta, args=_mapped(tuple(node.args), resized_node)
             )
-            counted[node.name] = sum(operations for operations, _ in count(stand_in))  # type: ignore[arg-type]
+            operations = [found for found, _ in count(stand_in)]  # type: ignore[arg-type]
+            counted[node.name] = sum(operations)
     return counted
 
 

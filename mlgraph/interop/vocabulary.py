@@ -69,10 +69,10 @@ def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
     """The first whole number of one of these names, in a config or the config of its text part."""
     text = config.get("text_config")
     for settings in (config, text if isinstance(text, dict) else {}):
-        found = (settings[name] for name in names if isinstance(settings.get(name), int))
-        number = next(found, None)
-        if number is not None:
-            return number
+        for name in names:
+            number = settings.get(name)
+            if isinstance(number, int):
+                return number
     return None
 
 

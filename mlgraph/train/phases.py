@@ -61,8 +61,8 @@ class Train:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise TrainError(f"Train({name}={value}): give a whole number of at least 1.")
-        named = (self.freeze,) if isinstance(self.freeze, str) else tuple(self.freeze)
-        object.__setattr__(self, "freeze", named)
+        given: str | Sequence[str] = self.freeze
+        object.__setattr__(self, "freeze", (given,) if isinstance(given, str) else tuple(given))
 
 
 class _Holder:

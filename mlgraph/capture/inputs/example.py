@@ -107,11 +107,11 @@ def _huggingface_inputs(model: nn.Module, loss: bool) -> dict[str, Any]:
 
 def _without_cache(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The results by name; ``kwargs`` say to keep no keys and values where the model would."""
-    output = by_name(model(**kwargs))
+    output = dict(by_name(model(**kwargs)))
     if output.get("past_key_values") is None:
         return output
     kwargs["use_cache"] = False
-    return by_name(model(**kwargs))
+    return dict(by_name(model(**kwargs)))
 
 
 def _without_mask_if_causal(model: nn.Module, kwargs: dict[str, Any]) -> dict[str, Any]:

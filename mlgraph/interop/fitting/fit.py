@@ -353,13 +353,13 @@ def _stacks(lineage: Lineage) -> Iterator[Layers]:
         picks: list[int] = []
         place = 0
         while place <= max(numbers, default=-1):
-            chain = starting.get(place)
-            taken = chain.numbers if chain is not None else range(place, place + 1)
-            grouping = groupings.get(chain.name) if chain is not None else None
-            if chain is None or grouping is None:
+            here = starting.get(place)
+            taken = here.numbers if here is not None else range(place, place + 1)
+            grouping = groupings.get(here.name) if here is not None else None
+            if here is None or grouping is None:
                 picks += taken
             else:
                 firsts = (group[0] for group in grouping.kept)
-                picks += [n for first in firsts for n in taken[first * chain.period :][: chain.period]]
+                picks += [n for first in firsts for n in taken[first * here.period :][: here.period]]
             place += len(taken)
         yield Layers(place, tuple(picks))

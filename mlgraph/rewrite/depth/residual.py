@@ -312,6 +312,7 @@ def _gathers(program: Program, chain: Chain) -> fx.Node | None:
     exits = {block.exit: block.index for block in chain.blocks}
     inside = {name for block in chain.blocks for name in block.nodes}
     reached: dict[fx.Node, frozenset[int]] = {}
+    node: fx.Node
     for node in program.graph.nodes:
         if node.op == "output":
             break

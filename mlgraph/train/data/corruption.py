@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlgraph.train.data.text import TokenBlocks
+from mlgraph.train.data.text import RedrawnBlocks
 from mlgraph.train.errors import TrainError
 
 MOST_SPANS = 100
@@ -27,8 +27,8 @@ def sentinels(tokenizer: Any) -> list[int]:
     return [int(token) for token in found if token is not None]
 
 
-class SpanBlocks(TokenBlocks):
-    """Blocks for sequence-to-sequence models, corrupted anew whenever they are drawn.
+class SpanBlocks(RedrawnBlocks):
+    """Blocks for sequence-to-sequence models, corrupted anew in every epoch.
 
     A share of ``rate`` of the tokens is taken out in spans of ``span`` tokens on average, and one token per
     span is put in their place. With ``marks``, the sentinels, the target is each of them followed by its
@@ -50,6 +50,7 @@ class SpanBlocks(TokenBlocks):
         padding: int = 0,
         rate: float = 0.15,
         span: float = 3.0,
+        seed: int = 0,
     ) -> None:
         self.marks, self.mask, self.end = marks, mask, end
         self.start, self.padding, self.rate, self.span = start, padding, rate, span
@@ -58,7 +59,7 @@ class SpanBlocks(TokenBlocks):
             raw += 1
         while raw > 1 and self._input_length(raw) > length:
             raw -= 1
-        super().__init__(tokens, raw)
+        super().__init__(tokens, raw, seed)
         self.taken, self.spans = self._noise(raw)
         if raw - self.taken < self.spans:
             raise TrainError(f"Blocks of {length} tokens are too short to lose spans: raise data.sequence.")
@@ -78,8 +79,9 @@ class SpanBlocks(TokenBlocks):
         return raw - taken + spans + (self.end is not None)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        ids = self.ids(index)
-        kept, lost = _parts(len(ids) - self.taken, self.spans), _parts(self.taken, self.spans)
+        ids, drawn = self.ids(index), self.drawn(index)
+        kept = _parts(len(ids) - self.taken, self.spans, drawn)
+        lost = _parts(self.taken, self.spans, drawn)
         inputs, target, at = [], [], 0
         for number, (keep, lose) in enumerate(zip(kept, lost, strict=True)):
             mark = torch.tensor([self.marks[number] if self.marks else self.mask])
@@ -106,8 +108,8 @@ def shifted(labels: torch.Tensor, start: int, padding: int) -> torch.Tensor:
     return before.masked_fill(before == -100, padding)
 
 
-def _parts(total: int, count: int) -> list[int]:
+def _parts(total: int, count: int, drawn: torch.Generator) -> list[int]:
     """``total`` in ``count`` parts of at least one, each way of cutting it as likely as another."""
-    cuts = torch.randperm(total - 1)[: count - 1].sort().values + 1
+    cuts = torch.randperm(total - 1, generator=drawn)[: count - 1].sort().values + 1
     edges = [0, *cuts.tolist(), total]
     return [b - a for a, b in pairwise(edges)]

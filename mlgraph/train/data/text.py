@@ -201,7 +201,23 @@ class TokenBlocks(Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
 
 
-class MaskedBlocks(TokenBlocks):
+class RedrawnBlocks(TokenBlocks):
+    """Blocks that differ from epoch to epoch by what is drawn for them: the same in whatever process."""
+
+    def __init__(self, tokens: np.ndarray[Any, Any], length: int, seed: int) -> None:
+        super().__init__(tokens, length)
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw as in an epoch."""
+        self.epoch = epoch
+
+    def drawn(self, index: int) -> torch.Generator:
+        """What is drawn for one block."""
+        return drawn_for(self.seed, self.epoch, index)
+
+
+class MaskedBlocks(RedrawnBlocks):
     """Blocks for masked language models, masked anew in every epoch, by sample and whatever process draws it.
 
     Of the tokens a share of ``rate`` is to be predicted; of these 80% become the mask token, 10% a random
@@ -217,15 +233,11 @@ class MaskedBlocks(TokenBlocks):
         rate: float = 0.15,
         seed: int = 0,
     ) -> None:
-        super().__init__(tokens, length)
-        self.mask, self.size, self.rate, self.seed, self.epoch = mask, size, rate, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Mask as in an epoch."""
-        self.epoch = epoch
+        super().__init__(tokens, length, seed)
+        self.mask, self.size, self.rate = mask, size, rate
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        ids, drawn = self.ids(index), drawn_for(self.seed, self.epoch, index)
+        ids, drawn = self.ids(index), self.drawn(index)
         labels, draw = ids.clone(), torch.rand(ids.shape, generator=drawn)
         labels[draw >= self.rate] = -100
         inputs = torch.where(draw < 0.8 * self.rate, torch.tensor(self.mask), ids)

@@ -61,9 +61,10 @@ def text_sets(data: Data, program: Program, source: str, seed: int) -> TextSets:
     start = _decoder_start(source, tokenizer.model)
     if data.task == "seq2seq" and data.target is not None:
         return _pairs(data, tokenizer, train, evaluation, start, seed)
-    blocks = _blocks(data, tokenizer.model, train, key, start)
+    blocks = _blocks(data, tokenizer.model, train, key, start, seed)
     if evaluation:
-        return TextSets(blocks, _blocks(data, tokenizer.model, evaluation, key, start), tokenizer)
+        held_out = _blocks(data, tokenizer.model, evaluation, key, start, seed)
+        return TextSets(blocks, held_out, tokenizer)
     # The end of a text is kept, so that what is evaluated on was not read in part.
     cut = _cut(data, len(blocks))
     return TextSets(Subset(blocks, range(cut)), Subset(blocks, range(cut, len(blocks))), tokenizer)
@@ -109,7 +110,7 @@ def _documents(data: Data, paths: list[Path]) -> Any:
     )
 
 
-def _blocks(data: Data, tokenizer: Any, paths: list[Path], key: str, start: int) -> TokenBlocks:
+def _blocks(data: Data, tokenizer: Any, paths: list[Path], key: str, start: int, seed: int) -> TokenBlocks:
     folder = home() / f"tokens-{fingerprint(paths, key, data.field)}"
     tokens: np.ndarray[Any, Any] = tokenize(read_documents(paths, data.field), tokenizer, folder)
     if data.task == "causal-lm":
@@ -132,12 +133,13 @@ def _blocks(data: Data, tokenizer: Any, paths: list[Path], key: str, start: int)
             padding=special_token(tokenizer, "pad_token") or 0,
             rate=data.mask_rate,
             span=data.span,
+            seed=seed,
         )
     if mask is None:
         raise TrainError(
             "The tokenizer has no mask token, which masked-lm needs: choose another in data.tokenizer."
         )
-    return MaskedBlocks(tokens, data.sequence, mask, tokenizer.get_vocab_size(), data.mask_rate)
+    return MaskedBlocks(tokens, data.sequence, mask, tokenizer.get_vocab_size(), data.mask_rate, seed)
 
 
 def _labelled(

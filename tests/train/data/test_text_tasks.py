@@ -59,6 +59,17 @@ def test_spans_can_be_put_back(length: int) -> None:
     assert blocks.taken / blocks.length == pytest.approx(0.15, abs=0.04)
 
 
+def test_spans_follow_seed_epoch_and_sample() -> None:
+    def drawn(seed: int, epoch: int) -> list[int]:
+        blocks = SpanBlocks(TOKENS, 64, marks=list(range(100)), seed=seed)
+        blocks.set_epoch(epoch)
+        return blocks[5]["input_ids"].tolist()
+
+    assert drawn(1, 0) == drawn(1, 0)
+    assert drawn(1, 0) != drawn(1, 1)
+    assert drawn(1, 0) != drawn(2, 0)
+
+
 def test_infilling_writes_the_whole_text() -> None:
     blocks = SpanBlocks(TOKENS, 64, mask=5, end=200, start=7, span=3.0)
     sample = blocks[3]
