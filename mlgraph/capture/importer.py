@@ -282,10 +282,10 @@ def one_device(target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     """A call on the program's one device; the target is ``None`` where only a move was asked for."""
     given: Any
     kwargs = {k: v for k, v in kwargs.items() if k not in ("pin_memory", "layout", "non_blocking")}
-    if target in (aten.type_as.default, aten.to.other):
+    names = [argument.name for argument in target._schema.arguments] if hasattr(target, "_schema") else []
+    if Trait.CASTS in traits_of(target) and "other" in names:
         return aten.to.dtype, (args[0], args[1].meta["symbolic"].dtype), {}
     if getattr(target, "overloadpacket", None) is aten.to:
-        names = [argument.name for argument in target._schema.arguments]
         given = dict(zip(names, args, strict=False)) | kwargs
         dtype = given.get("dtype")
         if dtype is None:

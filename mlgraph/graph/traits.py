@@ -56,6 +56,8 @@ class Trait(Flag):
     """Multiplies or divides two operands, element by element."""
     QUOTIENT = auto()
     """Divides the value by the second operand, element by element."""
+    COMMUTES = auto()
+    """Gives the same for its first two operands in either order."""
     PRODUCT = auto()
     """Linear in each of its first two operands (of all listed operands in an einsum)."""
     MATMUL = auto()
@@ -228,12 +230,14 @@ OPS: dict[str, Facts | Trait] = {
     "slice_scatter": T.REPLACES,
     "where": T.REPLACES,
 
-    "add": T.SUM,
+    "add": T.SUM | T.COMMUTES,
     "sub": T.SUM,
 
     "div": T.SCALING | T.QUOTIENT,
-    "mul": T.SCALING | T.PRODUCT,
-    "multiply": T.SCALING | T.PRODUCT,
+    "maximum": T.COMMUTES,
+    "minimum": T.COMMUTES,
+    "mul": T.SCALING | T.PRODUCT | T.COMMUTES,
+    "multiply": T.SCALING | T.PRODUCT | T.COMMUTES,
     "true_divide": T.SCALING | T.QUOTIENT,
 
     "_grouped_mm": T.PRODUCT | T.CONTRACTS,

@@ -183,8 +183,8 @@ def test_an_error_inside_is_a_sentence_too(cli, bert, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("broken\nin two")
 
-    monkeypatch.setattr("mlgraph.inspect.summary.families", fail)
-    result = cli("axes", bert)
+    monkeypatch.setattr("mlgraph.inspect.portrait.portrait", fail)
+    result = cli("axes", bert, "--no-cache")
     assert result.code == 1
     assert result.err == (
         "mlgraph: An error inside mlgraph (RuntimeError: broken); run again with --debug for the traceback "

@@ -13,11 +13,11 @@ from torch import fx, nn
 from mlgraph.errors import CaptureError
 from mlgraph.graph.effects import mutates
 from mlgraph.graph.interpret import follows_mode, has_statistics
-from mlgraph.graph.ops import op_name
+from mlgraph.graph.ops import has, op_name
+from mlgraph.graph.traits import Trait
 
 aten = torch.ops.aten
 
-_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 # Where self-normalising networks saturate, which dropped values are put at.
 _SATURATION = 1.7580993408473766
 
@@ -30,7 +30,7 @@ def follow_modes(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> None:
     """
     for node in list(graph.nodes):
         module = modules.get(str(node.meta.get("module")))
-        if op_name(node) in _DROPOUTS:
+        if has(node, Trait.DROPS) and op_name(node) != "drop_path":
             if node.args[2] is True:
                 _write_out(graph, node)
             else:

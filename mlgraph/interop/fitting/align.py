@@ -163,7 +163,7 @@ class _Aligner:
         if len(left) != len(right):
             self.found.breaks.append(f"it calls {_op(b)} with other arguments than the program{_at(a)}")
             return
-        if op_name(a) in _COMMUTES and _crossed(left, right):
+        if has(a, Trait.COMMUTES) and _crossed(left, right):
             right = [right[1], right[0], *right[2:]]
         sized = has(a, Trait.SIZED)
         for x, y in zip(left, right, strict=True):
@@ -357,9 +357,6 @@ def _same_op(a: fx.Node, b: fx.Node) -> bool:
 def _drops(node: fx.Node) -> bool:
     """Whether a node does nothing outside training."""
     return has(node, Trait.DROPS)
-
-
-_COMMUTES = ("add", "mul", "maximum", "minimum")
 
 
 def _crossed(left: list[Any], right: list[Any]) -> bool:
