@@ -82,6 +82,9 @@ def test_coalescing_refuses_a_pairing_that_is_not_known(program, sizes):
 
 @pytest.mark.parametrize("sizes", [{"width": 2}, {"depth": 2}])
 def test_similarity_without_weights_is_refused(program, sizes):
-    sentence = r"pairing='similarity' compares weights, and .* has none here: choose 'adjacent' or 'halves'"
+    sentence = (
+        r"pairing='similarity' and scores look at weights, and .* has none here: choose pairing 'adjacent' "
+        "or 'halves', and score 'position'"
+    )
     with pytest.raises(MlgraphError, match=sentence):
         mlgraph.coalesce(program.skeleton(), pairing="similarity", **sizes)

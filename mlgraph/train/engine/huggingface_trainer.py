@@ -33,7 +33,8 @@ def run_with_trainer(
     and hold one phase.
     """
     rehearse(program, phases)
-    level, state = Level(program), OptimizerState()
+    level = Level(program)
+    state: OptimizerState = {}
     levels, logs = levels_of(phases), list[dict[str, Any]]()
     for number, phase in enumerate(phases):
         if isinstance(phase, Train):
