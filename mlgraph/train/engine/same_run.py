@@ -59,7 +59,11 @@ def _what(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def filled(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """A configuration with the defaults of what the version that wrote it did not know, table by table."""
-    known = {name: {**defaults[name], **config[name]} for name in defaults if name in config}
+    known = {
+        name: {**own, **config[name]}
+        for name, own in defaults.items()
+        if isinstance(config.get(name), Mapping)
+    }
     return {**config, **known}
 
 
