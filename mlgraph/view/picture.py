@@ -132,7 +132,10 @@ class _Arrangement:
         """Per bypass, the x of its lane right of all that it passes; shorter ones lie further in."""
         rank = self.layered.rank
         right = [
-            max(self.x[id] + (self.faces[id].width / 2 if id in self.faces else 4.0) for id in row)
+            max(
+                (self.x[id] + (self.faces[id].width / 2 if id in self.faces else 4.0) for id in row),
+                default=0.0,
+            )
             for row in self.layered.layers
         ]
         lanes: dict[int, float] = {}
