@@ -55,6 +55,22 @@ def op_infos() -> dict[str, Any]:
     }
 
 
+# What these return depends on memory or chance, not on their operands.
+_ARBITRARY = (
+    "empty",
+    "new_empty",
+    "resize",
+    "bernoulli",
+    "multinomial",
+    "normal",
+    "rand",
+    "uniform",
+    "cauchy",
+)
+NAMES = [name for name in op_infos() if not name.startswith(_ARBITRARY)]
+"""The ops whose results follow from their operands."""
+
+
 def samples(name: str, count: int | None = None, seed: int = 0) -> Iterator[Sample]:
     """The traced calls of an op, all or ``count`` drawn at random; what cannot be traced is left out."""
     info = op_infos()[name]

@@ -19,21 +19,8 @@ from mlgraph.axes.rules import registry
 from mlgraph.axes.rules.registry import Rule
 from mlgraph.program import Program
 from tests.axes.growth import claimed, fault
-from tests.axes.samples import Sample, op_infos, program_of, samples, traced
+from tests.axes.samples import NAMES, Sample, op_infos, program_of, samples, traced
 
-# What these return depends on memory or chance, not on their operands.
-_ARBITRARY = (
-    "empty",
-    "new_empty",
-    "resize",
-    "bernoulli",
-    "multinomial",
-    "normal",
-    "rand",
-    "uniform",
-    "cauchy",
-)
-NAMES = [name for name in op_infos() if not name.startswith(_ARBITRARY)]
 # Elementwise functions of one and two arguments share one rule.
 _ELEMENTWISE = ("UnaryUfuncInfo", "BinaryUfuncInfo")
 RULED = [name for name in NAMES if type(op_infos()[name]).__name__ not in _ELEMENTWISE]

@@ -13,21 +13,8 @@ from torch.nn import functional as F
 
 import mlgraph
 from mlgraph.graph.interpret import run
-from tests.axes.samples import op_infos, program_of, samples
+from tests.axes.samples import NAMES, program_of, samples
 
-# What these return depends on memory or chance, not on their operands.
-_ARBITRARY = (
-    "empty",
-    "new_empty",
-    "resize",
-    "bernoulli",
-    "multinomial",
-    "normal",
-    "rand",
-    "uniform",
-    "cauchy",
-)
-NAMES = [name for name in op_infos() if not name.startswith(_ARBITRARY)]
 _TOGETHER = 60
 
 

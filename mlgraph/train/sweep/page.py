@@ -29,7 +29,7 @@ from mlgraph.train.results.savings import Saving, saving
 from mlgraph.train.sweep.folder import StudyFolder
 from mlgraph.train.sweep.study import Study
 from mlgraph.train.sweep.table import StudyTable, interval, settings_text, tabulate
-from mlgraph.train.sweep.trials import TWINS, Outcomes, Trial, best, reported, searched
+from mlgraph.train.sweep.trials import TWINS, Outcomes, begun, best, reported
 
 Histories = Mapping[str, Mapping[int, Sequence[Record]]]
 """Records of the final runs at full length, by arm and seed."""
@@ -238,20 +238,10 @@ def _sensitivity(table: StudyTable) -> bytes:
 def _runs(study: Study, outcomes: Outcomes) -> str:
     """Every finished run by the name of its folder, so that each number can be traced."""
     rows = []
-    for trial in _trials(study, outcomes):
+    for trial in begun(study, outcomes):
         if trial.name in outcomes:
             found = outcomes[trial.name]
             shown = f"{found.loss:.4f}" if math.isfinite(found.loss) else "diverged"
             cells = [trial.name, settings_text(trial.settings), f"{trial.share:g}", str(trial.seed), shown]
             rows.append([*cells, f"{found.flops / 1e12:.4g}", f"{found.seconds:,.0f}"])
     return html_table(["run", "settings", "length", "seed", "loss", "TFLOPs", "seconds"], rows)
-
-
-def _trials(study: Study, outcomes: Outcomes) -> list[Trial]:
-    found: list[Trial] = []
-    for arm in study.arms:
-        for rung in searched(study, arm, outcomes):
-            found += rung
-        chosen = best(study, arm, outcomes)
-        found += [] if chosen is None else reported(study, chosen)
-    return list({trial.name: trial for trial in found}.values())

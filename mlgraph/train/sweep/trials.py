@@ -80,6 +80,11 @@ def best(study: Study, arm: str, outcomes: Outcomes) -> Trial | None:
 
 def needed(study: Study, outcomes: Outcomes) -> list[Trial]:
     """Runs that are not finished and whose turn it is: of the search, and of arms that are tuned."""
+    return [trial for trial in begun(study, outcomes) if trial.name not in outcomes]
+
+
+def begun(study: Study, outcomes: Outcomes) -> list[Trial]:
+    """Runs that are finished or whose turn it is, each once."""
     wanted: list[Trial] = []
     for arm in study.arms:
         for rung in searched(study, arm, outcomes):
@@ -87,7 +92,7 @@ def needed(study: Study, outcomes: Outcomes) -> list[Trial]:
         found = best(study, arm, outcomes)
         if found is not None:
             wanted += reported(study, found)
-    return [trial for trial in dict.fromkeys(wanted) if trial.name not in outcomes]
+    return list({trial.name: trial for trial in wanted}.values())
 
 
 def reported(study: Study, found: Trial) -> list[Trial]:
