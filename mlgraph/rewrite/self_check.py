@@ -15,22 +15,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from mlgraph.graph.compare import relative_error
 from mlgraph.graph.example_call import example_leaves
 from mlgraph.program.axis_table import Axis, Reason
 from mlgraph.program.notes import Note, NoteKind
 from mlgraph.program.soundness import Soundness
-from mlgraph.rewrite.miniature import Copies, Miniature, Misfit, TooLarge, Trial, draws
+from mlgraph.rewrite.miniature import Miniature, Misfit, TooLarge, Trial
+from mlgraph.rewrite.trials import (
+    TOLERANCE,
+    Healed,
+    Results,
+    axes_in,
+    drawn,
+    gradient_pairs,
+    relative_miss,
+    run_trial,
+)
 from mlgraph.rewrite.weight_norm import lengths
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
-    from mlgraph.program.dims import Dim
     from mlgraph.rewrite.grouping import Grouping, Groupings
     from mlgraph.rewrite.plan import WidthPlan
 
-TOLERANCE = 1e-8
-_FLOOR = 1e-6
 _MOST_COPIES = 3
 _SEEDS = 3
 
@@ -152,14 +158,14 @@ class _Check:
         factors, whole = dict(self.factors), frozenset(self.whole)
         return Miniature(self.program, factors, whole, self.large_tables, seed)
 
-    def _trial(self, miniature: Miniature) -> _Results:
+    def _trial(self, miniature: Miniature) -> Results:
         side = miniature.small
         try:
-            return _run(Trial(side), self.inputs, gradients=True)
+            return run_trial(Trial(side), self.inputs, gradients=True)
         except Misfit:
             # what it cannot run on may be masks of both ones and zeros
             plain = example_leaves(self.program)
-            results = _run(Trial(side), miniature.inputs(plain), gradients=True)
+            results = run_trial(Trial(side), miniature.inputs(plain), gradients=True)
             self.leaves, self.inputs = plain, miniature.inputs(plain)
             return results
 
@@ -175,24 +181,24 @@ class _Check:
             self._take_out(found, misfit.node, math.nan)
         self.whole |= found
 
-    def _compare(self, miniature: Miniature, small: _Results) -> bool | None:
+    def _compare(self, miniature: Miniature, small: Results) -> bool | None:
         """Whether every axis had an effect; None where something failed and was taken out."""
         plan = miniature.plan()
         copies = miniature.moves(plan)
         for name, tensor in miniature.tensors.items():
             transfer = plan.transfers.get(name)
             if transfer is not None and transfer.changes:
-                error = _error(transfer.down(transfer.up(tensor)), tensor)
+                error = relative_miss(transfer.down(transfer.up(tensor)), tensor)
                 if error > TOLERANCE:
                     held = {leaf.axis for dim in transfer.dims for leaf in dim.leaves()} & set(self.factors)
                     self._take_out(held, None, error, f"restriction does not undo prolongation of {name}")
                     return None
-        grown = _run(Trial(miniature.grown(plan), _drawn(small, copies)), self.inputs, gradients=True)
+        grown = run_trial(Trial(miniature.grown(plan), drawn(small, copies)), self.inputs, gradients=True)
         for node, x, y in zip(self._outputs(), small.outputs, grown.outputs, strict=True):
             if isinstance(x, torch.Tensor) and isinstance(node, fx.Node):
                 wanted = copies(x, node)
-                if wanted is not None and _error(y, wanted) > TOLERANCE:
-                    self._locate(miniature, small, node, _error(y, wanted))
+                if wanted is not None and relative_miss(y, wanted) > TOLERANCE:
+                    self._locate(miniature, small, node, relative_miss(y, wanted))
                     return None
         return self._compare_gradients(miniature, plan, small, grown)
 
@@ -200,19 +206,19 @@ class _Check:
         return list(self.program.graph.output_node().args[0])  # type: ignore[arg-type]
 
     def _compare_gradients(
-        self, miniature: Miniature, plan: WidthPlan, small: _Results, grown: _Results
+        self, miniature: Miniature, plan: WidthPlan, small: Results, grown: Results
     ) -> bool | None:
         """Gradients move by the adjoint of what moves weights, so that copies have equal ones."""
         reached: set[str] = set()
         tried: set[str] = set()
-        for name, wanted, found, scale in _pairs(plan, small, grown):
+        for name, wanted, found, scale in gradient_pairs(plan, small, grown):
             if name in self.lengths:
                 continue
             held = {leaf.axis for dim in plan.transfers[name].dims for leaf in dim.leaves()}
             tried |= held
             if wanted.any():
                 reached |= held
-            error = _error(found, wanted, floor=1e-2 * scale)
+            error = relative_miss(found, wanted, floor=1e-2 * scale)
             # rounding may grow in a deep network, but not twice in one tensor
             if error > TOLERANCE and self._differs_again(miniature.seed + _SEEDS, name):
                 self._locate_gradient(miniature, small, plan.transfers[name].dims, name, error)
@@ -222,30 +228,30 @@ class _Check:
     def _differs_again(self, seed: int, name: str) -> bool:
         miniature = self._miniature(seed)
         small, plan = self._trial(miniature), miniature.plan()
-        drawn = _drawn(small, miniature.moves(plan))
-        grown = _run(Trial(miniature.grown(plan), drawn), self.inputs, gradients=True)
+        given = drawn(small, miniature.moves(plan))
+        grown = run_trial(Trial(miniature.grown(plan), given), self.inputs, gradients=True)
         return any(
-            _error(found, wanted, floor=1e-2 * scale) > TOLERANCE
-            for other, wanted, found, scale in _pairs(plan, small, grown)
+            relative_miss(found, wanted, floor=1e-2 * scale) > TOLERANCE
+            for other, wanted, found, scale in gradient_pairs(plan, small, grown)
             if other == name
         )
 
-    def _locate(self, miniature: Miniature, small: _Results, output: fx.Node, error: float) -> None:
+    def _locate(self, miniature: Miniature, small: Results, output: fx.Node, error: float) -> None:
         """Find the ops that do not turn copies into copies, each given what it must be given."""
         plan = miniature.plan(fold=False)
         found = self._deviating(miniature, small, plan)
         self._blame(miniature, small, found or {output: error})
 
-    def _deviating(self, miniature: Miniature, small: _Results, plan: WidthPlan) -> dict[fx.Node, float]:
+    def _deviating(self, miniature: Miniature, small: Results, plan: WidthPlan) -> dict[fx.Node, float]:
         copies = miniature.moves(plan)
-        trial = _Healed(miniature.grown(plan), small, copies, self.fixed, set(plan.groupings))
+        trial = Healed(miniature.grown(plan), small, copies, self.fixed, set(plan.groupings))
         try:
-            _run(trial, self.leaves)
+            run_trial(trial, self.leaves)
         except Misfit as misfit:
             return {**trial.deviating, misfit.node: math.nan}
         return trial.deviating
 
-    def _blame(self, miniature: Miniature, small: _Results, found: Mapping[fx.Node, float]) -> None:
+    def _blame(self, miniature: Miniature, small: Results, found: Mapping[fx.Node, float]) -> None:
         """Take out the axes that make these nodes deviate: alone if they do so alone, else together."""
         candidates = {node: self._axes_at(node) or set(self.factors) for node in found}
         names = {axis.id: axis.name for axis in self.program.axes}
@@ -269,14 +275,14 @@ class _Check:
             self.factors.pop(axis, None)
 
     def _locate_gradient(
-        self, miniature: Miniature, small: _Results, dims: Any, name: str, error: float
+        self, miniature: Miniature, small: Results, dims: Any, name: str, error: float
     ) -> None:
         """The op nearest to the results behind which the gradients of copies differ."""
         plan = miniature.plan(fold=False)
         copies = miniature.moves(plan)
-        wanted = _run(Trial(miniature.small), self.inputs, gradients=True, inner=True)
-        found = _run(
-            Trial(miniature.grown(plan), _drawn(small, copies)), self.inputs, gradients=True, inner=True
+        wanted = run_trial(Trial(miniature.small), self.inputs, gradients=True, inner=True)
+        found = run_trial(
+            Trial(miniature.grown(plan), drawn(small, copies)), self.inputs, gradients=True, inner=True
         )
         held = {leaf.axis for dim in dims for leaf in dim.leaves()} & set(self.factors)
         for node in reversed(list(wanted.inner)):
@@ -284,7 +290,7 @@ class _Check:
             if node in self.fixed or node not in found.inner or gradient is None:
                 continue
             gradient = gradient * (wanted.inner[node].numel() / gradient.numel())
-            if _error(found.inner[node], gradient, floor=1e-12) > TOLERANCE:
+            if relative_miss(found.inner[node], gradient, floor=1e-12) > TOLERANCE:
                 user = max(node.users, key=lambda user: user in wanted.inner, default=node)
                 text = f"{user.target} gives copies other gradients, as tried on a miniature"
                 self._take_out(self._axes_at(user) & held or held, user, error, text)
@@ -302,11 +308,7 @@ class _Check:
         return near
 
     def _axes_of(self, node: fx.Node) -> set[str]:
-        return set(_named(self.program.axes.node_dims.get(node.name, ()))) & set(self.factors)
-
-
-def _named(dims: Iterable[Dim]) -> Iterator[str]:
-    return (leaf.axis for dim in dims for leaf in dim.leaves())
+        return set(axes_in(self.program.axes.node_dims.get(node.name, ()))) & set(self.factors)
 
 
 def _kin(program: Program) -> dict[str, set[str]]:
@@ -314,7 +316,7 @@ def _kin(program: Program) -> dict[str, set[str]]:
     out: dict[str, set[str]] = {}
     for chain in program.blocks:
         for column in chain.columns():
-            held = [list(_named(program.axes.tensor_dims.get(name, ()))) for name in column]
+            held = [list(axes_in(program.axes.tensor_dims.get(name, ()))) for name in column]
             for alike in zip(*held, strict=False):
                 together = {kin for axis in alike for kin in out.get(axis, {axis})}
                 out |= dict.fromkeys(together, together)
@@ -328,127 +330,3 @@ def _fixed(program: Program) -> set[fx.Node]:
         if node.op != "placeholder" and all(n in fixed for n in node.all_input_nodes):
             fixed.add(node)
     return fixed
-
-
-class _Results:
-    """What a run gave: outputs, values of nodes, gradients of tensors and, if asked for, of nodes."""
-
-    def __init__(self, outputs: list[Any], values: Mapping[fx.Node, Any]) -> None:
-        self.outputs = outputs
-        self.values = values
-        self.gradients: dict[str, torch.Tensor] = {}
-        self.inner: dict[fx.Node, torch.Tensor] = {}
-
-
-def _run(trial: Trial, inputs: list[Any], gradients: bool = False, inner: bool = False) -> _Results:
-    given = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in inputs]
-    program = trial.program
-    tensors = {
-        name: t.clone().requires_grad_(
-            gradients and t.is_floating_point() and name in program.tensors.parameters
-        )
-        for name, t in program.tensors.items()
-    }
-    trial.tensors = tensors
-    with torch.set_grad_enabled(gradients), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        outputs = trial.run(given)
-        results = _Results(outputs, trial.values)
-        floats = [r for r in outputs if isinstance(r, torch.Tensor) and r.requires_grad]
-        if not gradients or not floats:
-            return results
-        loss = sum((_mean_square(r) for r in floats), torch.zeros((), dtype=torch.float64))
-        leaves_ = {n: t for n, t in tensors.items() if t.requires_grad}
-        between = (
-            {n: v for n, v in trial.values.items() if isinstance(v, torch.Tensor) and v.requires_grad}
-            if inner
-            else {}
-        )
-        try:
-            found = torch.autograd.grad(loss, [*leaves_.values(), *between.values()], allow_unused=True)
-        except RuntimeError:  # an op without a derivative: there are no gradients to compare
-            return results
-    results.gradients = {n: g for n, g in zip(leaves_, found, strict=False) if g is not None}
-    results.inner = {n: g for n, g in zip(between, found[len(leaves_) :], strict=True) if g is not None}
-    results.outputs = [r.detach() if isinstance(r, torch.Tensor) else r for r in outputs]
-    return results
-
-
-def _pairs(
-    plan: WidthPlan, small: _Results, grown: _Results
-) -> Iterator[tuple[str, torch.Tensor, torch.Tensor, float]]:
-    """Per tensor that grows: its gradient as it must be and as it is, and the largest of all gradients."""
-    scale = max((float(g.abs().max()) for g in small.gradients.values() if g.numel()), default=0.0)
-    for name, gradient in small.gradients.items():
-        transfer, found = plan.transfers.get(name), grown.gradients.get(name)
-        if transfer is not None and transfer.changes and found is not None:
-            yield name, transfer.up(gradient, "gradient"), found, scale
-
-
-def _mean_square(result: torch.Tensor) -> torch.Tensor:
-    value = result.abs() if result.is_complex() else result
-    loss = value.square().mean()
-    if torch.isfinite(loss):
-        return loss
-    finite = value[torch.isfinite(value)]
-    return finite.square().mean() if finite.numel() else finite.sum()
-
-
-def _drawn(small: _Results, copies: Copies) -> dict[fx.Node, Any]:
-    return {node: copies(value, node) for node, value in small.values.items() if draws(node)}
-
-
-def _error(found: Any, wanted: Any, floor: float = _FLOOR) -> float:
-    """The relative error, what is smaller than ``floor`` counting as being of that size."""
-    if not isinstance(wanted, torch.Tensor):
-        return 0.0
-    found, wanted = found.detach(), wanted.detach()
-    if found.shape == wanted.shape and wanted.is_floating_point() and wanted.numel():
-        # one pass where all is finite and right, as nearly always
-        largest = max(float(wanted.abs().max()), floor)
-        if float((found - wanted).abs().max()) <= TOLERANCE * largest:
-            return 0.0
-    error = relative_error(found, wanted)
-    if error <= TOLERANCE or error == float("inf"):
-        return error
-    finite = wanted[torch.isfinite(wanted)]
-    largest = float(finite.abs().max()) if finite.numel() else 0.0
-    return error * max(largest, 1e-12) / max(largest, floor)
-
-
-class _Healed(Trial):
-    """A run that notes every op whose result is not what it must be, and goes on with what it must be."""
-
-    def __init__(
-        self,
-        side: Any,
-        small: _Results,
-        copies: Copies,
-        fixed: set[fx.Node],
-        grown: set[str],
-    ) -> None:
-        super().__init__(side, _drawn(small, copies))
-        self.small = small
-        self.copies = copies
-        self.fixed = fixed
-        self.grown = grown
-        self.deviating: dict[fx.Node, float] = {}
-
-    def settle(self, node: fx.Node, value: Any) -> Any:
-        if node not in self.small.values:
-            return value
-        if node in self.fixed and self.grown.intersection(_named(self.copies.dims.get(node.name, ()))):
-            # what parameters alone make may be divided by the number of copies
-            return value
-        wanted = self.copies(self.small.values[node], node)
-        if isinstance(value, (tuple, list)) and isinstance(wanted, list):
-            errors = [_error(v, w) for v, w in zip(value, wanted, strict=True) if w is not None]
-            if max(errors, default=0.0) > TOLERANCE:
-                self.deviating[node] = max(errors)
-                return type(value)(v if w is None else w for v, w in zip(value, wanted, strict=True))
-        elif isinstance(value, torch.Tensor) and isinstance(wanted, torch.Tensor):
-            error = _error(value, wanted)
-            if error > TOLERANCE:
-                self.deviating[node] = error
-                return wanted.to(value.dtype)
-        return value
