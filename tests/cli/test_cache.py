@@ -161,7 +161,7 @@ def test_the_cache_is_shown_and_cleared(cli, models, captures):
     assert "0 B in" in cli("cache").out
     cli("axes", models / "bert")
     shown = cli("cache", "show")
-    assert str(models / "bert") in shown.out.replace("\n", "")
+    assert str(models / "bert") in "".join(shown.out.split())
     assert len(cli("cache", "show", "--json").json["entries"]) == 1
     assert "deleted 1 entry" in cli("cache", "clear").out
     cli("axes", models / "bert")

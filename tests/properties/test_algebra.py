@@ -152,9 +152,11 @@ def test_width_decoalescing_keeps_the_function(dtype: torch.dtype, data: st.Data
         assert oracles.state_shapes(grown.state_dict()) == oracles.state_shapes(program.state_dict())
         with torch.no_grad():
             before, after = (mlgraph.emit(p).eval()(shape.inputs()) for p in (small, grown))
-        # a norm over one index divides what is left of it, rounding errors, by the root of its eps
-        lone = any(axis.name == "hidden" and axis.size == 1 for axis in small.axes)
-        assert oracles.relative_error(after, before) <= TOLERANCE[dtype] * (10 if lone else 1)
+        # Norms over few indices divide rounding errors by the root of their eps: what the coarse program
+        # loses to rounding by itself is the measure of what the grown one may lose.
+        exact = oracles.evaluate(small, [shape.inputs()])[0]
+        rounding = oracles.relative_error(before, exact)
+        assert oracles.relative_error(after, before) <= max(TOLERANCE[dtype], 10 * rounding)
 
 
 @PROPERTY
