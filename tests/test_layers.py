@@ -1,4 +1,4 @@
-"""The floors of the package: imports run down only, and in no circle."""
+"""The floors of the package: imports run down only, and in no circle; and how long a file may be."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ FACE = "mlgraph"
 # Where names of modules stand as text: the one table that refers upward, and tables of lazy imports.
 REFERS_UPWARD = "mlgraph.program.late"
 STARTS_THE_COMMAND_LINE = "mlgraph.__main__"
+LONGEST = 400  # lines of a file
 
 
 def modules() -> dict[str, Path]:
@@ -105,3 +106,8 @@ def test_the_floors_are_drawn_from_what_is_there():
     packages = {path.parent.name for path in (ROOT / "mlgraph").glob("*/__init__.py")}
     files = {path.stem for path in (ROOT / "mlgraph").glob("*.py")} - {"__init__", "__main__"}
     assert packages | files | {"passes", "cli", FACE} == FLOOR_OF.keys()
+
+
+def test_files_are_short_enough_to_be_read_whole():
+    lengths = {path: path.read_text(encoding="utf-8").count("\n") for path in MODULES.values()}
+    assert {path.name: lines for path, lines in lengths.items() if lines > LONGEST} == {}

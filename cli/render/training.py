@@ -14,7 +14,7 @@ from mlgraph.inspect.text.console import table
 
 if TYPE_CHECKING:
     from mlgraph.passes.options import FieldHelp
-    from mlgraph.train.engine.run import Result
+    from mlgraph.train.engine.engine import Result
     from mlgraph.train.results.report import Comparison, Report
     from mlgraph.train.sweep.table import StudyTable
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from mlgraph.axes import factors
 from mlgraph.axes.decompose import carries_sizes, decompose
 from mlgraph.axes.factors import Factors, Misaligned
+from mlgraph.axes.results import every_dim, fits, flat, holds_tensor
 from mlgraph.axes.rules import find_rule
 from mlgraph.axes.views import View, Views
 from mlgraph.graph.ops import has
@@ -184,7 +185,7 @@ class Inference(Views):
         elif node.op == "get_attr":
             self._tensor(node)
         elif node.op == "output":
-            for leaf in _flat(node.args[0]):
+            for leaf in flat(node.args[0]):
                 self.emit(leaf)
                 self.outputs.extend(self.dims(leaf))
         else:
@@ -222,7 +223,7 @@ class Inference(Views):
         ):
             self._getitem(node)
             return
-        if not _holds_tensor(value):
+        if not holds_tensor(value):
             return
         rule = find_rule(node.target)
         result: Any = None
@@ -238,7 +239,7 @@ class Inference(Views):
             self.views.pop(node, None)
             self.joins.pop(node, None)
             result = self._freeze_around(node, failure)
-        elif result is None or not _fits(result, value):
+        elif result is None or not fits(result, value):
             result = self._without_rule(node)
         if self.inside is not None:
             self._freeze_what_is_made(node, result)
@@ -303,7 +304,7 @@ class Inference(Views):
         body = decompose(node) if self.inside is None else None
         if body is not None:
             result = self._enter(node, body)
-            if _fits(result, self.value(node)):
+            if fits(result, self.value(node)):
                 return result
         return self._freeze_around(node, f"there is no rule for {name}")
 
@@ -312,7 +313,7 @@ class Inference(Views):
         self.unknown.setdefault(self._named(node), str(node.target))
         for operand in node.all_input_nodes:
             self.emit(operand)
-            for dim in _every_dim(self.values.get(operand) or []):
+            for dim in every_dim(self.values.get(operand) or []):
                 self.freeze(dim, text, node, "no rule")
         value = self.value(node)
         if isinstance(value, (tuple, list)):
@@ -327,10 +328,10 @@ class Inference(Views):
         read = {
             id(leaf)
             for operand in node.all_input_nodes
-            for dim in _every_dim(self.values.get(operand) or [])
+            for dim in every_dim(self.values.get(operand) or [])
             for leaf in factors.leaves(dim)
         }
-        for dim in _every_dim(result):
+        for dim in every_dim(result):
             for leaf in factors.leaves(dim):
                 if id(leaf) not in read:
                     self.freeze((leaf,), f"its size is made inside {self.inside.target}", node, "no rule")  # type: ignore[union-attr]
@@ -360,47 +361,6 @@ class Inference(Views):
         return result
 
 
-def _every_dim(held: list[Any]) -> Iterator[Factors]:
-    """The dims of a tensor, or of all tensors of a sequence."""
-    for item in held:
-        if isinstance(item, tuple):
-            yield item
-        else:
-            yield from item
-
-
 def _named_error(error: Exception) -> str:
     text = " ".join(str(error).split())[:80]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _flat(value: Any) -> Iterator[Any]:
-    if isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _flat(item)
-    else:
-        yield value
-
-
-def _holds_tensor(value: Any) -> bool:
-    if isinstance(value, (tuple, list)):
-        return any(isinstance(item, torch.Tensor) for item in value)
-    return isinstance(value, torch.Tensor)
-
-
-def _fits(result: Any, value: Any) -> bool:
-    """Whether inferred dims have the sizes of the value."""
-    if not isinstance(result, list):
-        return False
-    if isinstance(value, (tuple, list)):
-        return len(result) == len(value) and all(
-            _fits(dims, item)
-            for dims, item in zip(result, value, strict=True)
-            if isinstance(item, torch.Tensor)
-        )
-    if len(result) != value.dim():
-        return False
-    return all(
-        not isinstance(size, int) or factors.size_of(dim) == size
-        for dim, size in zip(result, value.shape, strict=True)
-    )

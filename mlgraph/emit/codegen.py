@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from mlgraph.emit.outline import Body
+from mlgraph.emit.spelling import BITWISE, METHODS, OPERATORS, SCALAR_FUNCTIONS, function_of, stem_of
 from mlgraph.errors import MlgraphError
 from mlgraph.graph import ops
 from mlgraph.graph.effects import memory, mutates
@@ -26,54 +27,6 @@ aten = torch.ops.aten
 
 _INT64_MAX = 2**63 - 1
 _RESERVED = {"self", "torch", "F", "math", "device", "other", *keyword.kwlist, *dir(builtins)}
-_OPERATORS = {
-    operator.add: "+",
-    operator.sub: "-",
-    operator.mul: "*",
-    operator.floordiv: "//",
-    operator.truediv: "/",
-    operator.mod: "%",
-    operator.pow: "**",
-    operator.eq: "==",
-    operator.ne: "!=",
-    operator.lt: "<",
-    operator.le: "<=",
-    operator.gt: ">",
-    operator.ge: ">=",
-}
-# Called as methods of their first argument, with the same further arguments.
-_METHODS = {
-    # A view may need a copy on another device, where attention lays its result out differently.
-    aten.view.default: "reshape",
-    aten.reshape.default: "reshape",
-    aten.expand.default: "expand",
-    aten.contiguous.default: "contiguous",
-    aten.expand_as.default: "expand_as",
-    aten.view_as.default: "view_as",
-    aten.repeat.default: "repeat",
-    aten.new_ones.default: "new_ones",
-    aten.new_zeros.default: "new_zeros",
-    aten.new_full.default: "new_full",
-    aten.new_empty.default: "new_empty",
-    aten.to.dtype: "to",
-    aten.detach.default: "detach",
-    aten.alias.default: "alias",
-    aten.sym_size.int: "size",
-    aten.add_.Tensor: "add_",
-    aten.copy_.default: "copy_",
-    aten.type_as.default: "type_as",
-}
-_FUNCTIONAL = {
-    aten.linear.default: "linear",
-    aten.gelu.default: "gelu",
-    aten.silu.default: "silu",
-    aten.scaled_dot_product_attention.default: "scaled_dot_product_attention",
-    aten.pad.default: "pad",
-    aten.one_hot.default: "one_hot",
-}
-_BITWISE = {aten.__and__.Tensor: "&", aten.__or__.Tensor: "|", aten.__xor__.Tensor: "^"}
-# Wrapped in Python with a signature or a meaning other than ATen's.
-_NOT_TORCH = {"norm", "unique_consecutive", "stft", "istft", "cdist", "meshgrid", "tensordot", "lu", "to"}
 # What autocast would change inside a region that turned it off.
 _AUTOCAST_OPS = {
     "linear",
@@ -124,7 +77,7 @@ class BodyWriter:
             elif node.op == "placeholder":
                 label = node.name
             else:
-                label = str(node.target).rpartition(".")[2] if node.op == "get_attr" else _stem(node)
+                label = str(node.target).rpartition(".")[2] if node.op == "get_attr" else stem_of(node)
             self.names[node] = self.reserve(label)
         return [self.names[node] for node in self.body.inputs]
 
@@ -188,7 +141,7 @@ class BodyWriter:
 
     def _name(self, node: fx.Node) -> str:
         if node not in self.names:
-            self.names[node] = self.reserve(_stem(node))
+            self.names[node] = self.reserve(stem_of(node))
         return self.names[node]
 
     def _node(self, node: fx.Node) -> list[str]:
@@ -286,10 +239,10 @@ class BodyWriter:
         target: Any = node.target
         if target is operator.getitem:
             return f"{self.value(node.args[0])}[{self.value(node.args[1])}]"
-        if target in _OPERATORS:
-            return f"({self.value(node.args[0])} {_OPERATORS[target]} {self.value(node.args[1])})"
-        if target in _BITWISE:
-            return f"{self.value(node.args[0])} {_BITWISE[target]} {self.value(node.args[1])}"
+        if target in OPERATORS:
+            return f"({self.value(node.args[0])} {OPERATORS[target]} {self.value(node.args[1])})"
+        if target in BITWISE:
+            return f"{self.value(node.args[0])} {BITWISE[target]} {self.value(node.args[1])}"
         if target is ops.drop_path:
             return f"{self.access(self.places.of(node))}({self.value(node.args[0])})"
         if target is aten.dropout.default:
@@ -306,7 +259,7 @@ class BodyWriter:
         if not isinstance(target, torch._ops.OpOverload):
             module = getattr(target, "__module__", "")
             if module in ("math", "torch", "builtins", "_operator"):
-                return self._format(f"{_PYTHON[target]}", node.args, node.kwargs)
+                return self._format(f"{SCALAR_FUNCTIONS[target]}", node.args, node.kwargs)
             raise MlgraphError(f"node {node.name} calls {target}, which has no source form")
         args: list[Any] = list(node.args)
         kwargs: dict[str, Any] = dict(node.kwargs)
@@ -332,9 +285,9 @@ class BodyWriter:
                 kwargs[name] = _Raw(text)
         if target is aten.to.dtype and len(args) > 4:
             kwargs["memory_format"] = args.pop()
-        if target in _METHODS and not raw:
-            return self._format(f"{self.value(args[0])}.{_METHODS[target]}", args[1:], kwargs)
-        return self._format(_function(target), args, kwargs)
+        if target in METHODS and not raw:
+            return self._format(f"{self.value(args[0])}.{METHODS[target]}", args[1:], kwargs)
+        return self._format(function_of(target), args, kwargs)
 
     def _format(self, function: str, args: Any, kwargs: Mapping[str, Any]) -> str:
         parts = [self._argument(argument) for argument in args]
@@ -360,43 +313,6 @@ class BodyWriter:
 class _Raw:
     def __init__(self, text: str) -> None:
         self.text = text
-
-
-_PYTHON: dict[Any, str] = {
-    math.ceil: "math.ceil",
-    math.floor: "math.floor",
-    torch.sym_max: "max",
-    torch.sym_min: "min",
-    torch.sym_float: "float",
-    torch.sym_int: "int",
-    torch.sym_not: "(lambda x: not x)",
-    operator.neg: "(lambda x: -x)",
-    operator.and_: "(lambda x, y: x and y)",
-    operator.or_: "(lambda x, y: x or y)",
-    math.trunc: "int",
-    round: "round",
-}
-
-
-def _function(target: torch._ops.OpOverload) -> str:
-    name = target._schema.name.split("::")[1]
-    if target in _FUNCTIONAL:
-        return f"F.{_FUNCTIONAL[target]}"
-    public = getattr(torch, name, None)
-    # the defaults of reductions are read wrongly by the Python functions: a loss left at its mean is none
-    reduces = any(argument.name == "reduction" for argument in target._schema.arguments)
-    plain = isinstance(public, type(torch.add)) and not (reduces or name.endswith("_") or name in _NOT_TORCH)
-    if target.namespace == "aten" and plain:
-        return f"torch.{name}"
-    return f"torch.ops.{target.namespace}.{name}.{target._overloadname}"
-
-
-def _stem(node: fx.Node) -> str:
-    target: Any = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        stem = target._schema.name.split("::")[1].strip("_")
-        return "size" if stem == "sym_size" else stem
-    return str(getattr(target, "__name__", "value")).strip("_")
 
 
 def _without_autocast(node: fx.Node) -> bool:

@@ -22,7 +22,8 @@ from mlgraph.program.dims import Dim, Dims, NodeDims
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import WidthPlan, plan_up
 from mlgraph.rewrite.rearrange import Moves, order
-from mlgraph.rewrite.resize import Unresizable, resize_graph
+from mlgraph.rewrite.resize import resize_graph
+from mlgraph.rewrite.resizers import Unresizable
 from mlgraph.rewrite.weight_norm import with_lengths
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from mlgraph.graph.ops import has, op_name, positions
 from mlgraph.graph.traits import MOVES, PASSES, Trait
 from mlgraph.program import Note, Program
 from mlgraph.program.dims import Dim, Leaf
-from mlgraph.rewrite.resize import Gain
+from mlgraph.rewrite.gains import Gain
 from mlgraph.rewrite.transfer import TensorTransfer
 
 if TYPE_CHECKING:

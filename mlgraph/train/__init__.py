@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlgraph.graph.flops import Flops
+    from mlgraph.train.engine.engine import Result
     from mlgraph.train.engine.huggingface_trainer import run_with_trainer
-    from mlgraph.train.engine.run import Result, run
+    from mlgraph.train.engine.run import run
     from mlgraph.train.errors import DivergedError, PeerError, RunDirectoryError, TrainError
     from mlgraph.train.flops import count_flops
     from mlgraph.train.optimizer import Optimizer
@@ -34,7 +35,7 @@ _EXPORTS = {
     "Phase": "mlgraph.train.phases",
     "Recipe": "mlgraph.train.recipes",
     "Refine": "mlgraph.train.phases",
-    "Result": "mlgraph.train.engine.run",
+    "Result": "mlgraph.train.engine.engine",
     "RunDirectoryError": "mlgraph.train.errors",
     "Schedule": "mlgraph.train.schedule",
     "Settings": "mlgraph.train.settings",

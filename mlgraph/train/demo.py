@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from mlgraph.program import Program
 from mlgraph.train.data.text import TokenBlocks
 from mlgraph.train.data.tokenizer import special_token, train_bpe
-from mlgraph.train.engine.run import Result, run
+from mlgraph.train.engine.engine import Result
+from mlgraph.train.engine.run import run
 from mlgraph.train.optimizer import Optimizer
 from mlgraph.train.phases import Phase
 from mlgraph.train.recipes import plain, vcycle

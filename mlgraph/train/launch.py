@@ -13,8 +13,9 @@ from mlgraph.program import Program
 from mlgraph.train.config import Config
 from mlgraph.train.data.stream import seed_all
 from mlgraph.train.data.tasks import load_data
+from mlgraph.train.engine.engine import Result
 from mlgraph.train.engine.processes import make_accelerator
-from mlgraph.train.engine.run import Result, run
+from mlgraph.train.engine.run import run
 
 TOKENIZER = "tokenizer"
 """The folder of a run directory that holds the tokenizer of its text."""

@@ -23,9 +23,9 @@ from torch import nn
 import mlgraph
 from mlgraph.program import Program
 from mlgraph.train import Optimizer, Schedule, plain, run, vcycle
+from mlgraph.train.engine.engine import Engine
 from mlgraph.train.engine.processes import make_accelerator
 from mlgraph.train.engine.rates import Rate
-from mlgraph.train.engine.run import _Engine
 from mlgraph.train.settings import Settings
 
 
@@ -74,7 +74,7 @@ class _Driven:
 
     def __init__(self, program: Program, batch: dict[str, torch.Tensor]) -> None:
         settings = Settings(optimizer=Optimizer(), schedule=Schedule("constant"))
-        self.engine = _Engine(
+        self.engine = Engine(
             program, plain(10**6), [batch] * 64, None, None, None, settings, make_accelerator(settings, None)
         )
         self.worker = self.engine._ready()

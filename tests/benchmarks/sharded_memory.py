@@ -25,7 +25,7 @@ import torch
 import mlgraph
 from mlgraph.program import Program
 from mlgraph.train import Coarsen, Interpolate, Optimizer, Phase, Refine, Train, run
-from mlgraph.train.engine.run import _Engine
+from mlgraph.train.engine.engine import Engine
 from mlgraph.train.engine.saving import Saver
 from mlgraph.train.engine.worker import Worker
 from tests.processes import Processes
@@ -99,7 +99,7 @@ def measured(small: str, large: str, out: str) -> dict[str, int]:
     for owner, name, doing in (
         (Worker, "__init__", "start"),
         (Worker, "step", "training"),
-        (_Engine, "_change", "change of level"),
+        (Engine, "_change", "change of level"),
         (Saver, "write", "checkpoint"),
     ):
         watch.during(owner, name, doing)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.random_modules import Recipe, Step, examine, recipes, survey
+from tests.random_modules.examine import examine
+from tests.random_modules.recipes import Recipe, Step, recipes
+from tests.random_modules.survey import survey
 
 QUIET = list(HealthCheck)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import struct
 import sys
 import time
@@ -13,11 +12,9 @@ from typing import Any
 
 import pytest
 
-from mlgraph.errors import FileError
-from mlgraph.program import TimmOrigin
-from mlgraph.storage import load, open_safetensors, save
+from mlgraph.storage import load, save
 from tests.storage.forge import Parts, put_together, take_apart, write_header
-from tests.storage.programs import descended, mlp
+from tests.storage.programs import descended
 from tests.storage.refusals import refusal
 
 
@@ -344,59 +341,3 @@ def test_graphs_that_would_take_forever(parts: Parts, tmp_path: Path, change: Ch
     start = time.perf_counter()
     assert words in refusal(path)
     assert time.perf_counter() - start < 5
-
-
-# Directories of safetensors.
-
-
-def _index(directory: Path, weight_map: Any) -> Path:
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    return directory
-
-
-@pytest.mark.parametrize(
-    ("weight_map", "words"),
-    [
-        ({"w": "../outside.safetensors"}, "outside"),
-        ({"w": "/etc/passwd"}, "outside"),
-        ({"w": ""}, "outside"),
-        ({"w": 3}, "outside"),
-        ([], "no weight_map"),
-        ({"w": "absent.safetensors"}, "no such file"),
-    ],
-)
-def test_hostile_indexes_are_refused(tmp_path: Path, weight_map: Any, words: str) -> None:
-    with pytest.raises(FileError, match=re.escape(words)):
-        open_safetensors(_index(tmp_path, weight_map))
-
-
-def test_an_index_that_misplaces_a_tensor(tmp_path: Path) -> None:
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
-    write_header(header, bytes(4), tmp_path / "a.safetensors")
-    assert set(open_safetensors(_index(tmp_path, {"w": "a.safetensors"}))) == {"w"}
-    with pytest.raises(FileError, match="does not hold it"):
-        open_safetensors(_index(tmp_path, {"w": "a.safetensors", "v": "a.safetensors"}))
-
-
-def test_pickled_weights_are_named(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(FileError, match="pickled"):
-        open_safetensors(tmp_path)
-
-
-# What cannot be saved.
-
-
-def test_an_operation_outside_the_table_is_named(tmp_path: Path) -> None:
-    program = mlp()
-    node = next(node for node in program.graph.nodes if node.name == "mul_tensor")
-    node.target = print
-    with pytest.raises(FileError, match="node mul_tensor: 'print' is not among the operations"):
-        save(program, tmp_path / "model.pt")
-    assert not any(tmp_path.iterdir())
-
-
-def test_a_value_without_a_form_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="a value of type object has no form"):
-        save(mlp().replace(origin=TimmOrigin("x", {"model": object()})), tmp_path / "model.pt")
-    assert not any(tmp_path.iterdir())

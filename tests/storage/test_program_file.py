@@ -11,6 +11,7 @@ import safetensors
 import torch
 
 import mlgraph
+from mlgraph.errors import FileError
 from mlgraph.interop.open import load as opened
 from mlgraph.program import HuggingFaceOrigin, ModuleOrigin, Origin, Program, TimmOrigin
 from mlgraph.storage import load, save
@@ -153,3 +154,21 @@ def test_training_changes_the_program_and_never_the_file(tmp_path: Path) -> None
     save(program, tmp_path / "model.pt")
     assert not load(tmp_path / "model.pt").tensors["up.weight"].any()
     assert program.tensors["down.weight"].any()
+
+
+# What cannot be saved.
+
+
+def test_an_operation_outside_the_table_is_named(tmp_path: Path) -> None:
+    program = mlp()
+    node = next(node for node in program.graph.nodes if node.name == "mul_tensor")
+    node.target = print
+    with pytest.raises(FileError, match="node mul_tensor: 'print' is not among the operations"):
+        save(program, tmp_path / "model.pt")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_value_without_a_form_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="a value of type object has no form"):
+        save(mlp().replace(origin=TimmOrigin("x", {"model": object()})), tmp_path / "model.pt")
+    assert not any(tmp_path.iterdir())

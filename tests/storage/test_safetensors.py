@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import re
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -19,6 +22,7 @@ from hypothesis import strategies as st
 from mlgraph.errors import FileError
 from mlgraph.program.tensors import Shapes
 from mlgraph.storage import open_safetensors, write_safetensors
+from tests.storage.forge import write_header
 
 DTYPES = [
     torch.bool,
@@ -250,6 +254,7 @@ STREAM = """
 import resource, sys
 import torch
 from mlgraph.storage import open_safetensors, write_safetensors
+from tests.storage.forge import write_header
 shapes = {f"t{i}": ((1000, 1000), torch.float32) for i in range(40)}
 noise = torch.randn(1000, 1000)
 write_safetensors(sys.argv[1], shapes, lambda name: noise)
@@ -268,3 +273,41 @@ def test_streaming_holds_few_tensors_at_once(tmp_path: Path) -> None:
     peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert peak < 40e6
     assert open_safetensors(tmp_path / "double").nbytes == 160_000_000
+
+
+# Indexes that lie.
+
+
+def _index(directory: Path, weight_map: Any) -> Path:
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "words"),
+    [
+        ({"w": "../outside.safetensors"}, "outside"),
+        ({"w": "/etc/passwd"}, "outside"),
+        ({"w": ""}, "outside"),
+        ({"w": 3}, "outside"),
+        ([], "no weight_map"),
+        ({"w": "absent.safetensors"}, "no such file"),
+    ],
+)
+def test_hostile_indexes_are_refused(tmp_path: Path, weight_map: Any, words: str) -> None:
+    with pytest.raises(FileError, match=re.escape(words)):
+        open_safetensors(_index(tmp_path, weight_map))
+
+
+def test_an_index_that_misplaces_a_tensor(tmp_path: Path) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+    write_header(header, bytes(4), tmp_path / "a.safetensors")
+    assert set(open_safetensors(_index(tmp_path, {"w": "a.safetensors"}))) == {"w"}
+    with pytest.raises(FileError, match="does not hold it"):
+        open_safetensors(_index(tmp_path, {"w": "a.safetensors", "v": "a.safetensors"}))
+
+
+def test_pickled_weights_are_named(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(FileError, match="pickled"):
+        open_safetensors(tmp_path)

@@ -2,6 +2,7 @@
 
 from mlgraph.axes.rules import (
     contraction,
+    cuts,
     indexing,
     losses,
     normalization,
@@ -17,6 +18,7 @@ __all__ = [
     "Context",
     "Rule",
     "contraction",
+    "cuts",
     "find_rule",
     "indexing",
     "losses",

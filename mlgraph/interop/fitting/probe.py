@@ -32,10 +32,9 @@ from mlgraph.interop.fitting.config_tree import (
     sequences,
     spell,
 )
+from mlgraph.interop.fitting.gap import Gap, Score, Shapes, lengths_of, measure
 
-Shapes = Mapping[str, tuple[int, ...]]
 Build = Callable[[ConfigTree], Shapes]
-Score = tuple[int, int]
 
 
 class ProbeError(MlgraphError):
@@ -62,60 +61,6 @@ class Match:
     changes: tuple[FieldChange, ...]
 
 
-@dataclass(frozen=True)
-class Gap:
-    """What still separates the shapes of a build from the wanted ones.
-
-    ``dims`` counts, per (size, wanted size), the dims that differ; ``counts`` gives, per numbered
-    container (``model.layers``), its length and the wanted length where these differ.
-    """
-
-    names: int
-    dims: Counter[tuple[int, int]]
-    counts: Mapping[str, tuple[int, int]]
-    examples: tuple[str, ...] = ()
-
-    @property
-    def score(self) -> Score:
-        return self.names, sum(self.dims.values())
-
-
-def measure(have: Shapes, want: Shapes) -> Gap:
-    """Compare two sets of named shapes."""
-    names = have.keys() ^ want.keys()
-    dims: Counter[tuple[int, int]] = Counter()
-    examples = [f"{name} is {'not ' if name in want else ''}in the class" for name in sorted(names)[:3]]
-    for name, theirs in want.items():
-        if name not in have:
-            continue
-        ours = have[name]
-        if len(ours) != len(theirs):
-            dims[(len(ours), len(theirs))] += 1
-            examples.append(f"{name} is {list(ours)}, wanted {list(theirs)}")
-            continue
-        wrong = [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]
-        dims.update(wrong)
-        if wrong:
-            examples.append(f"{name} is {list(ours)}, wanted {list(theirs)}")
-    lengths, wanted = _lengths(have), _lengths(want)
-    counts = {
-        name: (lengths.get(name, 0), wanted.get(name, 0))
-        for name in sorted(lengths.keys() | wanted.keys())
-        if lengths.get(name, 0) != wanted.get(name, 0)
-    }
-    return Gap(len(names), dims, counts, tuple(examples[:3]))
-
-
-def _lengths(shapes: Shapes) -> dict[str, int]:
-    members: dict[str, set[int]] = {}
-    for name in shapes:
-        parts = name.split(".")
-        for at, part in enumerate(parts):
-            if part.isdigit():
-                members.setdefault(".".join(parts[:at]), set()).add(int(part))
-    return {name: len(indices) for name, indices in members.items()}
-
-
 @dataclass
 class Prober:
     """Searches the settings whose class has the wanted names and shapes.
@@ -139,7 +84,7 @@ class Prober:
 
     def __post_init__(self) -> None:
         if self.known:
-            self.known |= frozenset(_lengths(self.target).values())
+            self.known |= frozenset(lengths_of(self.target).values())
 
     def matches(self) -> Iterator[Match]:
         """Every distinct way found, likeliest first.

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlgraph.interop.fitting.config_tree import Layers, leaves, resize
-from mlgraph.interop.fitting.probe import ProbeError, Prober, measure
+from mlgraph.interop.fitting.gap import measure
+from mlgraph.interop.fitting.probe import ProbeError, Prober
 from mlgraph.interop.hollow import configuration, on_meta
 
 DECODER = {
