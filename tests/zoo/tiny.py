@@ -1,32 +1,13 @@
-"""One tiny model of every model type in the libraries' own registries, captured, coarsened and regrown.
-
-``python -m tests.zoo.families --out FILE [--only hf|timm] [--sample N] [--limit SECONDS] [NAME...]`` appends
-one line of JSON per model to FILE and skips those that it holds already, so that a run can be broken off and
-taken up again. A model that cannot be built small is listed with the reason. Every model has a process of its
-own, ended after the limit.
-"""
+"""One tiny model of every model type in the libraries' own registries, shrunk by the names of its fields."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import multiprocessing
-import os
-import random
-import time
-import warnings
-from collections import Counter
-from collections.abc import Iterator
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-import mlgraph
 from mlgraph.capture.inputs.example import example_inputs
-from tests import oracles
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -168,93 +149,3 @@ def _timm_model(module: str) -> nn.Module:
         raise ValueError(f"the smallest has {sizes[smallest]:,} parameters")
     model: nn.Module = timm.create_model(smallest)
     return model.eval()
-
-
-def check(name: str) -> dict[str, Any]:
-    """What holds of one model: ``built``, ``captured``, ``coarsened``, ``regrown``; the first that does not,
-    with its error or reason."""
-    row: dict[str, Any] = {"name": name}
-    stage = "built"
-    try:
-        model, (args, kwargs) = build(name)
-        row["class"], row["parameters"] = type(model).__name__, sum(p.numel() for p in model.parameters())
-        stage = "captured"
-        program = mlgraph.capture(model, args, kwargs)
-        with torch.no_grad():
-            wanted = model(*args, **kwargs)
-            error = oracles.outputs_error(mlgraph.emit(program).eval()(*args, **kwargs), wanted)
-        if not error <= 1e-5:
-            raise AssertionError(f"outputs differ by {error:.1e}")
-        row["chains"] = [len(chain) for chain in program.blocks]
-        row["axes"] = sorted({axis.name for axis in program.axes if axis.coarsenable_by_default})
-        stage = "coarsened"
-        small = mlgraph.coalesce(program, width=2)
-        row["kept"] = small.num_parameters() / max(1, program.num_parameters())
-        if program.blocks.chains and all(len(chain) % 2 == 0 for chain in program.blocks):
-            mlgraph.emit(mlgraph.coalesce(program, depth=2)).eval()(*args, **kwargs)
-        stage = "regrown"
-        mlgraph.emit(mlgraph.decoalesce(small)).eval()(*args, **kwargs)
-        report = mlgraph.verify(program, checks=("soundness", "growth"))
-        if not report:
-            raise AssertionError(str(report.failures[0]))
-        stage = "all"
-    except Exception as error:  # what is wrong is what this table is for
-        row["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
-        row["refused"] = isinstance(error, mlgraph.MlgraphError)
-    row["fails"] = stage
-    return row
-
-
-def _work(name: str, sender: Connection) -> None:
-    warnings.filterwarnings("ignore")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    torch.set_num_threads(1)
-    sender.send(check(name))
-
-
-def rows(names: list[str], limit: float) -> Iterator[dict[str, Any]]:
-    """One row for each name, checked in a process of its own for at most ``limit`` seconds."""
-    # forked, so that the libraries are imported once
-    context = multiprocessing.get_context("fork")
-    for name in names:
-        receiver, sender = context.Pipe(duplex=False)
-        start = time.monotonic()
-        process = context.Process(target=_work, args=(name, sender))
-        process.start()
-        sender.close()
-        row = {"name": name, "fails": "time", "error": f"not done in {limit:.0f} s"}
-        if receiver.poll(limit):
-            try:
-                row = receiver.recv()
-            except EOFError:
-                row = {"name": name, "fails": "process", "error": "the process ended"}
-        process.kill()
-        process.join()
-        yield row | {"seconds": round(time.monotonic() - start, 1)}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", choices=("hf", "timm"))
-    parser.add_argument("--sample", type=int)
-    parser.add_argument("--limit", type=float, default=60.0)
-    options = parser.parse_args()
-    every = [f"hf:{kind}" for kind in transformers_types()] + [f"timm:{module}" for module in timm_modules()]
-    chosen = options.names or [n for n in every if options.only in (None, n.partition(":")[0])]
-    if options.sample is not None:
-        chosen = random.Random(0).sample(chosen, min(options.sample, len(chosen)))
-    text = options.out.read_text() if options.out.exists() else ""
-    done = {json.loads(line)["name"] for line in text.splitlines()}
-    with options.out.open("a") as file:
-        for row in rows([name for name in chosen if name not in done], options.limit):
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            print(row["name"], row["fails"], row["seconds"], row.get("error", "")[:160], flush=True)
-    found = Counter(json.loads(line)["fails"] for line in options.out.read_text().splitlines())
-    print(dict(found))
-
-
-if __name__ == "__main__":
-    main()
