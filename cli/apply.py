@@ -39,8 +39,8 @@ def command(
 
     For example: mlgraph apply "coalesce{depth=2,width=2};decoalesce" bert -o regrown
     """
-    from mlgraph.cli.checks import floating_dtype, require_numbers
     from mlgraph.cli.results import default_output, status, write_program
+    from mlgraph.cli.screening import floating_dtype, require_numbers
     from mlgraph.inspect.changes import new_notes
     from mlgraph.inspect.summary import summarize
     from mlgraph.inspect.text import comparison as render

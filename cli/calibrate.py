@@ -63,8 +63,8 @@ def measured(
     program: Program, source: str, data: Path, gradients: bool, batches: int | None = None
 ) -> Calibration:
     """The calibration of a program on the training data that a TOML file names."""
-    from mlgraph.cli.checks import require_numbers
     from mlgraph.cli.results import status
+    from mlgraph.cli.screening import require_numbers
     from mlgraph.train.data.calibration import BATCHES, calibrate_on
 
     require_numbers(program)

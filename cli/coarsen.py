@@ -45,13 +45,13 @@ def command(
         raise typer.BadParameter(
             "say how much smaller: --depth N, --width N, --axis NAME=N or --target-params N"
         )
-    program, sizes = None, Sizes()
+    program, sizes = None, Considered()
     if operator.target is not None:
-        from mlgraph.cli.targets import chosen
+        from mlgraph.cli.target_sizes import chosen
 
         program = opening.program(source, weights=not dry_run)
         operator, candidates, left = chosen(operator, program)
-        sizes = Sizes(candidates, left)
+        sizes = Considered(candidates, left)
     write = None if dry_run else Write(out, _label(operator), dtype, shard_size, as_class)
     job = Job(source, opening, operator, sizes, program)
     run(job, write, json, lambda fine: _calibrated(operator, fine, source))
@@ -69,7 +69,7 @@ class Write:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Considered:
     """Sizes that were considered for a target, the first of them taken, and why better ones were not."""
 
     candidates: Sequence[Candidate] = ()
@@ -83,7 +83,7 @@ class Job:
     source: str
     opening: Opening
     operator: Pass
-    sizes: Sizes = Sizes()
+    sizes: Considered = Considered()
     program: Program | None = None
 
 
@@ -115,8 +115,8 @@ def run(
     if write is None:
         report(job, _rehearsed(job), None, json)
         return
-    from mlgraph.cli.checks import floating_dtype, require_numbers
     from mlgraph.cli.results import default_output, status, write_program
+    from mlgraph.cli.screening import floating_dtype, require_numbers
     from mlgraph.inspect.changes import effect
 
     program = job.program or job.opening.program(job.source)
@@ -154,7 +154,7 @@ def _rehearsed(job: Job) -> Effect:
 
 def report(job: Job, done: Effect, written: Written | None, json: bool) -> None:
     """Tell what a pass did to a model, and where the result went unless ``written`` is None."""
-    from mlgraph.cli.targets import as_json, table_of
+    from mlgraph.cli.target_sizes import as_json, table_of
     from mlgraph.inspect.text import comparison as render
     from mlgraph.inspect.text.console import show, show_json
 

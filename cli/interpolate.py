@@ -33,8 +33,8 @@ def command(
     For example: mlgraph interpolate original refined --alpha 0.25 -o mixed. B may be the coarse model that
     was made of A; then --detail says how much is kept of what coarsening averaged away.
     """
-    from mlgraph.cli.checks import require_numbers
     from mlgraph.cli.results import default_output, status, write_program
+    from mlgraph.cli.screening import require_numbers
     from mlgraph.inspect.changes import new_notes
     from mlgraph.inspect.text.comparison import notes, outcome
     from mlgraph.inspect.text.console import show, show_json

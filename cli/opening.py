@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mlgraph.cli.options import Cache, Inputs, Loss, Model, Module, Trust
+from mlgraph.cli.options import Cache, Inputs, Model, ModuleName, Trust, WithLoss
 
 if TYPE_CHECKING:
-    from mlgraph.cache.store import Entry
+    from mlgraph.cache.store import CacheEntry
     from mlgraph.inspect.portrait import Portrait
-    from mlgraph.interop.identity import Request
+    from mlgraph.interop.identity import OpenRequest
     from mlgraph.program import Program
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -32,12 +32,12 @@ class Opening:
     cache: bool = True
     model_class: str | None = None
 
-    def request(self, source: str) -> Request:
+    def request(self, source: str) -> OpenRequest:
         """What is asked of a source."""
-        from mlgraph.interop.identity import Request
+        from mlgraph.interop.identity import OpenRequest
 
         asked = (self.loss, self.inputs, self.module, self.model, self.trust, self.model_class)
-        return Request(source, *asked)
+        return OpenRequest(source, *asked)
 
     def program(self, source: str, *, weights: bool = True) -> Program:
         """The program of a SOURCE string or of its submodule; a terminal shows a sign of life meanwhile.
@@ -113,7 +113,7 @@ class Opening:
             warn(f"The answer was not kept: {error}")
         return made
 
-    def _place(self, source: str) -> Entry | None:
+    def _place(self, source: str) -> CacheEntry | None:
         """Where the cache keeps what is known of a source; None where it is not to be asked."""
         import mlgraph.passes
         from mlgraph.cache.store import entry
@@ -150,10 +150,10 @@ def opens(function: _F) -> _F:
 
 
 def _options(
-    module: Module = None,
+    module: ModuleName = None,
     inputs: Inputs = None,
     model: Model = None,
-    loss: Loss = True,
+    loss: WithLoss = True,
     trust: Trust = False,
     cache: Cache = True,
 ) -> None:

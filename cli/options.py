@@ -40,14 +40,14 @@ ShardSize = Annotated[
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Load files that run code on loading.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Loss = Annotated[
+WithLoss = Annotated[
     bool, typer.Option("--loss/--no-loss", help="Capture a Hugging Face head with its labels and loss.")
 ]
 Cache = Annotated[
     bool,
     typer.Option("--cache/--no-cache", help="Use what is remembered of this model, and remember it."),
 ]
-Module = Annotated[
+ModuleName = Annotated[
     str | None,
     typer.Option(
         "--module",

@@ -12,7 +12,7 @@ import typer
 
 from mlgraph.errors import MlgraphError
 from mlgraph.passes.base import Pass
-from mlgraph.passes.options import Entry, OptionError, choices, describe, entries
+from mlgraph.passes.options import OptionError, TableKey, choices, describe, entries
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -78,23 +78,23 @@ def _text(value: Any) -> str:
     return ",".join(map(_text, value)) if isinstance(value, tuple) else str(value)
 
 
-def _flag(entry: Entry) -> str:
+def _flag(entry: TableKey) -> str:
     return str(entry.metadata.get("flag", "--" + entry.name.replace("_", "-")))
 
 
-def _repeats(entry: Entry) -> bool:
+def _repeats(entry: TableKey) -> bool:
     words = describe(entry.hint)
     return "a table" in words or "a list" in words
 
 
-def _plain(entry: Entry) -> type[Any]:
+def _plain(entry: TableKey) -> type[Any]:
     """The type that the command line reads: what is not a number or a switch is a word."""
     words = describe(entry.hint)
     found: dict[str, type[Any]] = {"a whole number": int, "a number": float, "true or false": bool}
     return found.get(words, str)
 
 
-def _option(entry: Entry) -> Any:
+def _option(entry: TableKey) -> Any:
     about = entry.metadata
     listed = "|".join(map(str, choices(entry.hint)))
     text = str(about.get("help", ""))
@@ -115,14 +115,14 @@ def _option(entry: Entry) -> Any:
     )
 
 
-def _parameter(name: str, entry: Entry) -> inspect.Parameter:
+def _parameter(name: str, entry: TableKey) -> inspect.Parameter:
     plain: Any = list[str] if _repeats(entry) else _plain(entry)
     default = None if entry.value is None or _repeats(entry) else entry.value
     annotation: Any = Annotated[plain | None if default is None else plain, _option(entry)]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _read(entry: Entry, given: Any) -> Any:
+def _read(entry: TableKey, given: Any) -> Any:
     """What an option's words say: None where there are none."""
     if not _repeats(entry) or given is None:
         return given
@@ -131,7 +131,7 @@ def _read(entry: Entry, given: Any) -> Any:
     return _table(entry, given) if given else None
 
 
-def _list(entry: Entry, given: Sequence[str]) -> Any:
+def _list(entry: TableKey, given: Sequence[str]) -> Any:
     """The words that were given, one by one; or, of a list of numbers, those with commas between."""
     if typing.get_args(entry.hint)[0] is str:
         return tuple(given) or None
@@ -141,7 +141,7 @@ def _list(entry: Entry, given: Sequence[str]) -> Any:
     return tuple(read) or None
 
 
-def _table(entry: Entry, given: Sequence[str]) -> Any:
+def _table(entry: TableKey, given: Sequence[str]) -> Any:
     table: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.rpartition("=")
@@ -160,7 +160,7 @@ def _table(entry: Entry, given: Sequence[str]) -> Any:
     return table
 
 
-def _not_read(entry: Entry, text: str) -> str:
+def _not_read(entry: TableKey, text: str) -> str:
     metavar = entry.metadata.get("metavar", "NAME=VALUE")
     example = entry.metadata.get("example")
     return f"{_flag(entry)} {text} is not {metavar}{f'; write for example {example}' if example else ''}."

@@ -84,7 +84,7 @@ def write_program(
     folder whose tokenizer goes into the directory. What was at ``out`` before stays until the new one is
     complete.
     """
-    from mlgraph.cli.checks import checked, floating_dtype, in_dtype
+    from mlgraph.cli.screening import checked, floating_dtype, in_dtype
     from mlgraph.interop.fitting.fit import NotExpressible
     from mlgraph.program import TimmOrigin
     from mlgraph.storage import save

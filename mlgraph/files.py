@@ -24,7 +24,7 @@ from mlgraph.errors import FileError
 # Windows has no flock: temporary files of killed processes stay until removed by hand.
 fcntl: Any = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl") else None
 
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called as ``progress(done, total)``, in bytes."""
 
 _RENAME_EXCHANGE = 2

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from mlgraph.errors import suggestion
 from mlgraph.passes.notation import render
-from mlgraph.passes.options import Misfit, OptionError, check_bounds, conform, default_of, hints
+from mlgraph.passes.options import OptionError, WrongValue, check_bounds, conform, default_of, hints
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -42,7 +42,7 @@ class Pass(ABC):
             try:
                 value = conform(getattr(self, field.name), types[field.name])
                 check_bounds(value, field.metadata)
-            except Misfit as wrong:
+            except WrongValue as wrong:
                 raise OptionError(f"Option {field.name!r} of pass {self.name!r} must be {wrong}.") from None
             object.__setattr__(self, field.name, value)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from mlgraph.program import Program
-    from mlgraph.program.tensors import Recipe
+    from mlgraph.program.tensors import TensorRecipe
 
 Alpha = float | Mapping[str, float]
 
@@ -174,8 +174,8 @@ def _members(program: Program, key: str) -> set[str]:
 
 def _recipe(
     first: Program, second: Program, smooth: Program | None, mix: Mix, name: str, fixed: bool
-) -> Recipe:
-    from mlgraph.program.tensors import Recipe
+) -> TensorRecipe:
+    from mlgraph.program.tensors import TensorRecipe
 
     def make() -> torch.Tensor:
         a = first.tensors[name].detach()
@@ -184,7 +184,7 @@ def _recipe(
         b = second.tensors[name].detach().to(device=a.device, dtype=a.dtype)
         return mix.tensor(name, a, b, None if smooth is None else smooth.tensors[name].detach())
 
-    return Recipe(make)
+    return TensorRecipe(make)
 
 
 def _refuse_difference(first: Program, second: Program) -> None:

@@ -39,7 +39,7 @@ def _is_bare(text: str) -> bool:
     return bool(_WORD.fullmatch(text)) and text not in _CONSTANTS and not _NUMBER.match(text)
 
 
-class Reader:
+class NotationReader:
     """Reads the notation from a text, left to right; raises MlgraphError with the column at an error."""
 
     def __init__(self, text: str) -> None:

@@ -25,7 +25,7 @@ class OptionError(MlgraphError):
     """A table or call names an option that does not exist, lacks one, or gives one of the wrong type."""
 
 
-class Misfit(Exception):
+class WrongValue(Exception):
     """A value is not of its option's type; the text says what would be, and what was given."""
 
 
@@ -114,7 +114,7 @@ def conform(value: Any, annotation: Any) -> Any:
     """
     fitted = _fit(value, annotation, "")
     if fitted is _MISFIT:
-        raise Misfit(f"{describe(annotation)}, not {value!r}")
+        raise WrongValue(f"{describe(annotation)}, not {value!r}")
     return fitted
 
 
@@ -125,7 +125,7 @@ def check_bounds(value: Any, metadata: Mapping[str, Any]) -> None:
     for item in items:
         if isinstance(item, int | float) and not isinstance(item, bool) and not least <= item <= most:
             bounds = f"between {least} and {most}" if "most" in metadata else f"at least {least}"
-            raise Misfit(f"{bounds}, not {item!r}")
+            raise WrongValue(f"{bounds}, not {item!r}")
 
 
 _MISFIT: Any = object()
@@ -236,7 +236,7 @@ def describe(hint: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TableKey:
     """A key of a table: the field it sets, in the dataclass itself or in one that stands inline."""
 
     name: str
@@ -246,20 +246,20 @@ class Entry:
     inside: str | None = None
 
 
-def _written(kind: type[Any], default: Any = None) -> Iterator[Entry]:
+def _written(kind: type[Any], default: Any = None) -> Iterator[TableKey]:
     """The keys of a dataclass's table in order, with their defaults."""
     found = hints(kind)
     for entry in dataclasses.fields(kind):
         value = default_of(entry) if default is None else getattr(default, entry.name)
         if "inline" not in entry.metadata:
-            yield Entry(entry.name, found[entry.name], value, entry.metadata)
+            yield TableKey(entry.name, found[entry.name], value, entry.metadata)
             continue
         for inner in _written(type(value), value):
             if inner.name in entry.metadata["inline"]:
                 yield dataclasses.replace(inner, inside=entry.name)
 
 
-def entries(kind: type[Any]) -> list[Entry]:
+def entries(kind: type[Any]) -> list[TableKey]:
     """The options that a dataclass declares, in order, those that stand inline in it included."""
     return list(_written(kind))
 
@@ -296,13 +296,13 @@ def _dotted(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
 
 
-def _value(entry: Entry, value: Any, where: str) -> Any:
+def _value(entry: TableKey, value: Any, where: str) -> Any:
     fitted = _fit(value, entry.hint, where)
     if fitted is _MISFIT:
         raise OptionError(f"The field {where!r} is {value!r}: give {describe(entry.hint)}.")
     try:
         check_bounds(fitted, entry.metadata)
-    except Misfit as wrong:
+    except WrongValue as wrong:
         raise OptionError(f"The field {where!r} must be {wrong}.") from None
     return fitted
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mlgraph.errors import MlgraphError
 from mlgraph.passes.base import Pass
-from mlgraph.passes.notation import Reader
+from mlgraph.passes.notation import NotationReader
 from mlgraph.passes.registry import load_pass
 from mlgraph.program import Program
 
@@ -43,7 +43,7 @@ def parse_pipeline(text: str) -> Pipeline:
     Raises MlgraphError at a pass or an option that does not exist, with the nearest that does, and at
     text that breaks the notation, with the column.
     """
-    reader = Reader(text)
+    reader = NotationReader(text)
     passes = []
     while not reader.at_end():
         name = reader.word("a pass")

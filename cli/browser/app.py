@@ -17,8 +17,8 @@ from textual.widgets.option_list import Option
 from textual.widgets.tree import TreeNode
 from textual.worker import get_current_worker
 
-from mlgraph.cli.browser.explorer import Explorer, Place
-from mlgraph.cli.browser.panels import Line, detail, figures, label, request_line
+from mlgraph.cli.browser.explorer import Explorer, Subject
+from mlgraph.cli.browser.panels import PanelLine, detail, figures, label, request_line
 from mlgraph.cli.browser.preview import (
     CONTROLS,
     Preview,
@@ -90,12 +90,12 @@ class Browser(App[None]):
         self.before = summarize(explorer.program)
         self.request = Coalesce()
         self.shown = Preview(self.request)
-        self.place = Place("module", "")
-        self.history: list[Place] = []
-        self.matches: tuple[Place, ...] = ()
+        self.place = Subject("module", "")
+        self.history: list[Subject] = []
+        self.matches: tuple[Subject, ...] = ()
         self.match = -1
-        self.lines: list[Line] = []
-        self.nodes: dict[Place, TreeNode[Place]] = {}
+        self.lines: list[PanelLine] = []
+        self.nodes: dict[Subject, TreeNode[Subject]] = {}
 
     def compose(self) -> ComposeResult:
         name, held = self.explorer.program.name, self.before
@@ -103,7 +103,7 @@ class Browser(App[None]):
             Text(f"{name}  {count(held.parameters)} parameters  {size(held.bytes)}", no_wrap=True), id="title"
         )
         with Horizontal():
-            yield Tree[Place](Text(name), Place("module", ""), id="tree")
+            yield Tree[Subject](Text(name), Subject("module", ""), id="tree")
             with Vertical(id="side"):
                 yield OptionList(id="detail")
                 with Vertical(id="coarsen"):
@@ -127,17 +127,17 @@ class Browser(App[None]):
         self._tell()
 
     @property
-    def outline(self) -> Tree[Place]:
+    def outline(self) -> Tree[Subject]:
         """The tree on the left."""
         return self.query_one("#tree", Tree)
 
-    def _fill(self, node: TreeNode[Place], module: Module, prefix: str = "") -> None:
+    def _fill(self, node: TreeNode[Subject], module: Module, prefix: str = "") -> None:
         for leaf in module.leaves:
-            place = Place("tensor", leaf.path)
+            place = Subject("tensor", leaf.path)
             self.nodes[place] = node.add_leaf(label(leaf, f"{prefix}{leaf.name}"), place)
         for child in module.children:
             inner, name = joined(child)
-            place = Place("module", inner.path)
+            place = Subject("module", inner.path)
             if len(inner.leaves) == 1 and not inner.children:
                 self._fill(node, inner, f"{name}.")
                 self.nodes[place] = node.children[-1]
@@ -145,12 +145,12 @@ class Browser(App[None]):
                 self.nodes[place] = node.add(label(inner, name), place)
                 self._fill(self.nodes[place], inner)
             while child is not inner:
-                self.nodes[Place("module", child.path)] = self.nodes[place]
+                self.nodes[Subject("module", child.path)] = self.nodes[place]
                 child = child.children[0]
 
     # what is shown
 
-    def _show(self, place: Place) -> None:
+    def _show(self, place: Subject) -> None:
         self.place = place
         panel = self.query_one("#detail", OptionList)
         self.lines = detail(self.explorer, place, self.shown, (panel.size.width or 40) - 2)
@@ -160,7 +160,7 @@ class Browser(App[None]):
         if kept is not None and kept < len(self.lines) and self.lines[kept].leads is not None:
             panel.highlighted = kept
 
-    def go(self, place: Place, *, remember: bool = True) -> None:
+    def go(self, place: Subject, *, remember: bool = True) -> None:
         """Show a place, and let the tree point at it, unfolded down to it."""
         if remember and place != self.place:
             self.history.append(self.place)
@@ -168,7 +168,7 @@ class Browser(App[None]):
         self._show(place)
         if place.kind == "axis":
             return
-        node = self.nodes.get(Place(place.kind, self.explorer.shown_at(place.key)))
+        node = self.nodes.get(Subject(place.kind, self.explorer.shown_at(place.key)))
         if node is None:
             return
         above = node.parent
@@ -177,13 +177,13 @@ class Browser(App[None]):
             above = above.parent
         self.call_after_refresh(self._point, node, place)
 
-    def _point(self, node: TreeNode[Place], place: Place) -> None:
+    def _point(self, node: TreeNode[Subject], place: Subject) -> None:
         with self.prevent(Tree.NodeHighlighted):
             self.outline.move_cursor(node)
         self.outline.scroll_to_node(node)
         self._show(place)
 
-    def on_tree_node_highlighted(self, event: Tree.NodeHighlighted[Place]) -> None:
+    def on_tree_node_highlighted(self, event: Tree.NodeHighlighted[Subject]) -> None:
         place = event.node.data
         if place is not None and self.outline.has_focus:
             self._show(place)

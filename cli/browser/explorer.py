@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Place:
+class Subject:
     """Something to look at: ``kind`` is ``"module"``, ``"tensor"`` or ``"axis"``, ``key`` its path or id."""
 
     kind: str
@@ -25,7 +25,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Dim:
+class ShownDim:
     """A dim of a tensor: its size, how it is written in axes, and those axes."""
 
     index: int
@@ -39,7 +39,7 @@ class SlotKind:
     """The slots of an axis in tensors whose names differ in block numbers only; ``first`` is one of them."""
 
     text: str
-    first: Place
+    first: Subject
     role: str
     number: int
 
@@ -61,20 +61,20 @@ class Explorer:
         return {axis.id: axis for axis in judged(self.program)}
 
     @cached_property
-    def places(self) -> tuple[Place, ...]:
+    def places(self) -> tuple[Subject, ...]:
         """Everything that the folded tree shows, from top to bottom, and then the axes."""
 
-        def inside(module: Module) -> Iterator[Place]:
+        def inside(module: Module) -> Iterator[Subject]:
             for leaf in module.leaves:
-                yield Place("tensor", leaf.path)
+                yield Subject("tensor", leaf.path)
             for child in module.children:
                 if len(child.leaves) != 1 or child.children:
-                    yield Place("module", child.path)
+                    yield Subject("module", child.path)
                 yield from inside(child)
 
-        return (*inside(self.root), *(Place("axis", axis) for axis in self.axes))
+        return (*inside(self.root), *(Subject("axis", axis) for axis in self.axes))
 
-    def search(self, text: str) -> tuple[Place, ...]:
+    def search(self, text: str) -> tuple[Subject, ...]:
         """The places whose path or id has every word of ``text``; where none has, tensors inside folds.
 
         Those come first that have the last word near their end.
@@ -83,16 +83,16 @@ class Explorer:
         if not words:
             return ()
 
-        def has(place: Place) -> bool:
+        def has(place: Subject) -> bool:
             return all(word in place.key.lower() for word in words)
 
-        def is_far(place: Place) -> bool:
+        def is_far(place: Subject) -> bool:
             return words[-1] not in ".".join(
                 place.key.lower().split(".")[-2 if place.kind == "tensor" else -1 :]
             )
 
         shown = tuple(sorted(filter(has, self.places), key=is_far))
-        inside = (Place("tensor", name) for name in self.program.tensors)
+        inside = (Subject("tensor", name) for name in self.program.tensors)
         return shown or tuple(place for place in inside if has(place))
 
     def shown_at(self, path: str) -> str:
@@ -128,7 +128,7 @@ class Explorer:
             module = next(c for c in module.children if f"{path}.".startswith(f"{c.path}."))
         return module
 
-    def dims(self, tensor: str) -> tuple[Dim, ...]:
+    def dims(self, tensor: str) -> tuple[ShownDim, ...]:
         """The dims of a tensor with their axes; an alias has those of what it is tied to."""
         table, name = self.program.axes, self.program.tensors.aliases.get(tensor, tensor)
         expressions = table.tensor_dims.get(name)
@@ -136,7 +136,7 @@ class Explorer:
             return ()
         shape = self.program.skeleton().tensors[name].shape
         return tuple(
-            Dim(
+            ShownDim(
                 index,
                 shape[index],
                 text,
@@ -153,7 +153,7 @@ class Explorer:
         return tuple(
             SlotKind(
                 text if len(set(names)) > 1 else f"{names[0]}[{text.rpartition('[')[2]}",
-                Place("tensor", names[0]),
+                Subject("tensor", names[0]),
                 role,
                 len(names),
             )

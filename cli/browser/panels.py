@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from mlgraph.cli.browser.explorer import Explorer, Place
+from mlgraph.cli.browser.explorer import Explorer, Subject
 from mlgraph.cli.browser.preview import CONTROLS, Preview, coarse_shape
 from mlgraph.inspect.modules import Module, TensorLeaf
 from mlgraph.inspect.summary import Summary
@@ -23,11 +23,11 @@ _LEAST_NAME = 16
 
 
 @dataclass(frozen=True)
-class Line:
+class PanelLine:
     """A line of a panel, and where choosing it leads."""
 
     text: Text
-    leads: Place | None = None
+    leads: Subject | None = None
 
 
 def label(item: Module | TensorLeaf, name: str) -> Text:
@@ -45,7 +45,7 @@ def label(item: Module | TensorLeaf, name: str) -> Text:
     return text.append(f" = {item.tied}", "dim") if item.tied else text
 
 
-def detail(explorer: Explorer, place: Place, shown: Preview, room: int = 80) -> list[Line]:
+def detail(explorer: Explorer, place: Subject, shown: Preview, room: int = 80) -> list[PanelLine]:
     """What there is to say of a place in ``room`` columns, with lines that lead on."""
     if place.kind == "axis":
         return list(_axis(explorer, place.key, shown, room))
@@ -54,30 +54,30 @@ def detail(explorer: Explorer, place: Place, shown: Preview, room: int = 80) -> 
     return list(_module(explorer, place.key))
 
 
-def _module(explorer: Explorer, path: str) -> Iterator[Line]:
+def _module(explorer: Explorer, path: str) -> Iterator[PanelLine]:
     module = explorer.module(path)
-    yield Line(Text(path or explorer.program.name, style="bold"))
+    yield PanelLine(Text(path or explorer.program.name, style="bold"))
     if module.repeat > 1:
-        yield Line(Text(f"one of {module.repeat} alike"))
-    yield Line(
+        yield PanelLine(Text(f"one of {module.repeat} alike"))
+    yield PanelLine(
         Text(f"{module.parameters // module.repeat:,} parameters, {size(module.bytes // module.repeat)}")
     )
     if module.operations:
         share = module.operations / max(explorer.root.operations, 1)
-        yield Line(Text(f"{100 * share:.1f}% of the forward FLOPs"))
+        yield PanelLine(Text(f"{100 * share:.1f}% of the forward FLOPs"))
     for leaf in module.leaves:
-        yield Line(Text("  ").append(label(leaf, leaf.name)), Place("tensor", leaf.path))
+        yield PanelLine(Text("  ").append(label(leaf, leaf.name)), Subject("tensor", leaf.path))
     for child in module.children:
         inner, name = joined(child)
-        yield Line(Text("  ").append(label(inner, name)), Place("module", inner.path))
+        yield PanelLine(Text("  ").append(label(inner, name)), Subject("module", inner.path))
     for chain in explorer.program.blocks:
         if chain.name in (path, path.rpartition(".")[0]) and module.repeat in (1, len(chain)):
-            yield Line(Text(f"a chain of {len(chain)} blocks; depth divides them", "green"))
+            yield PanelLine(Text(f"a chain of {len(chain)} blocks; depth divides them", "green"))
 
 
-def _tensor(explorer: Explorer, path: str, shown: Preview) -> Iterator[Line]:
+def _tensor(explorer: Explorer, path: str, shown: Preview) -> Iterator[PanelLine]:
     leaf = explorer.leaf(path)
-    yield Line(Text(path, style="bold"))
+    yield PanelLine(Text(path, style="bold"))
     if leaf is None:
         return
     kind = "parameter" if leaf.is_parameter else "buffer"
@@ -85,16 +85,16 @@ def _tensor(explorer: Explorer, path: str, shown: Preview) -> Iterator[Line]:
     text = Text(f"{kind} {list(leaf.shape)}")
     if after is not None and after != leaf.shape:
         text.append(f" → {list(after)}", "bold yellow")
-    yield Line(text.append(f", {size(leaf.bytes)}"))
+    yield PanelLine(text.append(f", {size(leaf.bytes)}"))
     if leaf.tied:
-        yield Line(Text(f"tied to {leaf.tied}"), Place("tensor", leaf.tied))
+        yield PanelLine(Text(f"tied to {leaf.tied}"), Subject("tensor", leaf.tied))
     dims = explorer.dims(path)
     if not dims:
-        yield Line(Text("takes no part in what the model computes"))
+        yield PanelLine(Text("takes no part in what the model computes"))
     for dim in dims:
-        yield Line(Text(f"[{dim.index}] {dim.text}", "bold cyan").append(f"  {dim.size:,}", "default"))
+        yield PanelLine(Text(f"[{dim.index}] {dim.text}", "bold cyan").append(f"  {dim.size:,}", "default"))
         for axis in dim.axes:
-            yield Line(Text("  ").append(_axis_line(explorer, axis.id, shown)), Place("axis", axis.id))
+            yield PanelLine(Text("  ").append(_axis_line(explorer, axis.id, shown)), Subject("axis", axis.id))
 
 
 def _axis_line(explorer: Explorer, key: str, shown: Preview) -> Text:
@@ -114,18 +114,18 @@ def _fate(explorer: Explorer, key: str, request: Coalesce) -> Text:
     return fate("kept", str(axis.kept)) if axis.kept else fate("coarsenable", "")
 
 
-def _axis(explorer: Explorer, key: str, shown: Preview, room: int) -> Iterator[Line]:
+def _axis(explorer: Explorer, key: str, shown: Preview, room: int) -> Iterator[PanelLine]:
     axis = explorer.axes[key]
-    yield Line(Text(f"axis {key}", style="bold"))
-    yield Line(_axis_line(explorer, key, shown))
+    yield PanelLine(Text(f"axis {key}", style="bold"))
+    yield PanelLine(_axis_line(explorer, key, shown))
     for slot in explorer.slots(key):
         times = f" ×{slot.number}" if slot.number > 1 else ""
         role = f"  {_ROLES[slot.role]} "
         name = shortened(slot.text, max(room - len(role) - len(times), _LEAST_NAME))
         text = Text(role, "dim").append(f"{name}{times}", "default")
-        yield Line(text, slot.first)
+        yield PanelLine(text, slot.first)
     if not axis.slots:
-        yield Line(Text("  in no parameter"))
+        yield PanelLine(Text("  in no parameter"))
 
 
 def figures(before: Summary, shown: Preview) -> Table | Text:

@@ -15,7 +15,7 @@ from mlgraph.inspect.text.console import table
 if TYPE_CHECKING:
     from mlgraph.passes.options import FieldHelp
     from mlgraph.train.engine.engine import Result
-    from mlgraph.train.results.report import Comparison, Report
+    from mlgraph.train.results.report import RecipeComparison, Report
     from mlgraph.train.sweep.table import StudyTable
 
 
@@ -123,6 +123,6 @@ def report_json(found: Report) -> dict[str, Any]:
     }
 
 
-def _recipe_json(comparison: Comparison) -> dict[str, Any]:
+def _recipe_json(comparison: RecipeComparison) -> dict[str, Any]:
     saved = {cost: [one.share for one in savings] for cost, savings in comparison.savings.items()}
     return {"runs": [run.name for run in comparison.runs], "saved": saved}

@@ -20,7 +20,7 @@ from mlgraph.axes.defaults import (
 )
 from mlgraph.axes.factors import Factor, Factors
 from mlgraph.axes.infer import Inference
-from mlgraph.axes.names import Candidate, name_axes
+from mlgraph.axes.names import NamingFacts, name_axes
 from mlgraph.graph.ops import op_name
 from mlgraph.program.axis_table import Axis, AxisTable, Reason, Role, Slot, Sum
 from mlgraph.program.dims import Dim, Join, Leaf, NodeDims, Term
@@ -190,7 +190,7 @@ def _axes(
         slots[key] = tuple(Slot(t, d, role_of(roles[t, d][c]), c) for t, d, c in places)
         ranks = {t: len(run.main[t]) for t, _, _ in places}
         candidates.append(
-            Candidate(
+            NamingFacts(
                 key,
                 tuple((s.tensor, s.dim, s.role) for s in slots[key]),
                 ranks,

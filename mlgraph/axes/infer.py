@@ -13,15 +13,15 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from mlgraph.axes import factors
 from mlgraph.axes.decompose import carries_sizes, decompose
 from mlgraph.axes.factors import Factors, Misaligned
-from mlgraph.axes.results import every_dim, fits, flat, holds_tensor
+from mlgraph.axes.node_dims import every_dim, fits, flat, holds_tensor
 from mlgraph.axes.rules import find_rule
-from mlgraph.axes.views import View, Views
+from mlgraph.axes.views import TensorView, Views
 from mlgraph.graph.ops import has
 from mlgraph.graph.traits import Trait
 from mlgraph.program.axis_table import Reason, ReasonKind
 
 if TYPE_CHECKING:
-    from mlgraph.axes.rules.registry import Dims, Rule
+    from mlgraph.axes.rules.registry import DimList, Rule
     from mlgraph.program import Program
 
 
@@ -47,8 +47,8 @@ class Inference(Views):
 
     program: Program
     values: dict[fx.Node, Any] = field(default_factory=dict)
-    own: dict[str, Dims] = field(default_factory=dict)
-    main: dict[str, Dims] = field(default_factory=dict)
+    own: dict[str, DimList] = field(default_factory=dict)
+    main: dict[str, DimList] = field(default_factory=dict)
     sources: dict[fx.Node, frozenset[str] | None] = field(default_factory=dict)
     contractions: list[Contraction] = field(default_factory=list)
     averages: list[tuple[fx.Node, Factors]] = field(default_factory=list)
@@ -64,13 +64,13 @@ class Inference(Views):
 
     # What rules call.
 
-    def dims(self, argument: Any) -> Dims:
+    def dims(self, argument: Any) -> DimList:
         found = self.values.get(argument) if isinstance(argument, fx.Node) else None
         return list(found) if found else []
 
     def fresh(
         self, node: fx.Node, frozen: str = "", output: int | None = None, kind: ReasonKind = "op"
-    ) -> Dims:
+    ) -> DimList:
         value = self.value(node) if output is None else self.value(node)[output]
         dims = [factors.fresh(size if isinstance(size, int) else -1) for size in value.shape]
         if frozen:
@@ -209,7 +209,7 @@ class Inference(Views):
                 for dim in self.main[name]:
                     self.freeze(dim, f"the values of {name} are integers", node, "constant")
         self.values[node] = list(self.main[name])
-        self.views[node] = View(name, list(self.own[name]))
+        self.views[node] = TensorView(name, list(self.own[name]))
         self.sources[node] = frozenset({name})
 
     def _call(self, node: fx.Node) -> None:
@@ -252,7 +252,7 @@ class Inference(Views):
         linear = self._linear_operand(node)
         if linear is not None:
             view = self.views[linear]
-            self.views[node] = View(view.tensor, list(view.dims), view.gathered)
+            self.views[node] = TensorView(view.tensor, list(view.dims), view.gathered)
             for operand in node.all_input_nodes:
                 if operand is not linear:
                     self.emit(operand)
@@ -271,7 +271,7 @@ class Inference(Views):
             self.values[node] = dims[index]
             view = self.views.get(source)  # type: ignore[arg-type]
             if view is not None:
-                self.views[node] = View(view.tensor, view.dims[index], view.gathered)
+                self.views[node] = TensorView(view.tensor, view.dims[index], view.gathered)
 
     def _linear_operand(self, node: fx.Node) -> fx.Node | None:
         """The parameter that an elementwise op scales by something that does not depend on it."""

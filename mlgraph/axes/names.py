@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class NamingFacts:
     """What naming goes by: the slots (tensor, dim, role) of an axis, tensor ranks, its freeze, usage hints,
     and whether it is found in constants alone."""
 
@@ -24,7 +24,7 @@ class Candidate:
     constant: bool = False
 
 
-def name_axes(candidates: Sequence[Candidate]) -> dict[int, tuple[str, str]]:
+def name_axes(candidates: Sequence[NamingFacts]) -> dict[int, tuple[str, str]]:
     """A unique id and a family name per axis, by candidate key."""
     families = {c.key: _family(c) for c in candidates}
     by_family = defaultdict(list)
@@ -50,11 +50,11 @@ _OF_REASON = {
 }
 
 
-def _family(candidate: Candidate) -> str:
+def _family(candidate: NamingFacts) -> str:
     return _frozen_family(candidate) or _attention_family(candidate.hints) or _layer_family(candidate)
 
 
-def _frozen_family(candidate: Candidate) -> str | None:
+def _frozen_family(candidate: NamingFacts) -> str | None:
     """The name of an axis that its freeze tells, or that constants alone have."""
     kind = candidate.frozen.kind if candidate.frozen else None
     if kind == "lookup":
@@ -68,7 +68,7 @@ def _attention_family(hints: frozenset[str]) -> str | None:
     return next((name for name in ("head_dim", "v_dim", "rep") if name in hints), None)
 
 
-def _layer_family(candidate: Candidate) -> str:
+def _layer_family(candidate: NamingFacts) -> str:
     if _is_inner(candidate):
         return "mlp"
     blocks = {_block(tensor) for tensor, _, _ in candidate.slots}
@@ -87,7 +87,7 @@ def _layer_family(candidate: Candidate) -> str:
     return "features" if unaligned else "mlp"
 
 
-def _is_inner(candidate: Candidate) -> bool:
+def _is_inner(candidate: NamingFacts) -> bool:
     """Whether this is the width inside a feed-forward: activated, contracted by one matrix, and no stream."""
     if "activated" not in candidate.hints or candidate.hints & {"embedded", "normalised"}:
         return False

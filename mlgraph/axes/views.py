@@ -15,7 +15,7 @@ from mlgraph.graph.traits import Trait
 
 
 @dataclass(frozen=True)
-class View:
+class TensorView:
     """A value that is one tensor of the program, rearranged or scaled; ``gathered`` if looked up by index."""
 
     tensor: str
@@ -27,7 +27,7 @@ class View:
 class Joined:
     """A value that is several tensors of the program, listed one after the other along ``position``."""
 
-    parts: tuple[View, ...]
+    parts: tuple[TensorView, ...]
     position: int
 
 
@@ -39,7 +39,7 @@ class Views:
     tensors on one axis keep their own roles.
     """
 
-    views: dict[fx.Node, View] = field(default_factory=dict)
+    views: dict[fx.Node, TensorView] = field(default_factory=dict)
     joins: dict[fx.Node, Joined] = field(default_factory=dict)
 
     def value(self, argument: Any) -> Any:
@@ -86,7 +86,7 @@ class Views:
         )
         own = structure(self, node, list(view.dims))
         if own is not None:
-            self.views[node] = View(view.tensor, own, view.gathered or looked_up)
+            self.views[node] = TensorView(view.tensor, own, view.gathered or looked_up)
 
     def _follow_joined(self, node: fx.Node, structure: Any, joined: Joined) -> None:
         """The same of tensors joined to one, through ops that only reorder dims."""
@@ -95,5 +95,5 @@ class Views:
             return
         marks = [factors.fresh(2) for _ in joined.parts[0].dims]
         position = structure(self, node, list(marks)).index(marks[joined.position])
-        parts = [View(p.tensor, structure(self, node, list(p.dims)), p.gathered) for p in joined.parts]
+        parts = [TensorView(p.tensor, structure(self, node, list(p.dims)), p.gathered) for p in joined.parts]
         self.joins[node] = Joined(tuple(parts), position)

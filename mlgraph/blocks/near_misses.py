@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _WIDE = 0.4
 
-Family = dict[int, dict[str, tuple[int, ...]]]
+NumberedModules = dict[int, dict[str, tuple[int, ...]]]
 """Per number of a module list, its parameters by what follows the number, with their shapes."""
 
 
@@ -61,9 +61,9 @@ def parted(flow: Dataflow) -> dict[str, int]:
     return found
 
 
-def _families(flow: Dataflow) -> dict[str, Family]:
+def _families(flow: Dataflow) -> dict[str, NumberedModules]:
     """Parameters under every numbered path component, outermost or inner."""
-    families: dict[str, Family] = {}
+    families: dict[str, NumberedModules] = {}
     tensors = flow.program.tensors
     for name in tensors:
         parts = name.split(".") if name in tensors.parameters else []
@@ -94,7 +94,7 @@ def _covers(chain: Chain, prefix: str, first: int, second: int) -> bool:
     )
 
 
-def _difference(flow: Dataflow, prefix: str, family: Family, first: int, second: int) -> str:
+def _difference(flow: Dataflow, prefix: str, family: NumberedModules, first: int, second: int) -> str:
     nodes = [_nodes(flow, f"{prefix}{number}") for number in (first, second)]
     found = _unlike_parameters(prefix, family, first, second) or _unlike_operations(flow, *nodes)
     if found is not None:
@@ -108,7 +108,7 @@ def _difference(flow: Dataflow, prefix: str, family: Family, first: int, second:
     return f"differ: {found or 'they are not fed one by the other alone'}"
 
 
-def _unlike_parameters(prefix: str, family: Family, first: int, second: int) -> str | None:
+def _unlike_parameters(prefix: str, family: NumberedModules, first: int, second: int) -> str | None:
     left, right = family[first], family[second]
     for rest in [*left, *right]:
         if rest not in right or rest not in left:

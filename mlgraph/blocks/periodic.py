@@ -49,7 +49,7 @@ class CutPath:
 
 
 @dataclass(frozen=True)
-class Run:
+class PeriodicRun:
     """Atoms ``start..stop`` of a path, which repeat with ``period``."""
 
     path: CutPath
@@ -64,10 +64,10 @@ class Run:
         return sum(len(atom.nodes) for atom in self.path.atoms[self.start : self.start + whole])
 
 
-def find_runs(flow: Dataflow) -> list[Run]:
+def find_runs(flow: Dataflow) -> list[PeriodicRun]:
     """All periodic runs, over every source of activations; the heaviest first."""
     atoms = _Atoms(flow)
-    found: list[Run] = []
+    found: list[PeriodicRun] = []
     explained: set[fx.Node] = set()
     for source in [*_sources(flow), *heads(flow)]:
         late = not (source.op == "placeholder" or has(source, Trait.TABLE))
@@ -144,10 +144,10 @@ def _tensors_of(flow: Dataflow, nodes: Sequence[fx.Node], within: Mapping[fx.Nod
     ]
 
 
-def _runs(path: CutPath) -> list[Run]:
+def _runs(path: CutPath) -> list[PeriodicRun]:
     """Maximal periodic stretches of at least two periods, each with its smallest period."""
     digests = np.asarray([atom.digest for atom in path.atoms])
-    found: list[Run] = []
+    found: list[PeriodicRun] = []
     for period in range(1, len(digests) // 2 + 1):
         same = np.concatenate([[False], digests[:-period] == digests[period:], [False]])
         edges = np.flatnonzero(same[1:] != same[:-1])
@@ -155,11 +155,13 @@ def _runs(path: CutPath) -> list[Run]:
             stop = end + period
             known = any(period % run.period == 0 and run.start <= start and stop <= run.stop for run in found)
             if end - start >= period and not known:
-                found.append(Run(path, start, stop, period))
+                found.append(PeriodicRun(path, start, stop, period))
     return found
 
 
-def divisions(flow: Dataflow, run: Run, claimed: set[fx.Node]) -> Iterator[tuple[Partition, int, int]]:
+def divisions(
+    flow: Dataflow, run: PeriodicRun, claimed: set[fx.Node]
+) -> Iterator[tuple[Partition, int, int]]:
     """The best division of a run into blocks: stretches ``first..last`` of like blocks of one partition.
 
     A multiple of the run's period is taken where single periods differ in what they share
@@ -188,7 +190,7 @@ def divisions(flow: Dataflow, run: Run, claimed: set[fx.Node]) -> Iterator[tuple
                 yield best[1], first, last
 
 
-def fronted(flow: Dataflow, run: Run, claimed: set[fx.Node]) -> Iterator[tuple[Partition, int, int]]:
+def fronted(flow: Dataflow, run: PeriodicRun, claimed: set[fx.Node]) -> Iterator[tuple[Partition, int, int]]:
     """Divisions of a run that can begin one block earlier, in the manner of :func:`divisions`.
 
     Where a path begins late, nothing but such a block tells where in the period blocks begin.

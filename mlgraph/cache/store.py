@@ -56,7 +56,7 @@ def folder() -> Path:
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """A folder in the cache. It need not exist."""
 
     path: Path
@@ -133,15 +133,15 @@ class Entry:
             raise Damaged(f"{path} could not be read: {error.strerror}.") from error
 
 
-def entry(key: str) -> Entry:
+def entry(key: str) -> CacheEntry:
     """The entry of a key."""
-    return Entry(folder() / key)
+    return CacheEntry(folder() / key)
 
 
-def entries() -> Iterator[Entry]:
+def entries() -> Iterator[CacheEntry]:
     """Every entry, the one used last first."""
     root = folder()
-    found = [Entry(path) for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    found = [CacheEntry(path) for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     yield from sorted(found, key=lambda one: -one.used)
 
 
@@ -153,7 +153,7 @@ def clear() -> tuple[int, int]:
     return len(found), sum(size for _, size in found)
 
 
-def recall(one: Entry, say: Callable[[str], None]) -> Any:
+def recall(one: CacheEntry, say: Callable[[str], None]) -> Any:
     """What a whole entry is of, where the sources it depends on are unchanged; else None.
 
     A damaged one is deleted, which ``say`` is told in a sentence.
@@ -170,7 +170,7 @@ def recall(one: Entry, say: Callable[[str], None]) -> Any:
     return header
 
 
-def age(one: Entry) -> float:
+def age(one: CacheEntry) -> float:
     """Seconds since an entry was used."""
     return max(time.time() - one.used, 0.0)
 
@@ -190,7 +190,7 @@ def _readable(path: Path, most: int) -> bool:
     return True
 
 
-def _make_room(newest: Entry) -> None:
+def _make_room(newest: CacheEntry) -> None:
     total = 0
     for one in entries():
         total += one.size

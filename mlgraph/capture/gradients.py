@@ -21,7 +21,7 @@ from torch.autograd import Function
 from torch.autograd.function import FunctionCtx
 from torch.utils import checkpoint
 
-from mlgraph.capture.place import Place, outside, place_of_caller
+from mlgraph.capture.place import SourceLine, outside, place_of_caller
 from mlgraph.errors import CaptureError
 
 _PLAIN, _LINEAR, _OTHER = "plain", "linear", "other"
@@ -55,10 +55,12 @@ class Gradients:
     ``taken`` are the lines on which its forward takes gradients itself.
     """
 
-    functions: dict[Place, str] = field(default_factory=dict)
-    hooks: dict[Place, str] = field(default_factory=dict)
-    taken: list[Place] = field(default_factory=list)
-    _kinds: defaultdict[tuple[type, Place | None], set[str]] = field(default_factory=lambda: defaultdict(set))
+    functions: dict[SourceLine, str] = field(default_factory=dict)
+    hooks: dict[SourceLine, str] = field(default_factory=dict)
+    taken: list[SourceLine] = field(default_factory=list)
+    _kinds: defaultdict[tuple[type, SourceLine | None], set[str]] = field(
+        default_factory=lambda: defaultdict(set)
+    )
 
     @contextlib.contextmanager
     def rehearsed(self) -> Iterator[None]:
@@ -142,7 +144,7 @@ def _without_checkpoint(run: Callable[..., Any], _: bool, *operands: Any) -> Any
     return run(*operands)
 
 
-def _line(place: Place) -> str:
+def _line(place: SourceLine) -> str:
     file, line = place
     return f"{file}:{line}: {linecache.getline(file, line).strip()}"
 

@@ -20,7 +20,7 @@ _PACKAGES = (os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.se
 # What is typed in, at a prompt or in a notebook, is in angle brackets too.
 _GENERATED = ("<eval_with_key>", "<frozen ", "<mlgraph ")
 
-Place = tuple[str, int]
+SourceLine = tuple[str, int]
 
 
 def outside(filename: str) -> bool:
@@ -30,7 +30,7 @@ def outside(filename: str) -> bool:
     return not filename.startswith(_PYTHON) or any(part in filename for part in _PACKAGES)
 
 
-def place_of_caller() -> Place | None:
+def place_of_caller() -> SourceLine | None:
     """The file and line, outside torch and this package, from which code of theirs is called."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not outside(frame.f_code.co_filename):

@@ -25,7 +25,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from mlgraph.capture.data_attribute import with_data_detached
 from mlgraph.capture.gradients import Gradients
-from mlgraph.capture.place import Place, outside, place_of_caller
+from mlgraph.capture.place import SourceLine, outside, place_of_caller
 from mlgraph.program import Note
 
 _TESTS = {"isfinite", "isinf", "isnan", "isneginf", "isposinf"}
@@ -69,7 +69,7 @@ def _statements(filename: str) -> tuple[ast.stmt, ...]:
     return tuple(node for node in ast.walk(tree) if isinstance(node, ast.stmt))
 
 
-def _statement(place: Place) -> ast.stmt | None:
+def _statement(place: SourceLine) -> ast.stmt | None:
     """The innermost statement on a line."""
     filename, line = place
     found = [s for s in _statements(filename) if s.lineno <= line <= (s.end_lineno or s.lineno)]
@@ -82,7 +82,7 @@ def _called(statement: ast.stmt) -> str:
     return getattr(function, "attr", getattr(function, "id", ""))
 
 
-def only_checks(place: Place) -> bool:
+def only_checks(place: SourceLine) -> bool:
     """Whether the statement on a line can do no more with a condition than raise, warn or go on."""
     statement = _statement(place)
     if isinstance(statement, ast.Assert):
@@ -99,7 +99,7 @@ class _Record(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.outcomes: defaultdict[Place, list[bool]] = defaultdict(list)
+        self.outcomes: defaultdict[SourceLine, list[bool]] = defaultdict(list)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
@@ -113,11 +113,11 @@ class _Record(TorchFunctionMode):
 class _Follow(TorchFunctionMode):
     """Answers conditions of checks as they were recorded, and stops where sizes get too complex."""
 
-    def __init__(self, outcomes: dict[Place, list[bool]], limit: bool) -> None:
+    def __init__(self, outcomes: dict[SourceLine, list[bool]], limit: bool) -> None:
         super().__init__()
         self.outcomes, self.limit = outcomes, limit
-        self.taken: dict[Place, Note] = {}
-        self._asked: defaultdict[Place, int] = defaultdict(int)
+        self.taken: dict[SourceLine, Note] = {}
+        self._asked: defaultdict[SourceLine, int] = defaultdict(int)
         self._tests = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
         self._indices = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
         self._occurring = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
@@ -241,7 +241,7 @@ class Tracing:
     """
 
     def __init__(
-        self, outcomes: dict[Place, list[bool]] | None = None, gradients: Gradients | None = None
+        self, outcomes: dict[SourceLine, list[bool]] | None = None, gradients: Gradients | None = None
     ) -> None:
         self.outcomes = outcomes or {}
         self.gradients = gradients or Gradients()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.checkpoint import checkpoint
 
-from mlgraph.emit.module import Block
+from mlgraph.emit.module import EmittedBlock
 from mlgraph.errors import MlgraphError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def checkpoint_blocks(module: nn.Module) -> int:
     Works in place and changes neither parameters nor their names. Raises ``MlgraphError`` where the
     module has no blocks.
     """
-    blocks = [block for block in module.modules() if isinstance(block, Block)]
+    blocks = [block for block in module.modules() if isinstance(block, EmittedBlock)]
     if not blocks:
         raise MlgraphError("the model has no chain of blocks to checkpoint; emit one that has")
     for block in blocks:
@@ -31,7 +31,7 @@ def checkpoint_blocks(module: nn.Module) -> int:
 class _Checkpointed:
     """A block's forward under activation checkpointing; kept on the block, so that copies are too."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: EmittedBlock) -> None:
         self.block = block
 
     def __call__(self, *args: Any) -> Any:

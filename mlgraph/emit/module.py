@@ -18,7 +18,7 @@ from mlgraph.emit.outline import Body, outline
 from mlgraph.emit.pickling import PackedProgram, pack
 from mlgraph.emit.places import Places, bodies, module_tree
 from mlgraph.emit.precision import holds_double, widen, with_dtype
-from mlgraph.emit.runtime import GLOBALS, Group, Outlined, outlined
+from mlgraph.emit.runtime import GLOBALS, Holder, Outlined, outlined
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.ops import op_name
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlgraph.program import Program, Tensors
 
 
-class Block(Outlined):
+class EmittedBlock(Outlined):
     """One block of a chain, at its original path."""
 
 
@@ -143,7 +143,7 @@ def _emitted(
     for body in bodies(root):
         if body.path:
             source = _block_source(body, casts, places, program.graph)
-            modules[body.path] = outlined(Block, source, {})
+            modules[body.path] = outlined(EmittedBlock, source, {})
     source, constants = _root_source(program, root, casts, places)
     module = outlined(EmittedModule, source, constants)
     modules[""] = module
@@ -215,7 +215,7 @@ def _name(root: nn.Module, graph: fx.Graph) -> None:
             continue
         holder = root.get_submodule(owners.pop())
         own = sum(1 for _ in holder.parameters(recurse=False))
-        if type(holder) is Group and len(read) == own:
+        if type(holder) is Holder and len(read) == own:
             holder._kind = op_name(node).title().replace("_", "")
 
 

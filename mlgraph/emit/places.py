@@ -9,7 +9,7 @@ import torch
 from torch import fx, nn
 
 from mlgraph.emit.outline import Body
-from mlgraph.emit.runtime import Attention, DropPath, Group
+from mlgraph.emit.runtime import Attention, DropPath, Holder
 from mlgraph.graph import ops
 from mlgraph.graph.interpret import follows_mode, statistics
 
@@ -155,7 +155,7 @@ def module_tree(places: Places, outlined: Mapping[str, nn.Module]) -> None:
         parent = root.get_submodule(parent_path) if parent_path else root
         module = outlined.get(path) or places.modules.get(path)
         if module is None:
-            module = nn.ModuleList() if places.is_list(path) else Group()
+            module = nn.ModuleList() if places.is_list(path) else Holder()
         parent._modules[name] = module
     for path in places.parents:
         if places.is_list(path):

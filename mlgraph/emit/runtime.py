@@ -22,7 +22,7 @@ GLOBALS = frozenset({*_MODULES, *dir(builtins)})
 _ALIASES = {f"_{name}": value for name, value in {**vars(builtins), **_MODULES}.items()}
 
 
-class Group(nn.Module):
+class Holder(nn.Module):
     """A holder of parameters, buffers and further modules under their original names.
 
     It prints as the op that reads its tensors, with their sizes.
@@ -80,7 +80,7 @@ class Attention(nn.Module):
         return f"p={self.p}"
 
 
-class Outlined(Group):
+class Outlined(Holder):
     """A module whose ``forward`` was generated; equal sources share one class and one compiled code."""
 
     # Set on the generated subclass; the underscores keep them apart from names in the model.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mlgraph.graph.ops import op_label
 from mlgraph.inspect.changes import Change, changes
 from mlgraph.inspect.history import PassStep, lineage
-from mlgraph.inspect.paired_modules import Gap, ModulePair, paired_tree
+from mlgraph.inspect.paired_modules import ModulePair, TensorDistance, paired_tree
 from mlgraph.inspect.summary import Summary, families, summarize
 from mlgraph.program.display import Shown
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class AxisSizes:
     """The sizes that ``number`` axes of one name have in either program; empty where there are none."""
 
     name: str
@@ -55,7 +55,7 @@ class Differences(Shown):
     before: Summary
     after: Summary
     lineage: tuple[tuple[PassStep, ...], tuple[PassStep, ...]]
-    axes: tuple[Sizes, ...]
+    axes: tuple[AxisSizes, ...]
     tensors: tuple[TensorChange, ...]
     equal: int
     operations: dict[str, tuple[int, int]]
@@ -89,13 +89,13 @@ def diff(before: Program, after: Program) -> Differences:
     )
 
 
-def _axes(before: Program, after: Program) -> list[Sizes]:
+def _axes(before: Program, after: Program) -> list[AxisSizes]:
     """The axes whose size differs: by lineage where one program was made of the other, else by name."""
     for step, flipped in ((_last_step(before, after), False), (_last_step(after, before), True)):
         if step is not None:
             sides = [(change.before, change.after)[:: -1 if flipped else 1] for change in step]
             return [
-                Sizes(change.name, (first,), (second,), change.number)
+                AxisSizes(change.name, (first,), (second,), change.number)
                 for change, (first, second) in zip(step, sides, strict=True)
                 if change.kind == "axis"
             ]
@@ -104,7 +104,7 @@ def _axes(before: Program, after: Program) -> list[Sizes]:
         for family in families(program):
             sizes.setdefault(family.name, (set(), set()))[side].add(family.size)
     return [
-        Sizes(name, tuple(sorted(left)), tuple(sorted(right)))
+        AxisSizes(name, tuple(sorted(left)), tuple(sorted(right)))
         for name, (left, right) in sizes.items()
         if left != right
     ]
@@ -148,7 +148,7 @@ def _compare(name: str, left: torch.Tensor | None, right: torch.Tensor | None) -
     )
 
 
-def _gap(before: Program, after: Program, known: Mapping[str, float | None]) -> Gap:
+def _gap(before: Program, after: Program, known: Mapping[str, float | None]) -> TensorDistance:
     """How far a tensor of one is from one of the other: the norm of the difference over that of the first.
 
     None where they are equal; ``known`` are those of tensors of one name, which are not computed again.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mlgraph.program.block_table import Chain
 
 SAME, CHANGED, ADDED, REMOVED = " ", "~", "+", "-"
-Gap = Callable[[str, str], float | None]
+TensorDistance = Callable[[str, str], float | None]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ModulePair:
         return marks.pop() if len(marks) == 1 else CHANGED if marks else SAME
 
 
-def paired_tree(before: Program, after: Program, gap: Gap) -> ModulePair:
+def paired_tree(before: Program, after: Program, gap: TensorDistance) -> ModulePair:
     """The two trees as one, repeats folded; ``gap`` tells of two tensors by name how far they are apart.
 
     Blocks of a chain that both programs have, but in different numbers, are paired in proportion: the first
@@ -62,7 +62,7 @@ def paired_tree(before: Program, after: Program, gap: Gap) -> ModulePair:
 
 
 class _Pairing:
-    def __init__(self, chains: Mapping[str, tuple[Chain, Chain]], gap: Gap) -> None:
+    def __init__(self, chains: Mapping[str, tuple[Chain, Chain]], gap: TensorDistance) -> None:
         self._chains = chains
         self._gap = gap
 

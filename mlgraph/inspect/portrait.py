@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlgraph.errors import MlgraphError
 from mlgraph.inspect.modules import Module, modules
 from mlgraph.inspect.summary import Summary, summarize
-from mlgraph.passes.options import Misfit, conform
+from mlgraph.passes.options import WrongValue, conform
 from mlgraph.program.axis_table import Axis
 from mlgraph.program.families import judged
 
@@ -109,6 +109,6 @@ def from_record(kind: type[Any], record: Any) -> Any:
     """The dataclass of a record, every field of the type that it declares; None where one is not."""
     try:
         found = conform(record, kind)
-    except (MlgraphError, Misfit):
+    except (MlgraphError, WrongValue):
         return None
     return found if isinstance(found, kind) else None

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mlgraph.errors import FileError, MlgraphError
-from mlgraph.files import Progress, atomic_directory, file_errors, write_text
+from mlgraph.files import OnProgress, atomic_directory, file_errors, write_text
 from mlgraph.interop.directory import is_large
 from mlgraph.interop.fitting.advice import INSTEAD
 from mlgraph.interop.fitting.fit import Fit, Fitter, NotExpressible
@@ -159,7 +159,7 @@ def save_huggingface(
     source_dir: str | os.PathLike[str] | None = None,
     tokenizer_dir: str | os.PathLike[str] | None = None,
     as_class: bool = False,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Saved:
     """Write config.json, safetensors and what goes with them, so that ``from_pretrained`` gives the program's
     model.
@@ -284,7 +284,7 @@ def _write_config(program: Program, settings: Mapping[str, Any], folder: Path) -
 
 
 def _write_weights(
-    program: Program, fit: Fit, shapes: Shapes, folder: Path, shard_size: int, progress: Progress | None
+    program: Program, fit: Fit, shapes: Shapes, folder: Path, shard_size: int, progress: OnProgress | None
 ) -> None:
     from mlgraph.storage import write_safetensors
 

@@ -19,7 +19,7 @@ OWN = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
-class Request:
+class OpenRequest:
     """A SOURCE and how it is to be opened, in the words of ``open_source``; ``inputs`` are still text."""
 
     source: str
@@ -31,7 +31,7 @@ class Request:
     model_class: str | None = None
 
 
-def source_key(request: Request, *code: Path) -> str | None:
+def source_key(request: OpenRequest, *code: Path) -> str | None:
     """The key of what opening a source gives, its weights' values left out.
 
     It is made of the configuration, names, shapes and dtypes of the weights, code that a directory brings,
@@ -69,7 +69,7 @@ def is_saved(source: str) -> bool:
         return False
 
 
-def _identity(request: Request) -> dict[str, Any] | None:
+def _identity(request: OpenRequest) -> dict[str, Any] | None:
     scheme, colon, rest = request.source.partition(":")
     found: dict[str, Any] | None
     if colon and scheme == "timm":

@@ -15,11 +15,11 @@ import torch
 
 from mlgraph import storage
 from mlgraph.cache.sources import run_sources
-from mlgraph.cache.store import Damaged, Entry, recall
+from mlgraph.cache.store import CacheEntry, Damaged, recall
 from mlgraph.capture.inputs.notation import parse_inputs
 from mlgraph.errors import FileError
 from mlgraph.interop.directory import is_large, stored_name
-from mlgraph.interop.identity import OWN, Request, is_saved
+from mlgraph.interop.identity import OWN, OpenRequest, is_saved
 from mlgraph.interop.open import open_source
 from mlgraph.interop.weights import DirectoryTensors
 from mlgraph.program import HuggingFaceOrigin, ModuleOrigin, Program
@@ -34,7 +34,9 @@ Say = Callable[[str], None]
 """Told, in a sentence, what of the cache could not be used."""
 
 
-def open_remembered(request: Request, place: Entry | None, say: Say, *, weights: bool = True) -> Program:
+def open_remembered(
+    request: OpenRequest, place: CacheEntry | None, say: Say, *, weights: bool = True
+) -> Program:
     """The program of a source, whose graph is taken from its cache entry where it is there, and else put
     there.
 
@@ -58,7 +60,7 @@ def open_remembered(request: Request, place: Entry | None, say: Say, *, weights:
     return program
 
 
-def _remember(place: Entry, request: Request, program: Program, say: Say) -> None:
+def _remember(place: CacheEntry, request: OpenRequest, program: Program, say: Say) -> None:
     """Keep what was captured. What cannot be written is told to ``say`` and is no error."""
     sources = run_sources(_code(program), OWN)
     if sources is None or program.lineage is not None:
@@ -79,7 +81,7 @@ def _remember(place: Entry, request: Request, program: Program, say: Say) -> Non
         say(f"The capture was not kept: {error}")
 
 
-def _opened(request: Request, known: Program | None = None) -> Program:
+def _opened(request: OpenRequest, known: Program | None = None) -> Program:
     return open_source(
         request.source,
         trust=request.trust,
@@ -92,7 +94,7 @@ def _opened(request: Request, known: Program | None = None) -> Program:
     )
 
 
-def _known(place: Entry, say: Say) -> Program | None:
+def _known(place: CacheEntry, say: Say) -> Program | None:
     try:
         file = place.file(PROGRAM)
         return None if file is None else _held(storage.load(file))

@@ -107,7 +107,7 @@ def _meta(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TensorRecipe:
     """How a tensor is made: whole, or by ``chunks`` in parts of rows; that gives None where it cannot be."""
 
     make: Callable[[], torch.Tensor]
@@ -117,7 +117,7 @@ class Recipe:
 class Recipes(TensorSource):
     """Tensors made when they are asked for, not kept; ``like`` gives others of their shapes and dtypes."""
 
-    def __init__(self, recipes: Mapping[str, Recipe], like: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, recipes: Mapping[str, TensorRecipe], like: Mapping[str, torch.Tensor]) -> None:
         self._recipes = dict(recipes)
         self._like = like
 
@@ -143,7 +143,7 @@ class Recipes(TensorSource):
         return self[name] if chunked is None else chunked
 
 
-Check = Callable[[str, torch.Tensor, Iterable[torch.Tensor]], None]
+TensorCheck = Callable[[str, torch.Tensor, Iterable[torch.Tensor]], None]
 """Raises where something is wrong with a tensor or a part of one, of that name; the parts that are still to
 come are given too."""
 
@@ -151,7 +151,7 @@ come are given too."""
 class Checked(TensorSource):
     """Tensors of another source, looked at as they are read; rows and chunks are those of the other."""
 
-    def __init__(self, source: TensorSource, check: Check) -> None:
+    def __init__(self, source: TensorSource, check: TensorCheck) -> None:
         self._source = source
         self._check = check
         self.in_memory = source.in_memory

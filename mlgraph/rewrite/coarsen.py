@@ -12,7 +12,7 @@ import torch
 from mlgraph.errors import AxisError
 from mlgraph.graph.constants import constants
 from mlgraph.program import Lineage, Note, Program
-from mlgraph.program.tensors import InMemory, Recipe, Recipes, TensorSource
+from mlgraph.program.tensors import InMemory, Recipes, TensorRecipe, TensorSource
 from mlgraph.rewrite.chunks import down_chunks
 from mlgraph.rewrite.depth.restack import Restacked, restack
 from mlgraph.rewrite.grouping import selections_of
@@ -43,11 +43,11 @@ def apply_down(
     members = group_members(narrow, layers, stacked, counting=True)
     fixed = constants(program) if layers else frozenset()
     moved = effective(program)
-    recipes: dict[str, Recipe] = {}
+    recipes: dict[str, TensorRecipe] = {}
     for name in stacked.program.tensors:
         group = members.get(name, (stacked.sources[name].name,))
         made = _Coarse(moved, narrow, plan, group[:1] if group[0] in fixed else group)
-        recipes[name] = Recipe(made.whole, made.chunks)
+        recipes[name] = TensorRecipe(made.whole, made.chunks)
     tensors = stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors))
     # a mean is trained where one of its terms is
     trained = {n for n, group in members.items() if not program.tensors.frozen.issuperset(group)}
@@ -190,7 +190,7 @@ def _mean(given: list[torch.Tensor]) -> torch.Tensor:
 
 
 def realise(
-    program: Program, recipes: Mapping[str, Recipe], like: Mapping[str, torch.Tensor]
+    program: Program, recipes: Mapping[str, TensorRecipe], like: Mapping[str, torch.Tensor]
 ) -> TensorSource:
     """The tensors now, or when read if the program they come from reads its own lazily.
 

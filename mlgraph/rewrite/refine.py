@@ -11,9 +11,9 @@ import torch
 
 from mlgraph.errors import MlgraphError
 from mlgraph.program import Lineage, Program
-from mlgraph.program.tensors import Recipe
+from mlgraph.program.tensors import TensorRecipe
 from mlgraph.rewrite.coarsen import apply_down, group_members, narrowed, realise, stack_down
-from mlgraph.rewrite.depth.residual import Affine, residual_changes
+from mlgraph.rewrite.depth.residual import CopyScaling, residual_changes
 from mlgraph.rewrite.depth.restack import restack
 from mlgraph.rewrite.grouping import Grouping, groupings_of, layers_of, selections_of
 from mlgraph.rewrite.notes import kept_constants, kept_unread
@@ -52,7 +52,7 @@ def apply_up(
     stacked = restack(wide, {chain: grouping.coarse_of for chain, grouping in layers.items()})
     changes = residual_changes(wide, layers, depth_mode, "coarse")
     moved = effective(program)
-    recipes: dict[str, Recipe] = {}
+    recipes: dict[str, TensorRecipe] = {}
     for name, source in stacked.sources.items():
         place = (source.chain, source.block, source.position)
         copy = _Copy(
@@ -110,11 +110,11 @@ class _Copy:
     name: str
     source: str
     transfer: TensorTransfer | None
-    affine: Affine | None
+    affine: CopyScaling | None
     of_block: bool
 
 
-def _up_recipe(coarse: Program, wide: Program, copy: _Copy, noise: Noise) -> Recipe:
+def _up_recipe(coarse: Program, wide: Program, copy: _Copy, noise: Noise) -> TensorRecipe:
     transfer, affine = copy.transfer, copy.affine
     changes = transfer is not None and transfer.changes
 
@@ -131,7 +131,7 @@ def _up_recipe(coarse: Program, wide: Program, copy: _Copy, noise: Noise) -> Rec
             out += noise.scale * _drawn(out, copy.name, noise.seed)
         return out
 
-    return Recipe(make)
+    return TensorRecipe(make)
 
 
 def _drawn(like: torch.Tensor, name: str, seed: int) -> torch.Tensor:

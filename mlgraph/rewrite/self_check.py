@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _MOST_COPIES = 3
 _SEEDS = 3
 
-Factors = Mapping[str, int]
+AxisFactors = Mapping[str, int]
 
 
 def check_defaults(program: Program) -> Soundness:
@@ -62,7 +62,7 @@ def _copies(grouping: Grouping) -> int:
     return 2 if uniform is None else min(uniform, _MOST_COPIES)
 
 
-def check_factors(program: Program, factors: Factors) -> Soundness:
+def check_factors(program: Program, factors: AxisFactors) -> Soundness:
     """What a trial shows of axes (by id) that get so many copies per index; made once per program."""
     sizes = {axis.id: axis.size for axis in program.axes}
     factors = {axis: factor for axis, factor in factors.items() if factor > 1 and sizes[axis] > 1}
@@ -109,7 +109,7 @@ def _told(kind: NoteKind, program: Program, faults: Mapping[str, Reason]) -> Ite
 class _Check:
     """One trial: axes are taken out until the rest passes."""
 
-    def __init__(self, program: Program, factors: Factors) -> None:
+    def __init__(self, program: Program, factors: AxisFactors) -> None:
         self.program = program
         self.factors = dict(factors)
         self.whole: set[str] = set()

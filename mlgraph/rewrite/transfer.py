@@ -21,7 +21,7 @@ from mlgraph.program.dims import Dim, Join, Leaf
 from mlgraph.rewrite.grouping import Grouping, Groupings
 from mlgraph.rewrite.sharded import Layout, is_sharded, local_part, rows_of
 
-Kind = Literal["weight", "gradient", "gradient_squared"]
+ValueKind = Literal["weight", "gradient", "gradient_squared"]
 Roles = Sequence[Role]
 
 
@@ -47,15 +47,15 @@ class TensorTransfer:
     def fine_shape(self) -> tuple[int, ...]:
         return tuple(dim.size for dim in self.dims)
 
-    def down(self, tensor: torch.Tensor, kind: Kind = "weight") -> torch.Tensor:
+    def down(self, tensor: torch.Tensor, kind: ValueKind = "weight") -> torch.Tensor:
         """The coarse tensor: per slot the mean (emits) or the sum (contracts) of each group."""
         return self._move(tensor, _down, kind)
 
-    def up(self, tensor: torch.Tensor, kind: Kind = "weight") -> torch.Tensor:
+    def up(self, tensor: torch.Tensor, kind: ValueKind = "weight") -> torch.Tensor:
         """The fine tensor: per slot copies (emits) or copies divided by the group size (contracts)."""
         return self._move(tensor, _up, kind)
 
-    def _move(self, tensor: torch.Tensor, leaf: _LeafMap, kind: Kind) -> torch.Tensor:
+    def _move(self, tensor: torch.Tensor, leaf: _LeafMap, kind: ValueKind) -> torch.Tensor:
         if not self.changes:
             return tensor
         if tensor.is_meta:
@@ -74,7 +74,7 @@ class TensorTransfer:
             out = out.to(dtype)
             return out.contiguous() if out.data_ptr() != tensor.data_ptr() else out.clone()
 
-    def row_map(self, kind: Kind, down: bool) -> RowMap:
+    def row_map(self, kind: ValueKind, down: bool) -> RowMap:
         """What becomes of the first dim, index by index."""
         coarse = torch.arange(self.dims[0].new_size({a: g.coarse for a, g in self.groupings.items()}))
         weights = torch.ones(len(coarse), dtype=torch.float64)
@@ -99,7 +99,7 @@ class RowMap:
     coarse: int
 
 
-_LeafMap = Callable[[torch.Tensor, int, Grouping, Role, Kind], torch.Tensor]
+_LeafMap = Callable[[torch.Tensor, int, Grouping, Role, ValueKind], torch.Tensor]
 
 
 def _touched(part: Dim | Join, groupings: Groupings) -> bool:
@@ -119,7 +119,7 @@ def _along(
     roles: Iterator[Role],
     groupings: Groupings,
     leaf: _LeafMap,
-    kind: Kind,
+    kind: ValueKind,
     coarse: bool,
 ) -> torch.Tensor:
     """Apply ``leaf`` to every grouped axis within one dim of the tensor."""
@@ -146,7 +146,7 @@ def _along(
     return tensor.flatten(position, position + len(dim) - 1) if len(dim) > 1 else tensor
 
 
-def _divides(role: Role, kind: Kind, down: bool) -> bool:
+def _divides(role: Role, kind: ValueKind, down: bool) -> bool:
     """Whether moving by this slot divides by the group size."""
     contracts = role == "contracts"
     if kind != "weight":
@@ -154,7 +154,7 @@ def _divides(role: Role, kind: Kind, down: bool) -> bool:
     return contracts != down
 
 
-def _scale(tensor: torch.Tensor, at: int, grouping: Grouping, kind: Kind) -> torch.Tensor:
+def _scale(tensor: torch.Tensor, at: int, grouping: Grouping, kind: ValueKind) -> torch.Tensor:
     """Divide a coarse tensor by the group sizes, in place."""
     power = 2 if kind == "gradient_squared" else 1
     uniform = grouping.uniform
@@ -166,7 +166,7 @@ def _scale(tensor: torch.Tensor, at: int, grouping: Grouping, kind: Kind) -> tor
     return tensor.div_(sizes.view(shape) ** power)
 
 
-def _down(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: Kind) -> torch.Tensor:
+def _down(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: ValueKind) -> torch.Tensor:
     restricts = _divides(role, kind, down=True)
     if not grouping.is_plain:
         return _weighed_sum(tensor, at, grouping, restricts, kind)
@@ -174,7 +174,7 @@ def _down(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: K
     return _scale(out, at, grouping, kind) if restricts else out
 
 
-def _up(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: Kind) -> torch.Tensor:
+def _up(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: ValueKind) -> torch.Tensor:
     restricts = _divides(role, kind, down=False)
     if not grouping.is_plain and set(weights := grouping.weights(restricts)) != {1.0}:
         out = tensor.index_select(at, torch.tensor(grouping.coarse_of, device=tensor.device))
@@ -192,7 +192,7 @@ def _up(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: Kin
 
 
 def _weighed_sum(
-    tensor: torch.Tensor, at: int, grouping: Grouping, restricts: bool, kind: Kind
+    tensor: torch.Tensor, at: int, grouping: Grouping, restricts: bool, kind: ValueKind
 ) -> torch.Tensor:
     """Sum every group, each member times what it counts in R, or what P gives it."""
     weights = grouping.weights(restricts)
@@ -203,7 +203,7 @@ def _weighed_sum(
     return _segment_sum(_weighed(tensor.clone(), at, weights, kind), at, grouping)
 
 
-def _weighed(tensor: torch.Tensor, at: int, weights: Sequence[float], kind: Kind) -> torch.Tensor:
+def _weighed(tensor: torch.Tensor, at: int, weights: Sequence[float], kind: ValueKind) -> torch.Tensor:
     """Multiply every index, in place; where that is by 0 nothing of it is left, be it infinite."""
     shape = [1] * tensor.dim()
     shape[at] = -1
@@ -254,21 +254,27 @@ def _pairs(terms: list[torch.Tensor]) -> list[torch.Tensor]:
     return out + terms[len(terms) - len(terms) % 2 :]
 
 
-def _copies(tensor: torch.Tensor, at: int, grouping: Grouping, _role: Role, _kind: Kind) -> torch.Tensor:
+def _copies(tensor: torch.Tensor, at: int, grouping: Grouping, _role: Role, _kind: ValueKind) -> torch.Tensor:
     return tensor.index_select(at, torch.tensor(grouping.coarse_of))
 
 
-def _weights_down(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: Kind) -> torch.Tensor:
+def _weights_down(
+    tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: ValueKind
+) -> torch.Tensor:
     copies = _copies(tensor, at, grouping, role, kind)
     return _weighed(copies, at, grouping.weights(_divides(role, kind, down=True)), kind)
 
 
-def _weights_up(tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: Kind) -> torch.Tensor:
+def _weights_up(
+    tensor: torch.Tensor, at: int, grouping: Grouping, role: Role, kind: ValueKind
+) -> torch.Tensor:
     copies = _copies(tensor, at, grouping, role, kind)
     return _weighed(copies, at, grouping.weights(_divides(role, kind, down=False)), kind)
 
 
-def _move_sharded(transfer: TensorTransfer, tensor: torch.Tensor, leaf: _LeafMap, kind: Kind) -> torch.Tensor:
+def _move_sharded(
+    transfer: TensorTransfer, tensor: torch.Tensor, leaf: _LeafMap, kind: ValueKind
+) -> torch.Tensor:
     """Move a tensor whose rows lie in several processes: what rows become first, then the other dims."""
     down = leaf is _down
     layout, dtype = Layout.of(tensor), tensor.dtype

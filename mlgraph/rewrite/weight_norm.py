@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mlgraph.graph.ops import op_name
-from mlgraph.program.tensors import InMemory, Recipe, Recipes
+from mlgraph.program.tensors import InMemory, Recipes, TensorRecipe
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -82,5 +82,5 @@ def _with(program: Program, made: Mapping[str, Callable[[], torch.Tensor]]) -> P
     if tensors.in_memory:
         values = {name: made[name]() if name in made else tensors[name] for name in tensors}
         return program.with_values(tensors.replace(InMemory(values)))
-    recipes = {name: Recipe(made.get(name, partial(tensors.__getitem__, name))) for name in tensors}
+    recipes = {name: TensorRecipe(made.get(name, partial(tensors.__getitem__, name))) for name in tensors}
     return program.with_values(tensors.replace(Recipes(recipes, tensors.meta())))

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from mlgraph.storage.file import load, save
 from mlgraph.storage.lazy import LazyTensors
+from mlgraph.storage.op_table import allow_ops
 from mlgraph.storage.safetensors import open_safetensors, write_safetensors
-from mlgraph.storage.targets import allow_ops
 
 __all__ = ["LazyTensors", "allow_ops", "load", "open_safetensors", "save", "write_safetensors"]

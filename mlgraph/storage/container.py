@@ -17,8 +17,18 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from mlgraph.program.tensors import Shapes, is_fake
+from mlgraph.storage.plain_values import (
+    Malformed,
+    array,
+    encode_dtype,
+    fields,
+    integer,
+    member,
+    name,
+    shape,
+    text,
+)
 from mlgraph.storage.strictjson import dump, parse
-from mlgraph.storage.values import Malformed, array, encode_dtype, fields, integer, member, name, shape, text
 
 MAX_HEADER = 64 << 20
 """Bytes of a header, at most."""

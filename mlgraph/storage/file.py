@@ -18,7 +18,7 @@ import os
 from typing import TYPE_CHECKING, BinaryIO
 
 from mlgraph.errors import FileError, MlgraphError, first_line
-from mlgraph.files import Progress, atomic_write, file_errors, require_space
+from mlgraph.files import OnProgress, atomic_write, file_errors, require_space
 from mlgraph.storage.container import (
     Header,
     make_header,
@@ -28,9 +28,9 @@ from mlgraph.storage.container import (
 )
 from mlgraph.storage.kinds import PROGRAM, foreign_kind
 from mlgraph.storage.lazy import LazyTensors, TensorFile
+from mlgraph.storage.plain_values import Malformed, shorten
 from mlgraph.storage.programs import decode_program, encode_program
 from mlgraph.storage.strictjson import dump, parse
-from mlgraph.storage.values import Malformed, shorten
 from mlgraph.storage.write import write_tensor
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _DIGEST = slice(8 + len(_START), 8 + len(_START) + 64)
 _CHECKSUMS_AT = _DIGEST.stop + len(b'","crc32":"')
 
 
-def save(program: Program, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
+def save(program: Program, path: str | os.PathLike[str], *, progress: OnProgress | None = None) -> None:
     """Write a program to one file, atomically.
 
     Tensors are taken from ``program.tensors`` one at a time, in parts where their source makes them so,
@@ -71,7 +71,11 @@ def save(program: Program, path: str | os.PathLike[str], *, progress: Progress |
 
 
 def _write_tensors(
-    file: BinaryIO, header: Header, program: Program, path: str | os.PathLike[str], progress: Progress | None
+    file: BinaryIO,
+    header: Header,
+    program: Program,
+    path: str | os.PathLike[str],
+    progress: OnProgress | None,
 ) -> list[int]:
     file.truncate(header.file_size)
     done, total = len(header.raw), header.file_size

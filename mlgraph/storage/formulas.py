@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 
 from mlgraph.program.size_guards import FUNCTIONS, INFIX, Formula, Operation
-from mlgraph.storage.values import Malformed, shorten, text
+from mlgraph.storage.plain_values import Malformed, shorten, text
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<float>\d{1,20}(?:\.\d{1,20}(?:e[+-]?\d{1,3})?|e[+-]?\d{1,3}))|(?P<int>\d{1,19})"

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from mlgraph.storage.targets import decode_target, encode_target
-from mlgraph.storage.values import (
+from mlgraph.storage.op_table import decode_target, encode_target
+from mlgraph.storage.plain_values import (
     Malformed,
     array,
     boolean,

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mlgraph.graph.ops import traits_of
 from mlgraph.graph.traits import Trait
-from mlgraph.storage.values import Malformed
+from mlgraph.storage.plain_values import Malformed
 
 MAX_PARTS = 1 << 14
 """Tensors that one node may make."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mlgraph.program.notes import Note, NoteKind
-from mlgraph.storage.values import Malformed, shorten
+from mlgraph.storage.plain_values import Malformed, shorten
 
 _SENTENCES: tuple[tuple[NoteKind, str], ...] = (
     ("kept", r"kept: (?P<text>the factor \S+ at (?P<subject>\S+), which is .*)"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlgraph.program.origin import HuggingFaceOrigin, ModuleOrigin, Origin, TimmOrigin
-from mlgraph.storage.values import Malformed, shorten
+from mlgraph.storage.plain_values import Malformed, shorten
 
 _BESIDE = frozenset({"kind", "history", "module", "parameters"})
 _KNOWN: dict[Any, frozenset[str]] = {

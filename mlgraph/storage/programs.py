@@ -29,10 +29,7 @@ from mlgraph.storage.origins import (
     encode_origin,
     encode_rescales,
 )
-from mlgraph.storage.pytrees import decode_spec, encode_spec
-from mlgraph.storage.selections import decode_selections, encode_ways
-from mlgraph.storage.strictjson import dump
-from mlgraph.storage.values import (
+from mlgraph.storage.plain_values import (
     Malformed,
     array,
     boolean,
@@ -48,6 +45,9 @@ from mlgraph.storage.values import (
     shorten,
     text,
 )
+from mlgraph.storage.pytrees import decode_spec, encode_spec
+from mlgraph.storage.selections import decode_selections, encode_ways
+from mlgraph.storage.strictjson import dump
 
 if TYPE_CHECKING:
     from mlgraph.program.size_guards import Formula

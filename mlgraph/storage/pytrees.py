@@ -19,7 +19,7 @@ from typing import Any
 from torch.utils import _pytree as pytree
 
 from mlgraph.program import Note
-from mlgraph.storage.values import Malformed, array, decode, encode, fields, integer, shorten, text
+from mlgraph.storage.plain_values import Malformed, array, decode, encode, fields, integer, shorten, text
 
 _MAPPINGS = {"dict": dict, "ordered": OrderedDict}
 _FACTORIES = {"none": None, "list": list, "dict": dict, "int": int, "float": float, "set": set}

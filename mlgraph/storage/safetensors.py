@@ -13,19 +13,19 @@ from typing import Any, BinaryIO
 import torch
 
 from mlgraph.errors import FileError
-from mlgraph.files import Progress, atomic_write, file_errors, require_space, write_bytes
+from mlgraph.files import OnProgress, atomic_write, file_errors, require_space, write_bytes
 from mlgraph.program.tensors import Rows, Shapes
 from mlgraph.storage.container import Header, make_header, nbytes, parse_header, read_raw_header
 from mlgraph.storage.lazy import LazyTensors, TensorFile
+from mlgraph.storage.plain_values import Malformed, shorten
 from mlgraph.storage.strictjson import parse
-from mlgraph.storage.values import Malformed, shorten
 from mlgraph.storage.write import write_tensor
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _MAX_INDEX = 64 << 20
 
-Source = Mapping[str, torch.Tensor] | Callable[[str], Rows] | Iterable[tuple[str, Rows]]
+TensorsToWrite = Mapping[str, torch.Tensor] | Callable[[str], Rows] | Iterable[tuple[str, Rows]]
 """Where tensors come from: a mapping or function by name, or pairs in any order."""
 
 
@@ -83,11 +83,11 @@ def _read_index(path: Path) -> dict[str, str]:
 def write_safetensors(
     directory: str | os.PathLike[str],
     shapes: Shapes,
-    tensors: Source,
+    tensors: TensorsToWrite,
     *,
     shard_size: int = 5_000_000_000,
     metadata: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> list[Path]:
     """Write tensors to ``model.safetensors``, or to shards of at most ``shard_size`` bytes and an index.
 
@@ -159,7 +159,7 @@ def _plan(root: Path, shapes: Shapes, shard_size: int, metadata: Mapping[str, st
 def _fill(
     files: Mapping[str, BinaryIO],
     headers: Mapping[str, Header],
-    tensors: Source,
+    tensors: TensorsToWrite,
     count: Callable[[int], None],
 ) -> None:
     places = {extent.name: (shard, extent) for shard, header in headers.items() for extent in header.extents}
@@ -173,7 +173,7 @@ def _fill(
         raise Malformed(f"tensor {next(iter(places))} did not come")
 
 
-def _pairs(tensors: Source, names: Mapping[str, Any]) -> Iterator[tuple[str, Rows]]:
+def _pairs(tensors: TensorsToWrite, names: Mapping[str, Any]) -> Iterator[tuple[str, Rows]]:
     if isinstance(tensors, Mapping):
         return ((name, tensors[name]) for name in list(names))
     if callable(tensors):

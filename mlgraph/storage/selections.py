@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlgraph.program import Lineage, Selection
-from mlgraph.storage.values import Malformed, shorten
+from mlgraph.storage.plain_values import Malformed, shorten
 
 
 def encode_ways(lineage: Lineage) -> dict[str, Any]:

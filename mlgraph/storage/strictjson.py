@@ -7,7 +7,7 @@ import re
 from itertools import accumulate
 from typing import Any
 
-from mlgraph.storage.values import Malformed, shorten
+from mlgraph.storage.plain_values import Malformed, shorten
 
 MAX_DEPTH = 64
 BYTES_PER_TOKEN = 64

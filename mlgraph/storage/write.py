@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import torch
 
 from mlgraph.storage.container import Extent, chunks, tensor_bytes
-from mlgraph.storage.values import Malformed
+from mlgraph.storage.plain_values import Malformed
 
 if TYPE_CHECKING:
     from mlgraph.program.tensors import Rows

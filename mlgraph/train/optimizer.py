@@ -19,14 +19,14 @@ OptimizerState: TypeAlias = "dict[str, dict[str, torch.Tensor]]"
 States: TypeAlias = "Mapping[str, Mapping[str, torch.Tensor]]"
 FIRST_MOMENTS = ("exp_avg", "momentum_buffer")
 SECOND_MOMENTS = ("exp_avg_sq", "max_exp_avg_sq")
-Kind = Literal["adamw", "sgd"]
+OptimizerKind = Literal["adamw", "sgd"]
 
 
 @dataclass(frozen=True)
 class Optimizer:
     """The optimizer of a run: AdamW or SGD; each number is documented by its field's ``help``."""
 
-    kind: Kind = option("adamw", "the method")
+    kind: OptimizerKind = option("adamw", "the method")
     lr: float = option(1e-3, "peak learning rate where a phase names none")
     weight_decay: float = option(0.01, "decay of parameters with two or more dims")
     betas: tuple[float, float] = option((0.9, 0.95), "AdamW's decay rates of the moments")
@@ -35,8 +35,8 @@ class Optimizer:
     nesterov: bool = option(False, "SGD with Nesterov's momentum")
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            listed = ", ".join(get_args(Kind))
+        if self.kind not in get_args(OptimizerKind):
+            listed = ", ".join(get_args(OptimizerKind))
             raise TrainError(f"The optimizer {self.kind!r} is unknown: choose one of {listed}.")
         object.__setattr__(self, "betas", tuple(self.betas))
         for name in ("lr", "weight_decay", "eps", "momentum"):

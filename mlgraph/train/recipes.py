@@ -15,7 +15,7 @@ from mlgraph.train.phases import Coarsen, Interpolate, Phase, Refine, Train, who
 from mlgraph.train.tables import build
 
 _T = TypeVar("_T")
-Kind = Literal["vcycle", "wcycle", "fmg", "cascade", "stacking", "plain"]
+RecipeKind = Literal["vcycle", "wcycle", "fmg", "cascade", "stacking", "plain"]
 Numbers = int | tuple[int, ...]
 Reals = float | tuple[float, ...]
 
@@ -31,7 +31,7 @@ class Recipe:
     to ``levels - 1``, ``lr`` for every level. The paper takes ``alpha`` 0.5 for BERT, 0.25 for GPT and DeiT.
     """
 
-    kind: Kind = option("vcycle", "which program is made; not used where phases are listed")
+    kind: RecipeKind = option("vcycle", "which program is made; not used where phases are listed")
     steps: int = option(1000, "optimizer steps of the model itself", least=0)
     init_steps: Numbers = option(0, "of these, steps before coarsening (E_a); or a list, one per level")
     coarse_steps: Numbers | None = option(
@@ -139,7 +139,7 @@ class _Levels:
         return phases
 
 
-def _recipe(kind: Kind, **options: Any) -> list[Phase]:
+def _recipe(kind: RecipeKind, **options: Any) -> list[Phase]:
     given = {name: value for name, value in options.items() if value is not None}
     return build(Recipe, {"kind": kind, **given}).phases()
 

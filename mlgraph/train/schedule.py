@@ -16,7 +16,7 @@ from mlgraph.errors import suggestion
 from mlgraph.passes.options import option
 from mlgraph.train.errors import TrainError
 
-Kind = Literal["cosine", "wsd", "linear", "constant"]
+ScheduleKind = Literal["cosine", "wsd", "linear", "constant"]
 Span = Literal["phase", "level", "run"]
 
 
@@ -27,7 +27,9 @@ class Schedule:
     ``wsd`` (warmup, stable, decay) is the schedule of Hu et al., "MiniCPM" (arXiv 2404.06395).
     """
 
-    kind: Kind = option("cosine", "how the rate moves; wsd: warmup, stable, decay; linear: straight down")
+    kind: ScheduleKind = option(
+        "cosine", "how the rate moves; wsd: warmup, stable, decay; linear: straight down"
+    )
     warmup: int = option(0, "steps of linear warmup at the start of the span")
     final: float = option(0.0, "factor of the peak rate at the end of the span")
     decay: float = option(
@@ -38,7 +40,7 @@ class Schedule:
     rewarm_new: bool = option(False, "warm up again for new parameters alone")
 
     def __post_init__(self) -> None:
-        _check_choice("schedule kind", self.kind, get_args(Kind))
+        _check_choice("schedule kind", self.kind, get_args(ScheduleKind))
         _check_choice("schedule span", self.over, get_args(Span))
         if self.warmup < 0 or self.rewarm < 0:
             raise TrainError("Schedule warmup and rewarm count steps: give numbers that are not negative.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mlgraph.graph.dataflow import Dataflow
 from mlgraph.graph.ops import op_name
 from mlgraph.view.diagram import Box, Edge
-from mlgraph.view.drafts import Draft, owner
+from mlgraph.view.drafts import DiagramDraft, owner
 from mlgraph.view.naming import describe
 from mlgraph.view.scope import Wires
 from mlgraph.view.words import Words
@@ -82,7 +82,7 @@ class Boxes:
 
     def wire(
         self,
-        draft: Draft,
+        draft: DiagramDraft,
         node: fx.Node,
         owner: Mapping[fx.Node, str],
         outside: Mapping[fx.Node, Box] | None = None,
@@ -99,7 +99,7 @@ class Boxes:
             if source is not None and source != owner[node]:
                 draft.connect(self.edge(source, owner[node], arg, through))
 
-    def leave(self, draft: Draft, node: fx.Node, name: str, owner: Mapping[fx.Node, str]) -> None:
+    def leave(self, draft: DiagramDraft, node: fx.Node, name: str, owner: Mapping[fx.Node, str]) -> None:
         """A box for what goes out at a node, if it is made inside."""
         origin, through = self.wires.trail(node)
         if origin is not None and origin in owner:

@@ -14,7 +14,7 @@ _LONG = 3
 
 
 @dataclass
-class Draft:
+class DiagramDraft:
     """A diagram in the making; edges by their ends."""
 
     boxes: dict[str, Box] = field(default_factory=dict)

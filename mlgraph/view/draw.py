@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
+from mlgraph.view.box_sizes import SIZES, BoxLine, text_width
 from mlgraph.view.diagram import Box, Token
 from mlgraph.view.markup import escaped, tag
-from mlgraph.view.measure import SIZES, Line, text_width
 
 if TYPE_CHECKING:
     from mlgraph.program.families import Family
@@ -111,7 +111,7 @@ class Drawing:
         first = placed.y - (len(lines) - 1) * step / 2 + 4.0
         return "".join(self._line(line, placed.x, first + number * step) for number, line in enumerate(lines))
 
-    def _line(self, line: Line, x: float, y: float) -> str:
+    def _line(self, line: BoxLine, x: float, y: float) -> str:
         """A centred line, with axes in every variant."""
         if not any(piece.family is not None for piece in line.pieces):
             return self._text(line.pieces, line.style, x, y, "", line.width)

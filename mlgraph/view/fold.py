@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.view.boxes import Boxes, box_id
 from mlgraph.view.diagram import Box, Diagram, View
-from mlgraph.view.drafts import Draft, titled
+from mlgraph.view.drafts import DiagramDraft, titled
 from mlgraph.view.patterns import Group, group, numbered_modules
 from mlgraph.view.tree import module_tree
 
@@ -64,7 +64,7 @@ class _Fold:
 
     def overview(self) -> Diagram:
         """The whole program."""
-        draft, owner = Draft(), dict(self._owner)
+        draft, owner = DiagramDraft(), dict(self._owner)
         inputs = (node for node in self.program.graph.nodes if node.op == "placeholder")
         for leaf, node in zip(self.program.signature.inputs, inputs, strict=True):
             if leaf.is_tensor and node in self.boxes.flow.order and self.wires.consumers[node]:
@@ -143,8 +143,8 @@ class _Fold:
 
     def _part(
         self, groups: Sequence[Group], root: str, outside: Mapping[fx.Node, Box], exits: Iterable[fx.Node]
-    ) -> Draft:
-        draft, owner = Draft(), _owners(groups)
+    ) -> DiagramDraft:
+        draft, owner = DiagramDraft(), _owners(groups)
         for found in groups:
             draft.boxes[box_id(found)] = self.boxes.box(found, root, self._owner)
         for node in owner:

@@ -11,7 +11,7 @@ from mlgraph.view.draw import Drawing
 from mlgraph.view.markup import escaped, json_script, tag
 from mlgraph.view.module_outline import outline
 from mlgraph.view.picture import Picture, arrange
-from mlgraph.view.sides import Side, legend, palette, sides
+from mlgraph.view.sides import DrawnProgram, legend, palette, sides
 
 if TYPE_CHECKING:
     from mlgraph.view.diagram import Box, Diagram, Edge, Tokens, View
@@ -25,7 +25,7 @@ Tip = list[tuple[str, str]]
 class PagePaint:
     """Classes for the style sheet; families go by their place on the page."""
 
-    def __init__(self, side: Side) -> None:
+    def __init__(self, side: DrawnProgram) -> None:
         self.places = side.places
         self.fates = [family.fate for family in side.view.families]
 
@@ -72,11 +72,11 @@ def _asset(name: str) -> str:
     return files("mlgraph.view").joinpath(name).read_text(encoding="utf-8")
 
 
-def _chains(programs: Sequence[Side]) -> list[str]:
+def _chains(programs: Sequence[DrawnProgram]) -> list[str]:
     return list(dict.fromkeys(name for side in programs for name in side.view.parts))
 
 
-def _colour_rules(found: Sequence[Side]) -> str:
+def _colour_rules(found: Sequence[DrawnProgram]) -> str:
     chosen = list(enumerate(palette(found)))
     light = "".join(f".f{place}{{--axis:{on_white}}}" for place, (on_white, _) in chosen)
     system, dark = (
@@ -85,7 +85,7 @@ def _colour_rules(found: Sequence[Side]) -> str:
     return f"{light}@media (prefers-color-scheme: dark){{{system}}}{dark}"
 
 
-def _header(programs: Sequence[Side], title: str) -> str:
+def _header(programs: Sequence[DrawnProgram], title: str) -> str:
     counts = " → ".join(f"{side.view.parameters:,}" for side in programs)
     pressed = str(len(programs) > 1).lower()
     buttons = (
@@ -102,7 +102,7 @@ def _header(programs: Sequence[Side], title: str) -> str:
     )
 
 
-def _told(programs: Sequence[Side]) -> str:
+def _told(programs: Sequence[DrawnProgram]) -> str:
     """Notes of the programs, each once."""
     lines = dict.fromkeys(
         line
@@ -115,7 +115,7 @@ def _told(programs: Sequence[Side]) -> str:
 # The legend
 
 
-def _legend(programs: Sequence[Side]) -> str:
+def _legend(programs: Sequence[DrawnProgram]) -> str:
     rows = []
     for entry in legend(programs):
         stroke = {"class": f"strand f{entry.place}", "stroke-dasharray": DASHES[entry.family.fate]}
@@ -143,7 +143,7 @@ def _legend(programs: Sequence[Side]) -> str:
 # Diagrams
 
 
-def _card(programs: Sequence[Side], chain: str | None, tips: dict[str, Tip]) -> str:
+def _card(programs: Sequence[DrawnProgram], chain: str | None, tips: dict[str, Tip]) -> str:
     figures, repeats = [], []
     for number, side in enumerate(programs):
         diagram = side.view.overview if chain is None else side.view.parts.get(chain)
@@ -164,7 +164,7 @@ def _card(programs: Sequence[Side], chain: str | None, tips: dict[str, Tip]) -> 
     )
 
 
-def _figure(side: Side, diagram: Diagram, prefix: str, tips: dict[str, Tip]) -> str:
+def _figure(side: DrawnProgram, diagram: Diagram, prefix: str, tips: dict[str, Tip]) -> str:
     picture = arrange(diagram)
     drawing = PageDrawing(side, prefix)
     for placed in picture.boxes:
@@ -194,7 +194,7 @@ class PageDrawing(Drawing):
 
     variants = ("names", "sizes")
 
-    def __init__(self, side: Side, prefix: str) -> None:
+    def __init__(self, side: DrawnProgram, prefix: str) -> None:
         super().__init__(side.view.families, PagePaint(side), prefix)
         self.places = side.places
 

@@ -10,7 +10,7 @@ from torch import fx
 
 from mlgraph.graph.ops import has, op_name
 from mlgraph.graph.traits import Trait
-from mlgraph.view import kinds as ops
+from mlgraph.view import op_kinds as ops
 from mlgraph.view.patterns import Group, meets
 
 if TYPE_CHECKING:

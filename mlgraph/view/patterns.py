@@ -10,7 +10,7 @@ import networkx as nx
 
 from mlgraph.graph.ops import has, op_name
 from mlgraph.graph.traits import Trait
-from mlgraph.view import kinds as ops
+from mlgraph.view import op_kinds as ops
 
 if TYPE_CHECKING:
     from torch import fx

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from mlgraph.view.box_sizes import Face, face
 from mlgraph.view.layering import Layered, bend, layered
-from mlgraph.view.measure import Face, face
 
 if TYPE_CHECKING:
     from mlgraph.view.diagram import Box, Diagram, Edge

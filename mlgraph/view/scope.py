@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlgraph.graph.ops import has, is_tensor_valued, op_name
 from mlgraph.graph.traits import Trait
-from mlgraph.view.kinds import is_join, is_layout
+from mlgraph.view.op_kinds import is_join, is_layout
 
 if TYPE_CHECKING:
     from torch import fx

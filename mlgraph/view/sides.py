@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlgraph.view.box_sizes import face
 from mlgraph.view.colours import DASHES, colours
-from mlgraph.view.measure import face
 
 if TYPE_CHECKING:
     from mlgraph.program.families import Family
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Side:
+class DrawnProgram:
     """One of the programs drawn: its view, what it is called there, and the places of its families.
 
     Families that share an axis, in whichever programs, have the same place.
@@ -26,10 +26,10 @@ class Side:
     places: tuple[int, ...]
 
 
-def sides(views: Mapping[str, View]) -> list[Side]:
+def sides(views: Mapping[str, View]) -> list[DrawnProgram]:
     """The programs of views by label: a family of a later one has the place of its likeness."""
     by_axis: dict[str, int] = {}
-    found: list[Side] = []
+    found: list[DrawnProgram] = []
     free = 0
     for label, view in views.items():
         places: list[int] = []
@@ -40,11 +40,11 @@ def sides(views: Mapping[str, View]) -> list[Side]:
         for family, place in zip(view.families, places, strict=True):
             for id in family.ids:
                 by_axis.setdefault(id, place)
-        found.append(Side(view, label, tuple(places)))
+        found.append(DrawnProgram(view, label, tuple(places)))
     return found
 
 
-def palette(found: Sequence[Side]) -> list[tuple[str, str]]:
+def palette(found: Sequence[DrawnProgram]) -> list[tuple[str, str]]:
     """Per place its colour on white and on black."""
     first: dict[int, Family] = {}
     for side in found:
@@ -54,7 +54,7 @@ def palette(found: Sequence[Side]) -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class Entry:
+class LegendEntry:
     """What a legend says of the axes at one place.
 
     ``sizes`` are those of the programs in turn, ``count`` says how many axes of the first program are alike,
@@ -79,7 +79,7 @@ class Entry:
         return f"{self.family.fate}: {self.family.reason}" if self.family.reason else self.family.fate
 
 
-def legend(found: Sequence[Side]) -> list[Entry]:
+def legend(found: Sequence[DrawnProgram]) -> list[LegendEntry]:
     """An entry for each place that something drawn shows; what may be coarsened comes first."""
     shown = dict.fromkeys(side.places[family] for side in found for family in _drawn(side.view))
     entries = []
@@ -92,7 +92,7 @@ def legend(found: Sequence[Side]) -> list[Entry]:
         ]
         family, slots = members[0]
         sizes = tuple(dict.fromkeys(family.size for family, _ in members))
-        entries.append(Entry(place, family, sizes, len(family.ids), slots))
+        entries.append(LegendEntry(place, family, sizes, len(family.ids), slots))
     return sorted(entries, key=lambda entry: list(DASHES).index(entry.family.fate))
 
 

@@ -11,7 +11,7 @@ from mlgraph.view.colours import DASHES
 from mlgraph.view.draw import Drawing
 from mlgraph.view.markup import escaped, tag
 from mlgraph.view.picture import Picture, arrange
-from mlgraph.view.sides import Entry, Side, legend, palette, sides
+from mlgraph.view.sides import DrawnProgram, LegendEntry, legend, palette, sides
 
 if TYPE_CHECKING:
     from mlgraph.view.diagram import Box, View
@@ -48,7 +48,7 @@ _FONT = "Helvetica, Arial, sans-serif"
 class PrintPaint:
     """Literal colours on white, so that no style sheet is needed; dashes tell what is not coarsened."""
 
-    def __init__(self, side: Side, chosen: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, side: DrawnProgram, chosen: Sequence[tuple[str, str]]) -> None:
         self.places = side.places
         self.fates = [family.fate for family in side.view.families]
         self.colours = [chosen[place][0] for place in side.places]
@@ -120,7 +120,7 @@ def fragment(views: Mapping[str, View]) -> str:
 
 
 def _row(
-    side: Side, chosen: Sequence[tuple[str, str]], entries: Sequence[Entry], in_sizes: bool
+    side: DrawnProgram, chosen: Sequence[tuple[str, str]], entries: Sequence[LegendEntry], in_sizes: bool
 ) -> tuple[str, float, float]:
     """The elements of one program's view, their width and height; the legend stands below the whole."""
     view, paint = side.view, PrintPaint(side, chosen)
@@ -180,7 +180,7 @@ def _figure(drawing: Drawing, picture: Picture, x: float, framed: bool = False) 
     return tag("g", {"transform": f"translate({x:.1f} {_MARGIN})"}, heading, frame, inner)
 
 
-def _legend(entries: Sequence[Entry], paint: PrintPaint) -> tuple[str, float]:
+def _legend(entries: Sequence[LegendEntry], paint: PrintPaint) -> tuple[str, float]:
     """Each axis with its stroke, name, size and fate; the height of them all."""
     rows, y = [], 12.0
     for entry in entries:

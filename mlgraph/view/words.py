@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mlgraph.program.dims import Dim, Join, Leaf, Term
 from mlgraph.program.families import families
 from mlgraph.view.diagram import Tensor, Token, Tokens
-from mlgraph.view.kinds import value_of
+from mlgraph.view.op_kinds import value_of
 
 if TYPE_CHECKING:
     from torch import fx

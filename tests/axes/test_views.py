@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 import mlgraph
-from mlgraph.axes.rules.registry import Context, Dims, Result, Rule, set_rule
+from mlgraph.axes.rules.registry import Context, DimList, Rule, RuleResult, set_rule
 from mlgraph.program import Program
 from tests import oracles
 
@@ -106,7 +106,7 @@ def _(x: torch.Tensor) -> torch.Tensor:
     ],
 )
 def test_a_rule_that_fails_freezes_by_name(error: Exception, sentence: str) -> None:
-    def failing(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+    def failing(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
         raise error
 
     set_rule(torch.ops.mlgraph_tests.ruled.default, Rule(structure=failing))

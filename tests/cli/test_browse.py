@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mlgraph
-from mlgraph.cli.browser.explorer import Explorer, Place
+from mlgraph.cli.browser.explorer import Explorer, Subject
 from mlgraph.cli.browser.panels import detail, figures
 from mlgraph.cli.browser.preview import (
     CONTROLS,
@@ -32,7 +32,7 @@ from textual.widgets import OptionList, Tree
 
 from mlgraph.cli.browser.app import Browser
 
-DOWN = Place("tensor", "blocks.0.mlp.down.weight")
+DOWN = Subject("tensor", "blocks.0.mlp.down.weight")
 
 
 @cache
@@ -40,7 +40,7 @@ def explorer() -> Explorer:
     return Explorer(stack())
 
 
-def texts(place: Place, shown: Preview | None = None) -> list[str]:
+def texts(place: Subject, shown: Preview | None = None) -> list[str]:
     return [line.text.plain for line in detail(explorer(), place, shown or Preview(Coalesce()))]
 
 
@@ -87,7 +87,7 @@ def test_from_a_parameter_to_its_axis_to_the_others():
 
 
 def test_every_line_leads_to_something_that_can_be_shown():
-    seen, todo = set(), [Place("module", "")]
+    seen, todo = set(), [Subject("module", "")]
     while todo:
         place = todo.pop()
         if place not in seen:
@@ -98,12 +98,12 @@ def test_every_line_leads_to_something_that_can_be_shown():
 
 
 def test_search_wants_every_word_and_prefers_ends():
-    assert explorer().search("mlp down")[:2] == (Place("module", "blocks.0.mlp.down"), DOWN)
+    assert explorer().search("mlp down")[:2] == (Subject("module", "blocks.0.mlp.down"), DOWN)
     assert explorer().search("DOWN.WEIGHT") == (DOWN,)
-    assert Place("axis", "hidden") in explorer().search("hidd")
+    assert Subject("axis", "hidden") in explorer().search("hidd")
     assert explorer().search("  ") == ()
     assert explorer().search("nothing like it") == ()
-    assert explorer().search("blocks.3.mlp.down.weight") == (Place("tensor", "blocks.3.mlp.down.weight"),)
+    assert explorer().search("blocks.3.mlp.down.weight") == (Subject("tensor", "blocks.3.mlp.down.weight"),)
 
 
 # what coarsening would do
@@ -177,11 +177,11 @@ def test_what_cannot_be_is_refused_in_a_sentence():
 def test_panels_show_sizes_before_and_after():
     shown = preview(stack(), Coalesce(width=2))
     assert "parameter [24, 20] → [12, 10], 1.88 KiB" in texts(DOWN, shown)
-    assert "hidden 24 → 12 coarsenable" in texts(Place("axis", "hidden"), shown)
+    assert "hidden 24 → 12 coarsenable" in texts(Subject("axis", "hidden"), shown)
     frozen = Preview(Coalesce(freeze=("hidden",)))
-    assert "hidden 24 kept: you froze it" in texts(Place("axis", "hidden"), frozen)
-    assert "vocab 31 frozen: it indexes a lookup table" in texts(Place("axis", "vocab"), frozen)
-    assert "a chain of 4 blocks; depth divides them" in texts(Place("module", "blocks.0"))
+    assert "hidden 24 kept: you froze it" in texts(Subject("axis", "hidden"), frozen)
+    assert "vocab 31 frozen: it indexes a lookup table" in texts(Subject("axis", "vocab"), frozen)
+    assert "a chain of 4 blocks; depth divides them" in texts(Subject("module", "blocks.0"))
 
 
 # the screen
@@ -192,9 +192,9 @@ class Seen:
     """What there was after some keys."""
 
     text: str
-    place: Place
-    cursor: Place | None
-    chosen: Place | None
+    place: Subject
+    cursor: Subject | None
+    chosen: Subject | None
     request: Coalesce
     shown: Preview
     searching: bool
@@ -267,7 +267,7 @@ def test_the_first_screen_shows_the_tree():
 
 def test_folding_and_unfolding():
     unfolded, folded, again = looks("down", "down", LOOK, "space", LOOK, "space", LOOK)
-    assert unfolded.place == Place("module", "blocks.0")
+    assert unfolded.place == Subject("module", "blocks.0")
     assert "mlp" in left(unfolded)
     assert "mlp" not in left(folded)
     assert "mlp" in left(again)
@@ -291,9 +291,9 @@ def test_a_search_in_vain_is_told_and_escape_ends_one():
 def test_jumps_from_parameter_to_axis_to_parameter_and_back():
     way = ["slash", *keys_of("down.weight"), "enter", "tab", "down"]
     chosen, axis, slot, back, first = looks(*way, LOOK, "enter", LOOK, "enter", LOOK, "b", LOOK, "b", LOOK)
-    assert chosen.chosen == Place("axis", "hidden")
+    assert chosen.chosen == Subject("axis", "hidden")
     assert axis.place == chosen.chosen
-    assert slot.place == slot.cursor == Place("tensor", "embed.weight")
+    assert slot.place == slot.cursor == Subject("tensor", "embed.weight")
     assert back.place == axis.place
     assert first.place == DOWN
 
@@ -313,7 +313,7 @@ def test_the_preview_follows_the_factors():
 def test_an_axis_gets_its_own_factor_and_is_frozen():
     keys = ["slash", *keys_of("hidden"), "enter", LOOK, "plus", "plus", LOOK, "minus", "minus", LOOK]
     axis, factor, none, frozen = looks(*keys, "w", "f", LOOK)
-    assert axis.place == Place("axis", "hidden")
+    assert axis.place == Subject("axis", "hidden")
     assert factor.request.axes == {"hidden": 3}
     assert "hidden 24 → 8 coarsenable" in factor.text
     assert none.request == Coalesce()

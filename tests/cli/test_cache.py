@@ -11,7 +11,7 @@ import torch
 
 import mlgraph
 import mlgraph.interop.open
-from mlgraph.interop.identity import Request, source_key
+from mlgraph.interop.identity import OpenRequest, source_key
 
 NET = """
 import torch
@@ -145,16 +145,16 @@ def test_the_second_look_imports_no_torch(models, tmp_path):
 def test_the_key_follows_what_a_capture_depends_on(models, tmp_path):
     copy = tmp_path / "bert"
     shutil.copytree(models / "bert", copy)
-    asked = Request(str(copy))
+    asked = OpenRequest(str(copy))
     key = source_key(asked)
-    assert key == source_key(Request(str(models / "bert")))
-    assert source_key(Request(str(copy), loss=False)) != key
-    assert source_key(Request(str(copy), module="bert")) != key
+    assert key == source_key(OpenRequest(str(models / "bert")))
+    assert source_key(OpenRequest(str(copy), loss=False)) != key
+    assert source_key(OpenRequest(str(copy), module="bert")) != key
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "hidden_act": "relu"}))
     assert source_key(asked) != key
-    assert source_key(Request("timm:vit")) != source_key(Request("timm:vit,depth=2"))
-    assert source_key(Request(str(tmp_path / "nothing"))) is None
+    assert source_key(OpenRequest("timm:vit")) != source_key(OpenRequest("timm:vit,depth=2"))
+    assert source_key(OpenRequest(str(tmp_path / "nothing"))) is None
 
 
 def test_the_cache_is_shown_and_cleared(cli, models, captures):

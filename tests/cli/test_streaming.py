@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 import mlgraph
-from mlgraph.cli.checks import checked
+from mlgraph.cli.screening import checked
 from mlgraph.errors import MlgraphError
 from mlgraph.interop import directory
 from mlgraph.interop.huggingface import save_huggingface
 from mlgraph.interop.open import open_source
-from mlgraph.program.tensors import Recipe, Recipes
+from mlgraph.program.tensors import Recipes, TensorRecipe
 from tests.zoo import get
 
 
@@ -78,11 +78,11 @@ class Parts:
 
     @property
     def recipe(self):
-        return Recipe(lambda: self.tensor, self.chunks)
+        return TensorRecipe(lambda: self.tensor, self.chunks)
 
 
 def lazy(parts):
-    recipes = {"weight": parts.recipe, "bias": Recipe(lambda: torch.zeros(8))}
+    recipes = {"weight": parts.recipe, "bias": TensorRecipe(lambda: torch.zeros(8))}
     program = mlgraph.capture(nn.Linear(3, 8), (torch.randn(5, 3),))
     return program.replace(tensors=program.tensors.replace(Recipes(recipes, program.tensors.meta())))
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mlgraph import MlgraphError, capture, emit
 from mlgraph.emit import checkpoint_blocks
-from mlgraph.emit.module import Block
+from mlgraph.emit.module import EmittedBlock
 from tests.captured import captured, same_function, worst
 from tests.zoo import entries
 
@@ -212,7 +212,7 @@ def test_pickles_with_its_program() -> None:
 def test_each_block_is_a_module_at_its_original_path(name: str) -> None:
     case = captured(name)
     module = emit(case.program)
-    blocks = {path: m for path, m in module.named_modules() if isinstance(m, Block)}
+    blocks = {path: m for path, m in module.named_modules() if isinstance(m, EmittedBlock)}
     numbered = {f"{chain.prefix}{n}" for chain in case.program.blocks for n in chain.numbers}
     assert set(blocks) == numbered
     assert len(blocks) == 4

@@ -214,7 +214,7 @@ RULES = {
     "mlgraph/axes/rules/": "rules per op for axes",
     "mlgraph/capture/masks/": "rules per op for masks read as functions of their indices",
     "mlgraph/emit/codegen.py": "code per op",
-    "mlgraph/storage/targets.py": "the closed list of what a file may name",
+    "mlgraph/storage/op_table.py": "the closed list of what a file may name",
     "mlgraph/capture/size_guards.py": "functions in formulas of sizes",
     "mlgraph/capture/tracing.py": "methods met in Python while a model is traced, before there is a graph",
     "mlgraph/interop/timm.py": "methods that initialise modules, before there is a graph",

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mlgraph.errors import MlgraphError
 from mlgraph.passes import registry
 from mlgraph.passes.base import Pass
-from mlgraph.passes.notation import Reader, render
+from mlgraph.passes.notation import NotationReader, render
 from mlgraph.passes.pipeline import Pipeline, parse_pass, parse_pipeline
 from mlgraph.program import Note, Program
 
@@ -71,7 +71,7 @@ values = st.recursive(
 
 @given(values)
 def test_a_value_is_read_as_it_was_written(value):
-    reader = Reader(render(value))
+    reader = NotationReader(render(value))
     again = reader.value()
     assert again == value
     assert type(again) is type(value)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlgraph.program.size_guards import Formula, Operation, holds, names, text, value
 from mlgraph.storage.formulas import decode_formula
-from mlgraph.storage.values import Malformed
+from mlgraph.storage.plain_values import Malformed
 
 SIZES = ("batch", "sequence")
 

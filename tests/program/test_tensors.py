@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlgraph.interop.weights import DirectoryTensors, Rescale
 from mlgraph.program import Program
-from mlgraph.program.tensors import Checked, InMemory, Recipe, Recipes, TensorSource
+from mlgraph.program.tensors import Checked, InMemory, Recipes, TensorRecipe, TensorSource
 from mlgraph.storage import open_safetensors, write_safetensors
 from tests.storage.programs import mlp
 
@@ -30,8 +30,8 @@ def like() -> dict[str, torch.Tensor]:
 
 
 def recipes() -> Recipes:
-    made = {name: Recipe(tensor.clone) for name, tensor in VALUES.items()}
-    made["matrix"] = Recipe(VALUES["matrix"].clone, lambda: iter(VALUES["matrix"].split(2)))
+    made = {name: TensorRecipe(tensor.clone) for name, tensor in VALUES.items()}
+    made["matrix"] = TensorRecipe(VALUES["matrix"].clone, lambda: iter(VALUES["matrix"].split(2)))
     return Recipes(made, like())
 
 

@@ -14,7 +14,7 @@ import mlgraph
 from mlgraph.axes.factors import fresh, regroup
 from mlgraph.axes.rules import pointwise
 from mlgraph.axes.rules.einsum import einsum_rule
-from mlgraph.axes.rules.registry import _RULES, Context, Dims, Result, Rule
+from mlgraph.axes.rules.registry import _RULES, Context, DimList, Rule, RuleResult
 from mlgraph.inspect.explain import explain
 from mlgraph.program import Program
 from mlgraph.program.families import judged
@@ -67,35 +67,35 @@ def captured() -> Program:
     return mlgraph.capture(model, (torch.randn(3, 7, 6, dtype=torch.float64),))
 
 
-def other_part_kept(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def other_part_kept(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     """The minor part taken for the major one."""
     major, minor = regroup([dims[-1]], [4, 4])
     return [*dims[:-1], minor, major]
 
 
-def in_turns(ctx: Context, node: fx.Node) -> Result:
+def in_turns(ctx: Context, node: fx.Node) -> RuleResult:
     """What is joined end to end taken for what is interleaved."""
     dims = ctx.dims(node.args[0][0])  # type: ignore[index]
     return [*dims[:-1], (*dims[-1], *fresh(2))]
 
 
-def averaged(ctx: Context, node: fx.Node) -> Result:
+def averaged(ctx: Context, node: fx.Node) -> RuleResult:
     return pointwise._mean(ctx, node)
 
 
-def averaged_norm(ctx: Context, node: fx.Node) -> Result:
+def averaged_norm(ctx: Context, node: fx.Node) -> RuleResult:
     _, out = pointwise._reduce(ctx, node, 2)
     ctx.emit(node.args[0])
     return out
 
 
-def values_alone(ctx: Context, node: fx.Node) -> Result:
+def values_alone(ctx: Context, node: fx.Node) -> RuleResult:
     _, out = pointwise._reduce(ctx, node)
     ctx.emit(node.args[0])
     return [list(out), list(out)]
 
 
-def pairs_of_dims(ctx: Context, node: fx.Node) -> Result:
+def pairs_of_dims(ctx: Context, node: fx.Node) -> RuleResult:
     dims = ctx.dims(node.args[0])
     ctx.emit(node.args[0])
     return [list(dims), list(dims)]

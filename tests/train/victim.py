@@ -56,7 +56,7 @@ def _arm(kill: Kill) -> None:
         return
     owner, name = {
         "step": (Worker, "step"),
-        "write": (checkpoint.Draft, "publish"),
+        "write": (checkpoint.FolderDraft, "publish"),
         "level": (checkpoint.RunDirectory, "save_level"),
     }[kill.where]
     setattr(owner, name, _deadly(getattr(owner, name), kill.count))

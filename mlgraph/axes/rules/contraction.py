@@ -10,8 +10,8 @@ from mlgraph.axes.factors import Misaligned, fresh, hint, regroup, size_of
 from mlgraph.axes.rules.einsum import contract, einsum_rule, parse
 from mlgraph.axes.rules.registry import (
     Context,
-    Dims,
-    Result,
+    DimList,
+    RuleResult,
     overloads,
     rule,
     set_rule,
@@ -34,7 +34,7 @@ _EINSUM = {
 }
 
 
-def _added(ctx: Context, node: fx.Node, product: Dims) -> Dims:
+def _added(ctx: Context, node: fx.Node, product: DimList) -> DimList:
     """The product with the op's first argument added to it by broadcasting."""
     added = ctx.dims(node.args[0])
     for dim, target in zip(reversed(added), reversed(product), strict=False):
@@ -45,14 +45,14 @@ def _added(ctx: Context, node: fx.Node, product: Dims) -> Dims:
 
 
 @rule("addmm addbmm baddbmm addmv")
-def _add_product(ctx: Context, node: fx.Node) -> Result:
+def _add_product(ctx: Context, node: fx.Node) -> RuleResult:
     spec = {"addmm": "m k, k n -> m n", "addmv": "m k, k -> m", "addbmm": "b m k, b k n -> m n"}
     terms, out = parse(spec.get(op_name(node), "b m k, b k n -> b m n"))
     return _added(ctx, node, contract(ctx, node, node.args[1:3], terms, out))
 
 
 @rule("matmul")
-def _matmul(ctx: Context, node: fx.Node) -> Result:
+def _matmul(ctx: Context, node: fx.Node) -> RuleResult:
     left, right = (len(ctx.dims(a)) for a in node.args)
     a = ("k",) if left == 1 else ("...", "m", "k") if left > 2 or right > 2 else ("m", "k")
     b = ("k",) if right == 1 else ("...", "k", "n") if left > 2 or right > 2 else ("k", "n")
@@ -67,7 +67,7 @@ def _matmul(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("einsum")
-def _einsum(ctx: Context, node: fx.Node) -> Result:
+def _einsum(ctx: Context, node: fx.Node) -> RuleResult:
     equation = str(node.args[0]).replace(" ", "")
     left, arrow, right = equation.partition("->")
 
@@ -84,7 +84,7 @@ def _einsum(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("scaled_dot_product_attention")
-def _attention(ctx: Context, node: fx.Node) -> Result:
+def _attention(ctx: Context, node: fx.Node) -> RuleResult:
     query, key, value = node.args[:3]
     mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
     q, k = ctx.dims(query), ctx.dims(key)
@@ -123,7 +123,7 @@ def _attention(ctx: Context, node: fx.Node) -> Result:
     return result
 
 
-def _convolution(ctx: Context, node: fx.Node, groups: int, transposed: bool) -> Dims:
+def _convolution(ctx: Context, node: fx.Node, groups: int, transposed: bool) -> DimList:
     source, weight = node.args[:2]
     bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
     x, w = ctx.dims(source), ctx.dims(weight)
@@ -170,19 +170,19 @@ def _convolution(ctx: Context, node: fx.Node, groups: int, transposed: bool) -> 
 
 
 @rule("conv1d conv2d conv3d")
-def _conv(ctx: Context, node: fx.Node) -> Result:
+def _conv(ctx: Context, node: fx.Node) -> RuleResult:
     groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
     return _convolution(ctx, node, int(groups), transposed=False)  # type: ignore[arg-type]
 
 
 @rule("conv_transpose1d conv_transpose2d conv_transpose3d")
-def _conv_transpose(ctx: Context, node: fx.Node) -> Result:
+def _conv_transpose(ctx: Context, node: fx.Node) -> RuleResult:
     groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
     return _convolution(ctx, node, int(groups), transposed=True)  # type: ignore[arg-type]
 
 
 @rule("convolution")
-def _general_conv(ctx: Context, node: fx.Node) -> Result:
+def _general_conv(ctx: Context, node: fx.Node) -> RuleResult:
     return _convolution(ctx, node, int(node.args[8]), transposed=bool(node.args[6]))  # type: ignore[arg-type]
 
 

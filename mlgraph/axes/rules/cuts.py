@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlgraph.axes.factors import Factors, Misaligned, concatenate, fresh, regroup, size_of, split
-from mlgraph.axes.rules.registry import Context, Dims, Result, arguments, rule, structure
+from mlgraph.axes.rules.registry import Context, DimList, RuleResult, arguments, rule, structure
 from mlgraph.axes.rules.shape import freeze_all, shape_of
 from mlgraph.graph.ops import op_name
 
@@ -33,7 +33,7 @@ def cut(ctx: Context, node: fx.Node, dim: Factors, sizes: Sequence[int]) -> list
     "split split_with_sizes chunk tensor_split unsafe_split unsafe_chunk unsafe_split_with_sizes split_copy "
     "split_with_sizes_copy"
 )
-def _split(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _split(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
     position %= len(dims)
     sizes = [int(part.shape[position]) for part in ctx.value(node)]
@@ -42,7 +42,7 @@ def _split(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 
 @structure("unbind")
-def _unbind(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _unbind(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     position: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     position %= len(dims)
     count = size_of(dims[position])
@@ -55,7 +55,7 @@ def _unbind(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 
 @structure("select")
-def _select(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _select(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     position = int(node.args[1]) % len(dims)  # type: ignore[arg-type]
     index = ctx.value(node.args[2])
     count = size_of(dims[position])
@@ -86,7 +86,7 @@ def slice_bounds(ctx: Context, node: fx.Node, size: int) -> tuple[int, int, int]
 
 
 @structure("slice narrow slice_copy")
-def _slice(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _slice(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     position: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     position %= len(dims)
     dim = dims[position]
@@ -127,14 +127,14 @@ def _strided(ctx: Context, node: fx.Node, dim: Factors, length: int, step: int) 
 
 
 @rule("cat concat concatenate")
-def _cat(ctx: Context, node: fx.Node) -> Result:
+def _cat(ctx: Context, node: fx.Node) -> RuleResult:
     operands: Any = node.args[0]
     position: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     every = [ctx.dims(operand) for operand in operands]
     every = [dims for dims in every if not (len(dims) == 1 and size_of(dims[0]) == 0)]
     rank = len(every[0])
     position %= rank
-    out: Dims = []
+    out: DimList = []
     for i in range(rank):
         column = [dims[i] for dims in every]
         if i == position:
@@ -148,7 +148,7 @@ def _cat(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("stack")
-def _stack(ctx: Context, node: fx.Node) -> Result:
+def _stack(ctx: Context, node: fx.Node) -> RuleResult:
     operands: Any = node.args[0]
     every = [ctx.dims(operand) for operand in operands]
     position: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
@@ -164,7 +164,7 @@ def _stack(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("slice_scatter")
-def _slice_scatter(ctx: Context, node: fx.Node) -> Result:
+def _slice_scatter(ctx: Context, node: fx.Node) -> RuleResult:
     """The first argument with a slice of it replaced by the second."""
     dims, source = ctx.dims(node.args[0]), ctx.dims(node.args[1])
     position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
@@ -191,7 +191,7 @@ def _slice_scatter(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("select_scatter")
-def _select_scatter(ctx: Context, node: fx.Node) -> Result:
+def _select_scatter(ctx: Context, node: fx.Node) -> RuleResult:
     """The first argument with one index of a dim replaced by the second."""
     dims, source = ctx.dims(node.args[0]), ctx.dims(node.args[1])
     position = int(node.args[2]) % len(dims)  # type: ignore[arg-type]
@@ -209,7 +209,7 @@ def _select_scatter(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("glu")
-def _glu(ctx: Context, node: fx.Node) -> Result:
+def _glu(ctx: Context, node: fx.Node) -> RuleResult:
     dims = list(ctx.dims(node.args[0]))
     position: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", -1)
     half = size_of(dims[position]) // 2

@@ -12,10 +12,10 @@ from torch import fx
 from mlgraph.axes.factors import Factor, Factors, hint, resolve, size_of
 from mlgraph.axes.rules.registry import (
     Context,
-    Dims,
+    DimList,
     Infer,
-    Result,
     Rule,
+    RuleResult,
     set_rule,
 )
 
@@ -32,7 +32,7 @@ def parse(spec: str) -> tuple[Terms, tuple[str, ...]]:
 
 def contract(
     ctx: Context, node: fx.Node, operands: Sequence[Any], terms: Terms, out: tuple[str, ...]
-) -> Dims:
+) -> DimList:
     """Unify the letters of an einsum over its operands; sum over those that the result lacks."""
     dims = [ctx.dims(operand) for operand in operands]
     bound: dict[str, list[tuple[int, int]]] = {}
@@ -100,7 +100,7 @@ def einsum_rule(spec: str) -> Infer:
     """A rule from einsum-like notation; operands are the op's leading arguments, ``None`` skipped."""
     terms, out = parse(spec)
 
-    def infer(ctx: Context, node: fx.Node) -> Result:
+    def infer(ctx: Context, node: fx.Node) -> RuleResult:
         given = [(a, t) for a, t in zip(node.args, terms, strict=False) if isinstance(a, fx.Node)]
         named = node.kwargs.get("bias")
         if isinstance(named, fx.Node):

@@ -9,7 +9,7 @@ from torch import fx
 from mlgraph.axes.factors import Factors, fresh, hint, size_of
 from mlgraph.axes.factors import freeze as _freeze
 from mlgraph.axes.rules.pointwise import broadcast
-from mlgraph.axes.rules.registry import Context, Dims, Result, arguments, frozen_whole, rule, structure
+from mlgraph.axes.rules.registry import Context, DimList, RuleResult, arguments, frozen_whole, rule, structure
 from mlgraph.graph.ops import has, op_name
 from mlgraph.graph.traits import Trait
 from mlgraph.program.axis_table import Reason
@@ -18,7 +18,7 @@ _INDEXED = "it is indexed by data"
 
 
 @structure("embedding")
-def _embedding(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _embedding(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     ctx.freeze(dims[0], "it indexes a lookup table", node, "lookup")
     hint(dims[1], "embedded")
     if _given(node.args[1]):
@@ -34,14 +34,14 @@ def _given(index: Any) -> bool:
 
 
 @structure("embedding_bag")
-def _embedding_bag(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _embedding_bag(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     ctx.freeze(dims[0], "it indexes a lookup table", node, "lookup")
     for operand in node.all_input_nodes:
         if operand is not node.args[0]:
             for dim in ctx.dims(operand):
                 ctx.freeze(dim, "bags are cut out of it", node)
             ctx.emit(operand)
-    out: list[Dims] = [ctx.fresh(node, "it numbers bags", output=i) for i in range(len(ctx.value(node)))]
+    out: list[DimList] = [ctx.fresh(node, "it numbers bags", output=i) for i in range(len(ctx.value(node)))]
     for result in (out[0], out[-1]):
         if len(result) == 2 and size_of(result[1]) == size_of(dims[1]):
             result[1] = dims[1]
@@ -49,7 +49,7 @@ def _embedding_bag(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 
 @structure("index _unsafe_index")
-def _index(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _index(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     given: list[Any] = list(node.args[1])  # type: ignore[arg-type]
     positions = [i for i, index in enumerate(given) if index is not None]
     span: list[int] = []
@@ -89,7 +89,7 @@ def _insertion(positions: list[int], given: list[Any]) -> int:
 
 
 @structure("index_select")
-def _index_select(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _index_select(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     position = int(node.args[1]) % len(dims)  # type: ignore[arg-type]
     ctx.freeze(dims[position], _INDEXED, node)
     index = ctx.dims(node.args[2])
@@ -97,7 +97,7 @@ def _index_select(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 
 @rule("gather take_along_dim")
-def _gather(ctx: Context, node: fx.Node) -> Result:
+def _gather(ctx: Context, node: fx.Node) -> RuleResult:
     argument = node.args[1] if op_name(node) == "gather" else node.args[2]
     index = node.args[2] if op_name(node) == "gather" else node.args[1]
     dims, out = ctx.dims(node.args[0]), list(ctx.dims(index))
@@ -119,7 +119,7 @@ def _match(ctx: Context, a: Factors, b: Factors, node: fx.Node) -> None:
 
 
 @rule("scatter scatter_add scatter_reduce")
-def _scatter(ctx: Context, node: fx.Node) -> Result:
+def _scatter(ctx: Context, node: fx.Node) -> RuleResult:
     """Index and source lie along the dim that is indexed, as much of the others as the index has."""
     dims = ctx.dims(node.args[0])
     position = int(node.args[1]) % max(len(dims), 1)  # type: ignore[arg-type]
@@ -137,7 +137,7 @@ def _scatter(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("index_add index_copy index_fill index_reduce")
-def _scatter_slices(ctx: Context, node: fx.Node) -> Result:
+def _scatter_slices(ctx: Context, node: fx.Node) -> RuleResult:
     """Slices along one dim, taken in the order of a list of indices."""
     dims = ctx.dims(node.args[0])
     position = int(node.args[1]) % max(len(dims), 1)  # type: ignore[arg-type]
@@ -160,14 +160,14 @@ def _scatter_slices(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("index_put _unsafe_index_put")
-def _index_put(ctx: Context, node: fx.Node) -> Result:
+def _index_put(ctx: Context, node: fx.Node) -> RuleResult:
     """What is indexed is frozen, with the indices; the values' other dims are those of the slices written."""
     dims = ctx.dims(node.args[0])
     given: list[Any] = list(node.args[1])  # type: ignore[arg-type]
     positions = [i for i, index in enumerate(given) if index is not None]
-    frozen: Dims = [dim for index in given if index is not None for dim in ctx.dims(index)]
+    frozen: DimList = [dim for index in given if index is not None for dim in ctx.dims(index)]
     cursor = rank = 0
-    kept: Dims = []
+    kept: DimList = []
     for index in given:
         value = ctx.value(index) if index is not None else None
         masks = value is not None and _is_bool(value)
@@ -192,7 +192,7 @@ def _index_put(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("masked_scatter _unsafe_masked_index _unsafe_masked_index_put_accumulate put take resize resize_as")
-def _by_data(ctx: Context, node: fx.Node) -> Result:
+def _by_data(ctx: Context, node: fx.Node) -> RuleResult:
     return frozen_whole(ctx, node, _INDEXED)
 
 
@@ -200,7 +200,7 @@ def _by_data(ctx: Context, node: fx.Node) -> Result:
     "bucketize searchsorted histc bincount unique_consecutive unique_dim _unique2 nonzero nonzero_static "
     "nonzero_numpy where.default isin masked_select"
 )
-def _lookup(ctx: Context, node: fx.Node) -> Result:
+def _lookup(ctx: Context, node: fx.Node) -> RuleResult:
     name = op_name(node)
     elementwise = name in ("bucketize", "isin")
     for operand in node.all_input_nodes:
@@ -217,7 +217,7 @@ def _lookup(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("topk kthvalue")
-def _topk(ctx: Context, node: fx.Node) -> Result:
+def _topk(ctx: Context, node: fx.Node) -> RuleResult:
     dims = ctx.dims(node.args[0])
     position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", -1)
     position %= len(dims)
@@ -233,7 +233,7 @@ def _topk(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("one_hot")
-def _one_hot(ctx: Context, node: fx.Node) -> Result:
+def _one_hot(ctx: Context, node: fx.Node) -> RuleResult:
     classes = fresh(ctx.value(node).shape[-1])
     _freeze(classes, Reason("classes", "it indexes classes", node.name))
     return [*ctx.dims(node.args[0]), classes]

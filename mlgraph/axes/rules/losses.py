@@ -6,10 +6,10 @@ import torch
 from torch import fx
 
 from mlgraph.axes.rules.pointwise import broadcast
-from mlgraph.axes.rules.registry import Context, Dims, Result, arguments, rule
+from mlgraph.axes.rules.registry import Context, DimList, RuleResult, arguments, rule
 
 
-def _reduced(ctx: Context, node: fx.Node, dims: Dims) -> Dims:
+def _reduced(ctx: Context, node: fx.Node, dims: DimList) -> DimList:
     """The result of a loss that is worked out for every index of ``dims``, by its ``reduction``."""
     reduction = arguments(node).get("reduction", 1)
     if reduction == 0:
@@ -23,7 +23,7 @@ def _reduced(ctx: Context, node: fx.Node, dims: Dims) -> Dims:
 
 
 @rule("cross_entropy_loss nll_loss nll_loss_nd nll_loss2d nll_loss_forward nll_loss2d_forward")
-def _cross_entropy(ctx: Context, node: fx.Node) -> Result:
+def _cross_entropy(ctx: Context, node: fx.Node) -> RuleResult:
     logits, target = ctx.dims(node.args[0]), ctx.dims(node.args[1])
     classes = 1 if len(logits) > 1 else 0
     ctx.freeze(logits[classes], "it indexes classes", node, "classes")
@@ -45,7 +45,7 @@ def _cross_entropy(ctx: Context, node: fx.Node) -> Result:
     "mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy binary_cross_entropy_with_logits kl_div "
     "soft_margin_loss"
 )
-def _elementwise(ctx: Context, node: fx.Node) -> Result:
+def _elementwise(ctx: Context, node: fx.Node) -> RuleResult:
     operands = [a for a in arguments(node).values() if isinstance(ctx.value(a), torch.Tensor)]
     for operand in operands:
         ctx.emit(operand)
@@ -53,7 +53,7 @@ def _elementwise(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("cosine_similarity pairwise_distance cdist")
-def _similarity(ctx: Context, node: fx.Node) -> Result:
+def _similarity(ctx: Context, node: fx.Node) -> RuleResult:
     for operand in node.args[:2]:
         for dim in ctx.dims(operand):
             ctx.freeze(dim, "a distance is taken over it", node)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import fx
 
 from mlgraph.axes.factors import Misaligned, regroup, size_of
-from mlgraph.axes.rules.registry import Context, Dims, Result, rule
+from mlgraph.axes.rules.registry import Context, DimList, RuleResult, rule
 
 
 @rule("layer_norm rms_norm native_layer_norm _fused_rms_norm")
-def _layer_norm(ctx: Context, node: fx.Node) -> Result:
+def _layer_norm(ctx: Context, node: fx.Node) -> RuleResult:
     dims = ctx.dims(node.args[0])
     normalised = dims[len(dims) - len(list(node.args[1])) :]  # type: ignore[arg-type]
     for parameter in [*node.args[2:4], node.kwargs.get("weight"), node.kwargs.get("bias")]:
@@ -28,7 +28,7 @@ def _layer_norm(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("group_norm")
-def _group_norm(ctx: Context, node: fx.Node) -> Result:
+def _group_norm(ctx: Context, node: fx.Node) -> RuleResult:
     dims = ctx.dims(node.args[0])
     groups = int(node.args[1])  # type: ignore[arg-type]
     channels = dims[1]
@@ -50,7 +50,7 @@ def _group_norm(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("batch_norm instance_norm native_batch_norm cudnn_batch_norm _native_batch_norm_legit_functional")
-def _batch_norm(ctx: Context, node: fx.Node) -> Result:
+def _batch_norm(ctx: Context, node: fx.Node) -> RuleResult:
     dims = ctx.dims(node.args[0])
     for parameter in node.args[1:5]:
         if isinstance(parameter, fx.Node):
@@ -62,7 +62,7 @@ def _batch_norm(ctx: Context, node: fx.Node) -> Result:
     ctx.emit(node.args[0])
     value = ctx.value(node)
     if isinstance(value, (tuple, list)):
-        results: list[Dims] = [dims]
+        results: list[DimList] = [dims]
         for index, statistic in enumerate(value[1:], start=1):
             alike = statistic.dim() == 1 and statistic.shape[0] == size_of(dims[1])
             results.append([dims[1]] if alike else ctx.fresh(node, "statistics of a batch", output=index))
@@ -71,7 +71,7 @@ def _batch_norm(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("_weight_norm")
-def _weight_norm(ctx: Context, node: fx.Node) -> Result:
+def _weight_norm(ctx: Context, node: fx.Node) -> RuleResult:
     """A weight kept as direction and length, which move by it: the direction stands for the weight."""
     direction, length = node.args[:2]
     if not _is_only_normalised(direction) or not _is_only_normalised(length):

@@ -7,7 +7,16 @@ from typing import Any
 from torch import fx
 
 from mlgraph.axes.factors import Factors, size_of
-from mlgraph.axes.rules.registry import Context, Dims, Result, Rule, arguments, rule, set_rule, structure
+from mlgraph.axes.rules.registry import (
+    Context,
+    DimList,
+    Rule,
+    RuleResult,
+    arguments,
+    rule,
+    set_rule,
+    structure,
+)
 from mlgraph.graph import ops
 from mlgraph.graph.ops import op_name
 
@@ -18,12 +27,12 @@ def _tensors(ctx: Context, argument: Any) -> list[Any]:
     return [argument] if isinstance(argument, fx.Node) and ctx.value(argument) is not None else []
 
 
-def broadcast(ctx: Context, node: fx.Node, operands: list[Any]) -> Dims:
+def broadcast(ctx: Context, node: fx.Node, operands: list[Any]) -> DimList:
     """Unify the operands' dims from the right; dims of size 1 spread."""
     every = [(operand, ctx.dims(operand)) for operand in operands]
     every = [(operand, dims) for operand, dims in every if dims]
     rank = max((len(dims) for _, dims in every), default=0)
-    result: Dims = [() for _ in range(rank)]
+    result: DimList = [() for _ in range(rank)]
     for _, dims in every:
         for offset, dim in enumerate(reversed(dims), start=1):
             present = result[rank - offset]
@@ -36,7 +45,7 @@ def broadcast(ctx: Context, node: fx.Node, operands: list[Any]) -> Dims:
     return result
 
 
-def _pointwise(ctx: Context, node: fx.Node) -> Result:
+def _pointwise(ctx: Context, node: fx.Node) -> RuleResult:
     operands = _tensors(ctx, [*node.args, *node.kwargs.values()])
     for operand in operands:
         ctx.emit(operand)
@@ -57,7 +66,7 @@ for _names in (
 
 
 @rule("prelu")
-def _prelu(ctx: Context, node: fx.Node) -> Result:
+def _prelu(ctx: Context, node: fx.Node) -> RuleResult:
     """Slopes lie along dim 1, unless there is one for all."""
     dims, slopes = ctx.dims(node.args[0]), ctx.dims(node.args[1])
     for operand in node.args[:2]:
@@ -73,11 +82,11 @@ def _prelu(ctx: Context, node: fx.Node) -> Result:
     "neg to _to_copy type_as contiguous clone alias detach lift_fresh_copy lift_fresh positive "
     "dropout feature_dropout alpha_dropout native_dropout"
 )
-def _same(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _same(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     return list(dims)
 
 
-def _stochastic_depth(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _stochastic_depth(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     return list(dims)
 
 
@@ -85,7 +94,7 @@ set_rule(ops.drop_path, Rule(structure=_stochastic_depth))
 
 
 @rule("rand_like randn_like randint_like bernoulli multinomial normal_functional")
-def _random(ctx: Context, node: fx.Node) -> Result:
+def _random(ctx: Context, node: fx.Node) -> RuleResult:
     """Noise differs between twins, so the axis is not coarsened unless asked."""
     dims = ctx.dims(node.args[0])
     for dim in dims:
@@ -94,7 +103,7 @@ def _random(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("rand randn randint randperm")
-def _random_factory(ctx: Context, node: fx.Node) -> Result:
+def _random_factory(ctx: Context, node: fx.Node) -> RuleResult:
     dims = ctx.fresh(node)
     for dim in dims:
         ctx.block(dim, "random numbers are drawn along it", node)
@@ -102,12 +111,12 @@ def _random_factory(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("zeros ones full empty new_zeros new_ones new_full new_empty scalar_tensor")
-def _uniform(ctx: Context, node: fx.Node) -> Result:
+def _uniform(ctx: Context, node: fx.Node) -> RuleResult:
     return ctx.fresh(node)
 
 
 @rule("arange linspace logspace eye tril_indices triu_indices")
-def _counted(ctx: Context, node: fx.Node) -> Result:
+def _counted(ctx: Context, node: fx.Node) -> RuleResult:
     return ctx.fresh(node, "its indices are counted, not interchangeable")
 
 
@@ -124,7 +133,7 @@ def _reduced(node: fx.Node, rank: int, position: int = 1) -> tuple[list[int], bo
     return [d % rank for d in listed], bool(keep)
 
 
-def _reduce(ctx: Context, node: fx.Node, position: int = 1) -> tuple[list[Factors], Dims]:
+def _reduce(ctx: Context, node: fx.Node, position: int = 1) -> tuple[list[Factors], DimList]:
     dims = ctx.dims(node.args[0])
     gone, keep = _reduced(node, max(len(dims), 1), position)
     out = [() if i in gone else dim for i, dim in enumerate(dims) if keep or i not in gone]
@@ -132,7 +141,7 @@ def _reduce(ctx: Context, node: fx.Node, position: int = 1) -> tuple[list[Factor
 
 
 @rule("mean")
-def _mean(ctx: Context, node: fx.Node) -> Result:
+def _mean(ctx: Context, node: fx.Node) -> RuleResult:
     gone, out = _reduce(ctx, node)
     for dim in gone:
         ctx.average(node, dim)
@@ -141,7 +150,7 @@ def _mean(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("sum nansum")
-def _sum(ctx: Context, node: fx.Node) -> Result:
+def _sum(ctx: Context, node: fx.Node) -> RuleResult:
     dims = ctx.dims(node.args[0])
     gone, keep = _reduced(node, max(len(dims), 1))
     for index in gone:
@@ -152,7 +161,7 @@ def _sum(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("count_nonzero")
-def _count(ctx: Context, node: fx.Node) -> Result:
+def _count(ctx: Context, node: fx.Node) -> RuleResult:
     gone, out = _reduce(ctx, node)
     for dim in gone:
         ctx.block(dim, "a count over it grows with its copies", node)
@@ -161,7 +170,7 @@ def _count(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("amax amin any all")
-def _extreme(ctx: Context, node: fx.Node) -> Result:
+def _extreme(ctx: Context, node: fx.Node) -> RuleResult:
     """Copies do not change an extreme."""
     _, out = _reduce(ctx, node)
     ctx.emit(node.args[0])
@@ -169,7 +178,7 @@ def _extreme(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("max min median mode aminmax")
-def _extreme_with_index(ctx: Context, node: fx.Node) -> Result:
+def _extreme_with_index(ctx: Context, node: fx.Node) -> RuleResult:
     if isinstance(node.args[1] if len(node.args) > 1 else None, fx.Node):
         return _pointwise(ctx, node)
     gone, out = _reduce(ctx, node)
@@ -181,7 +190,7 @@ def _extreme_with_index(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("argmax argmin")
-def _arg(ctx: Context, node: fx.Node) -> Result:
+def _arg(ctx: Context, node: fx.Node) -> RuleResult:
     gone, out = _reduce(ctx, node)
     for dim in gone:
         ctx.freeze(dim, "the index of its extreme is returned", node)
@@ -189,7 +198,7 @@ def _arg(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("var std prod logsumexp norm linalg_vector_norm frobenius_norm var_mean std_mean")
-def _statistic(ctx: Context, node: fx.Node) -> Result:
+def _statistic(ctx: Context, node: fx.Node) -> RuleResult:
     position = 2 if op_name(node) in ("norm", "linalg_vector_norm") else 1
     gone, out = _reduce(ctx, node, position)
     for dim in gone:
@@ -212,7 +221,7 @@ def _is_mean_square(node: fx.Node) -> bool:
 
 
 @rule("softmax log_softmax _softmax _log_softmax _safe_softmax")
-def _softmax(ctx: Context, node: fx.Node) -> Result:
+def _softmax(ctx: Context, node: fx.Node) -> RuleResult:
     dims = ctx.dims(node.args[0])
     position = int(node.args[1]) % len(dims)  # type: ignore[arg-type]
     if "log" in op_name(node):
@@ -224,7 +233,7 @@ def _softmax(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("cumsum cumprod cummax cummin logcumsumexp sort argsort flip roll")
-def _ordered(ctx: Context, node: fx.Node) -> Result:
+def _ordered(ctx: Context, node: fx.Node) -> RuleResult:
     """Ops whose result depends on the order of indices along a dim."""
     dims = ctx.dims(node.args[0])
     name = op_name(node)
@@ -245,7 +254,7 @@ def _ordered(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("renorm")
-def _renorm(ctx: Context, node: fx.Node) -> Result:
+def _renorm(ctx: Context, node: fx.Node) -> RuleResult:
     """Every slice along one dim is scaled by its norm over all the others."""
     dims = ctx.dims(node.args[0])
     position = int(node.args[2]) % len(dims)  # type: ignore[arg-type]
@@ -257,7 +266,7 @@ def _renorm(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("tril triu")
-def _triangle(ctx: Context, node: fx.Node) -> Result:
+def _triangle(ctx: Context, node: fx.Node) -> RuleResult:
     dims = ctx.dims(node.args[0])
     for dim in dims[-2:]:
         ctx.freeze(dim, "the order of its indices matters to a triangular mask", node)

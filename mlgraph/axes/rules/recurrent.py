@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlgraph.axes.factors import Factors, concatenate, size_of, split
-from mlgraph.axes.rules.registry import Context, Result, rule
+from mlgraph.axes.rules.registry import Context, RuleResult, rule
 from mlgraph.graph.ops import op_name
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
 
 @rule("lstm.input gru.input rnn_tanh.input rnn_relu.input")
-def _recurrent(ctx: Context, node: fx.Node) -> Result:
+def _recurrent(ctx: Context, node: fx.Node) -> RuleResult:
     source, state, given = node.args[:3]
     weights: list[Any] = list(given)  # type: ignore[arg-type]
     biased, layers, _, _, bidirectional, batch_first = node.args[3:9]

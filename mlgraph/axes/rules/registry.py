@@ -14,19 +14,19 @@ from mlgraph.axes.factors import Factors
 if TYPE_CHECKING:
     from mlgraph.program.axis_table import ReasonKind
 
-Dims = list[Factors]
-Result = Dims | list[Dims] | None
+DimList = list[Factors]
+RuleResult = DimList | list[DimList] | None
 
 
 class Context(Protocol):
     """What inference offers to a rule."""
 
-    def dims(self, argument: Any) -> Dims:
+    def dims(self, argument: Any) -> DimList:
         """Dims of a node's tensor value (empty for anything else)."""
 
     def fresh(
         self, node: fx.Node, frozen: str = "", output: int | None = None, kind: ReasonKind = "op"
-    ) -> Dims:
+    ) -> DimList:
         """New unrelated dims of the node's result, frozen if a reason is given."""
 
     def unify(self, a: Factors, b: Factors, node: fx.Node) -> None:
@@ -60,8 +60,8 @@ class Context(Protocol):
         """The example value of an argument: ints for symbolic sizes, fake tensors for tensors."""
 
 
-Infer = Callable[[Context, fx.Node], Result]
-Structure = Callable[[Context, fx.Node, Dims], Result]
+Infer = Callable[[Context, fx.Node], RuleResult]
+Structure = Callable[[Context, fx.Node, DimList], RuleResult]
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return dict(zip((a.name for a in target._schema.arguments), node.args, strict=False)) | dict(node.kwargs)
 
 
-def frozen_whole(ctx: Context, node: fx.Node, text: str) -> Result:
+def frozen_whole(ctx: Context, node: fx.Node, text: str) -> RuleResult:
     """What an op reads and makes, frozen for one reason."""
     for operand in node.all_input_nodes:
         ctx.emit(operand)

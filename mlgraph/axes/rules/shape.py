@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from mlgraph.axes.factors import Factors, Misaligned, fresh, hint, regroup, size_of
-from mlgraph.axes.rules.registry import Context, Dims, Result, arguments, rule, structure
+from mlgraph.axes.rules.registry import Context, DimList, RuleResult, arguments, rule, structure
 from mlgraph.graph.ops import op_name
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def freeze_all(
 
 
 @structure("view.default reshape _unsafe_view flatten unflatten _reshape_copy view_copy.default")
-def _reshape(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _reshape(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     sizes = shape_of(ctx, node)
     before, after = list(ctx.value(node.args[0]).shape), list(ctx.value(node).shape)
     lead = _kept_by_data(before, after)
@@ -59,9 +59,9 @@ def _kept_by_data(before: list[Any], after: list[Any]) -> int:
     return kept
 
 
-def _regroup(ctx: Context, node: fx.Node, dims: Dims, sizes: list[int]) -> Dims:
+def _regroup(ctx: Context, node: fx.Node, dims: DimList, sizes: list[int]) -> DimList:
     """Reshape span by span, so that a misaligned pair of dims does not spoil its neighbours."""
-    out: Dims = []
+    out: DimList = []
     i = j = 0
     while i < len(dims) or j < len(sizes):
         a, b = i, j
@@ -91,7 +91,7 @@ def _regroup(ctx: Context, node: fx.Node, dims: Dims, sizes: list[int]) -> Dims:
 
 
 @structure("transpose swapaxes swapdims")
-def _transpose(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _transpose(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     out = list(dims)
     a, b = (int(x) for x in node.args[1:3])  # type: ignore[arg-type]
     if out:
@@ -100,19 +100,19 @@ def _transpose(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 
 @structure("t numpy_T mT adjoint")
-def _t(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _t(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     if op_name(node) == "numpy_T":
         return dims[::-1]
     return [*dims[:-2], *dims[-2:][::-1]]
 
 
 @structure("permute")
-def _permute(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _permute(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     return [dims[i] for i in node.args[1]]  # type: ignore[union-attr, index]
 
 
 @structure("movedim moveaxis")
-def _movedim(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _movedim(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     given: list[Any] = list(node.args[1:3])
     source, target = ([x % len(dims) for x in ([a] if isinstance(a, int) else a)] for a in given)
     order = [i for i in range(len(dims)) if i not in source]
@@ -122,13 +122,13 @@ def _movedim(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 
 @structure("unsqueeze")
-def _unsqueeze(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _unsqueeze(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     position = int(node.args[1]) % (len(dims) + 1)  # type: ignore[arg-type]
     return [*dims[:position], (), *dims[position:]]
 
 
 @structure("squeeze")
-def _squeeze(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _squeeze(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     given: Any = node.args[1] if len(node.args) > 1 else None
     listed = range(len(dims)) if given is None else [given] if isinstance(given, int) else given
     chosen = {d % max(len(dims), 1) for d in listed}
@@ -136,10 +136,10 @@ def _squeeze(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 
 @structure("expand broadcast_to expand_copy")
-def _expand(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _expand(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     sizes = shape_of(ctx, node)
     padded = [()] * (len(sizes) - len(dims)) + dims
-    out: Dims = []
+    out: DimList = []
     for size, dim in zip(sizes, padded, strict=True):
         if size_of(dim) == size:
             out.append(dim)
@@ -151,7 +151,7 @@ def _expand(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 
 @rule("expand_as view_as reshape_as")
-def _like(ctx: Context, node: fx.Node) -> Result:
+def _like(ctx: Context, node: fx.Node) -> RuleResult:
     """The first argument at the sizes of the second, with which it changes."""
     function = _expand if op_name(node) == "expand_as" else _reshape
     out: Any = function(ctx, node, ctx.dims(node.args[0]))
@@ -163,7 +163,7 @@ def _like(ctx: Context, node: fx.Node) -> Result:
 
 
 @structure("repeat tile")
-def _repeat(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _repeat(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     sizes = shape_of(ctx, node)
     padded = [()] * (len(sizes) - len(dims)) + dims
     return [
@@ -179,7 +179,7 @@ def _repetition(count: int) -> Factors:
 
 
 @structure("repeat_interleave")
-def _repeat_interleave(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _repeat_interleave(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     count: Any = node.args[1] if len(node.args) > 1 else None
     position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim")
     if not isinstance(count, int) or position is None:
@@ -192,7 +192,7 @@ def _repeat_interleave(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 
 @rule("meshgrid broadcast_tensors")
-def _grid(ctx: Context, node: fx.Node) -> Result:
+def _grid(ctx: Context, node: fx.Node) -> RuleResult:
     operands: Any = node.args[0]
     if op_name(node) == "broadcast_tensors":
         from mlgraph.axes.rules.pointwise import broadcast
@@ -206,7 +206,7 @@ def _grid(ctx: Context, node: fx.Node) -> Result:
 
 
 @rule("diff")
-def _diff(ctx: Context, node: fx.Node) -> Result:
+def _diff(ctx: Context, node: fx.Node) -> RuleResult:
     text = "neighbouring indices are subtracted"
     given = arguments(node)
     dims = ctx.dims(node.args[0])
@@ -224,20 +224,20 @@ def _diff(ctx: Context, node: fx.Node) -> Result:
 
 
 @structure("view_as_complex")
-def _view_as_complex(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _view_as_complex(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     ctx.freeze(dims[-1], "it holds real and imaginary parts", node)
     return dims[:-1]
 
 
 @structure("view_as_real")
-def _view_as_real(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _view_as_real(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     parts = fresh(2)
     freeze_all(ctx, [parts], "it holds real and imaginary parts", node)
     return [*dims, parts]
 
 
 @structure("diagonal")
-def _diagonal(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _diagonal(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     given = arguments(node)
     taken = {int(given.get(name, default)) % len(dims) for name, default in (("dim1", 0), ("dim2", 1))}
     freeze_all(ctx, [dims[i] for i in taken], "its diagonal is taken", node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlgraph.axes.factors import concatenate, fresh, regroup, size_of
-from mlgraph.axes.rules.registry import Context, Dims, Result, arguments, rule, structure
+from mlgraph.axes.rules.registry import Context, DimList, RuleResult, arguments, rule, structure
 from mlgraph.axes.rules.shape import freeze_all, shape_of
 from mlgraph.graph.ops import op_name
 
@@ -19,7 +19,7 @@ _SLIDING = "windows slide over it"
     "constant_pad_nd pad reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d "
     "replication_pad2d replication_pad3d"
 )
-def _pad(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _pad(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     pads = [ctx.value(p) for p in node.args[1]]  # type: ignore[union-attr]
     name: str = op_name(node)
     mode = arguments(node).get("mode", "constant") if name == "pad" else name.partition("_pad")[0]
@@ -47,7 +47,7 @@ def _pad(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 
 @structure("unfold")
-def _unfold(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _unfold(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     position = int(node.args[1]) % len(dims)  # type: ignore[arg-type]
     ctx.freeze(dims[position], _SLIDING, node)
     new = ctx.fresh(node, _SLIDING)
@@ -55,7 +55,7 @@ def _unfold(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 
 @structure("im2col col2im")
-def _im2col(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _im2col(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     """Channels times window positions; the spatial dims merge."""
     channel = len(dims) - 3 if op_name(node) == "im2col" else len(dims) - 2
     for dim in dims[channel + 1 :]:
@@ -74,7 +74,7 @@ def _im2col(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 
 @structure("pixel_shuffle pixel_unshuffle")
-def _pixel_shuffle(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _pixel_shuffle(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     factor = int(node.args[1])  # type: ignore[arg-type]
     *lead, c, h, w = dims
     inner = [fresh(factor), fresh(factor)]
@@ -90,14 +90,14 @@ def _pixel_shuffle(ctx: Context, node: fx.Node, dims: Dims) -> Result:
 
 
 @structure("channel_shuffle native_channel_shuffle")
-def _channel_shuffle(ctx: Context, node: fx.Node, dims: Dims) -> Result:
+def _channel_shuffle(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     groups = int(node.args[1])  # type: ignore[arg-type]
     major, minor = regroup([dims[1]], [groups, size_of(dims[1]) // groups])
     return [dims[0], (*minor, *major), *dims[2:]]
 
 
 @rule("grid_sampler grid_sampler_2d grid_sampler_3d")
-def _grid_sampler(ctx: Context, node: fx.Node) -> Result:
+def _grid_sampler(ctx: Context, node: fx.Node) -> RuleResult:
     """Samples of the first argument's channels at points that the second gives by their coordinates."""
     dims, grid = ctx.dims(node.args[0]), ctx.dims(node.args[1])
     freeze_all(ctx, [*dims[2:], grid[-1]], "points are given by coordinates in it", node)
@@ -119,7 +119,7 @@ _POOLED = {"1d": 1, "2d": 2, "3d": 3}
     "_upsample_bicubic2d_aa "
     "_upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d"
 )
-def _pool(ctx: Context, node: fx.Node) -> Result:
+def _pool(ctx: Context, node: fx.Node) -> RuleResult:
     """Leading dims are kept; windows or resampling run over the trailing, spatial ones."""
     dims = ctx.dims(node.args[0])
     name: str = op_name(node)

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from mlgraph.capture.inputs.losses import add_loss
+from mlgraph.capture.inputs.named_results import by_name
 from mlgraph.capture.inputs.origin import is_huggingface, is_timm
-from mlgraph.capture.inputs.primes import Sizes
-from mlgraph.capture.inputs.results import by_name
-from mlgraph.capture.inputs.tensors import Request, attempts, build
+from mlgraph.capture.inputs.primes import Primes
+from mlgraph.capture.inputs.tensors import InputRequest, attempts, build
 from mlgraph.errors import CaptureError, first_line
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -90,7 +90,7 @@ def _huggingface_inputs(model: nn.Module, loss: bool) -> dict[str, Any]:
     with trial(model):
         torch.manual_seed(0)
         for attempt in attempts(config):
-            request = Request(model, config, signature, attempt, Sizes(config))
+            request = InputRequest(model, config, signature, attempt, Primes(config))
             kwargs = build(request)
             try:
                 output = _without_cache(model, kwargs)
@@ -150,7 +150,7 @@ def _timm_image(model: nn.Module) -> torch.Tensor:
     built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
     size = list(built_for or size)
     parameter = next(model.parameters())
-    batch = Sizes({"size": [channels, *size]}).next(least=3)
+    batch = Primes({"size": [channels, *size]}).next(least=3)
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(batch, channels, *size, generator=generator)
     return image.to(device=parameter.device, dtype=parameter.dtype)

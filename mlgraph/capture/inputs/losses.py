@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlgraph.capture.inputs.results import by_name
+from mlgraph.capture.inputs.named_results import by_name
 
 
 def add_loss(

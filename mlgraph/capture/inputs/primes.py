@@ -33,7 +33,7 @@ def find(config: Mapping[str, Any], *names: str) -> Any:
     return None
 
 
-class Sizes:
+class Primes:
     """Hands out primes that are distinct from each other and from a configuration's numbers."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mlgraph.capture.inputs.primes import Sizes, find
+from mlgraph.capture.inputs.primes import Primes, find
 from mlgraph.errors import CaptureError
 
 _LEAST_SEQUENCE = 7
@@ -36,14 +36,14 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Request:
+class InputRequest:
     """What inputs are made from: the model, its configuration and the arguments of its forward."""
 
     model: nn.Module
     config: Mapping[str, Any]
     signature: inspect.Signature
     attempt: Attempt
-    sizes: Sizes
+    sizes: Primes
 
 
 def attempts(config: Mapping[str, Any]) -> Iterator[Attempt]:
@@ -62,7 +62,7 @@ def attempts(config: Mapping[str, Any]) -> Iterator[Attempt]:
         yield Attempt(sequence=chunk)
 
 
-def build(request: Request) -> dict[str, Any]:
+def build(request: InputRequest) -> dict[str, Any]:
     """Keyword arguments for every required argument and for the usual optional ones.
 
     Raises CaptureError at a required argument that is not known.
@@ -88,7 +88,7 @@ def build(request: Request) -> dict[str, Any]:
     return chosen
 
 
-def _sequence(request: Request) -> int:
+def _sequence(request: InputRequest) -> int:
     if request.attempt.sequence is not None:
         return request.attempt.sequence
     positions = find(request.config, "max_position_embeddings", "n_positions", "max_seq_len")
@@ -100,7 +100,7 @@ def _sequence(request: Request) -> int:
 class _Shapes:
     """The tensors of one request; every maker takes only this."""
 
-    def __init__(self, request: Request, batch: int, sequence: int) -> None:
+    def __init__(self, request: InputRequest, batch: int, sequence: int) -> None:
         self.request = request
         self.config = request.config
         self.batch = batch

@@ -15,7 +15,7 @@ import torch
 from torch import fx
 
 from mlgraph.capture.masks.functions import Additive, Affine, Condition, affine_of
-from mlgraph.capture.masks.reader import Reader
+from mlgraph.capture.masks.reader import MaskReader
 from mlgraph.capture.masks.rules import RULES
 from mlgraph.graph.ops import has
 from mlgraph.graph.sizes import same_sizes, sizes_of
@@ -31,13 +31,13 @@ def simplify_masks(graph: fx.Graph, tensors: Mapping[str, torch.Tensor]) -> None
     query and key lengths are the same for every input. Of other masks the parts that are true
     everywhere are left out.
     """
-    reader = Reader(tensors, RULES)
+    reader = MaskReader(tensors, RULES)
     for node in list(graph.nodes):
         if node.target is aten.scaled_dot_product_attention.default:
             _simplify_attention(node, reader)
 
 
-def _simplify_attention(node: fx.Node, reader: Reader) -> None:
+def _simplify_attention(node: fx.Node, reader: MaskReader) -> None:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     mask = given.get("attn_mask")
@@ -61,7 +61,7 @@ def _simplify_attention(node: fx.Node, reader: Reader) -> None:
     node.kwargs = {name: given[name] for name in ("scale", "enable_gqa") if name in given}
 
 
-def _drop_true_parts(mask: fx.Node, reader: Reader) -> None:
+def _drop_true_parts(mask: fx.Node, reader: MaskReader) -> None:
     """Replace conjunctions with something true everywhere by their other side."""
     pending, seen = [mask], set()
     while pending:

@@ -22,15 +22,15 @@ from mlgraph.capture.masks.functions import (
     negation,
     sign,
 )
-from mlgraph.capture.masks.reader import Reader, Rule, broadcast, is_integer, is_least
+from mlgraph.capture.masks.reader import MaskReader, MaskRule, broadcast, is_integer, is_least
 from mlgraph.graph.ops import arguments
 from mlgraph.graph.sizes import dtype_of
 
 aten = torch.ops.aten
 
 
-def _compare(kind: str) -> Callable[[Reader, fx.Node], Known | None]:
-    def rule(reader: Reader, node: fx.Node) -> Known | None:
+def _compare(kind: str) -> Callable[[MaskReader, fx.Node], Known | None]:
+    def rule(reader: MaskReader, node: fx.Node) -> Known | None:
         first, second = broadcast(reader, node)
         if isinstance(first, Indicator) and isinstance(second, Affine) and not second.coefficients:
             return _compare_indicator(first.condition, kind, second.constant)
@@ -65,7 +65,7 @@ def _compare_indicator(condition: Condition, kind: str, value: Any) -> Condition
     return condition if positive else negation(condition)
 
 
-def _both(reader: Reader, node: fx.Node) -> Known | None:
+def _both(reader: MaskReader, node: fx.Node) -> Known | None:
     first, second = broadcast(reader, node)
     if isinstance(first, Condition) and isinstance(second, Condition):
         return conjunction(first, second)
@@ -73,7 +73,7 @@ def _both(reader: Reader, node: fx.Node) -> Known | None:
     return NEVER if NEVER in (first, second) else None
 
 
-def _either(reader: Reader, node: fx.Node) -> Known | None:
+def _either(reader: MaskReader, node: fx.Node) -> Known | None:
     first, second = broadcast(reader, node)
     if Condition() in (first, second):
         return Condition()
@@ -82,26 +82,28 @@ def _either(reader: Reader, node: fx.Node) -> Known | None:
     return None
 
 
-def _not(reader: Reader, node: fx.Node) -> Known | None:
+def _not(reader: MaskReader, node: fx.Node) -> Known | None:
     known = reader.value(node.args[0])
     return negation(known) if isinstance(known, Condition) else None
 
 
-def _where(reader: Reader, node: fx.Node) -> Known | None:
+def _where(reader: MaskReader, node: fx.Node) -> Known | None:
     condition = reader.value(node.args[0])
     if not isinstance(condition, Condition):
         return None
     return _choose(reader, node, condition, node.args[1], node.args[2])
 
 
-def _masked_fill(reader: Reader, node: fx.Node) -> Known | None:
+def _masked_fill(reader: MaskReader, node: fx.Node) -> Known | None:
     condition = reader.value(node.args[1])
     if not isinstance(condition, Condition):
         return None
     return _choose(reader, node, condition, node.args[2], node.args[0])
 
 
-def _choose(reader: Reader, node: fx.Node, condition: Condition, then: Any, otherwise: Any) -> Known | None:
+def _choose(
+    reader: MaskReader, node: fx.Node, condition: Condition, then: Any, otherwise: Any
+) -> Known | None:
     first, second = reader.value(then), reader.value(otherwise)
     if condition == Condition():
         return first
@@ -123,8 +125,8 @@ def _is_value(known: Known | None, dtype: torch.dtype | None) -> bool:
     return isinstance(known, Affine) and not known.coefficients and is_least(known.constant, dtype)
 
 
-def _triangle(side: int) -> Callable[[Reader, fx.Node], Known | None]:
-    def rule(reader: Reader, node: fx.Node) -> Known | None:
+def _triangle(side: int) -> Callable[[MaskReader, fx.Node], Known | None]:
+    def rule(reader: MaskReader, node: fx.Node) -> Known | None:
         known = reader.value(node.args[0])
         diagonal = arguments(node)[1]
         if not isinstance(diagonal, int):
@@ -143,7 +145,7 @@ def _triangle(side: int) -> Callable[[Reader, fx.Node], Known | None]:
     return rule
 
 
-RULES: Mapping[Any, Rule] = {
+RULES: Mapping[Any, MaskRule] = {
     aten.tril.default: _triangle(1),
     aten.triu.default: _triangle(-1),
     aten.where.self: _where,

@@ -13,13 +13,13 @@ from mlgraph.graph.sizes import Size, argument_size, sizes_of
 
 aten = torch.ops.aten
 
-Rule = Callable[["Reader", fx.Node], Known | None]
+MaskRule = Callable[["MaskReader", fx.Node], Known | None]
 
 
-class Reader:
+class MaskReader:
     """Reads nodes as functions of their indices; ``None`` where that fails."""
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], rules: Mapping[Any, Rule]) -> None:
+    def __init__(self, tensors: Mapping[str, torch.Tensor], rules: Mapping[Any, MaskRule]) -> None:
         self.tensors = tensors
         self.rules = rules
         self.known: dict[fx.Node, Known | None] = {}
@@ -81,7 +81,7 @@ def rank_of(node: fx.Node) -> int:
     return len(sizes)
 
 
-def broadcast(reader: Reader, node: fx.Node) -> tuple[Known | None, Known | None]:
+def broadcast(reader: MaskReader, node: fx.Node) -> tuple[Known | None, Known | None]:
     """Both operands; dims count from the end, so that broadcasting only forgets dims of size 1."""
     operands = []
     for argument in node.args[:2]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mlgraph.capture.masks import logic, values, views
+from mlgraph.capture.masks import arithmetic, logic, rearranging
 
 if TYPE_CHECKING:
-    from mlgraph.capture.masks.reader import Rule
+    from mlgraph.capture.masks.reader import MaskRule
 
-RULES: Mapping[Any, Rule] = {**views.RULES, **values.RULES, **logic.RULES}
+RULES: Mapping[Any, MaskRule] = {**rearranging.RULES, **arithmetic.RULES, **logic.RULES}

@@ -17,7 +17,7 @@ from mlgraph.inspect.text.modules import MARK, dims_of
 from mlgraph.inspect.text.numbers import count, plural, ratio
 
 if TYPE_CHECKING:
-    from mlgraph.inspect.differences import Differences, Sizes
+    from mlgraph.inspect.differences import AxisSizes, Differences
     from mlgraph.inspect.history import PassStep
     from mlgraph.inspect.modules import TensorLeaf
 
@@ -73,7 +73,7 @@ def _deeds(both: tuple[Sequence[PassStep], Sequence[PassStep]], width: int) -> I
                 yield Text(f"      {line}", style="dim")
 
 
-def _axis(axis: Sizes) -> tuple[str, str, str, str]:
+def _axis(axis: AxisSizes) -> tuple[str, str, str, str]:
     left, right = (", ".join(f"{size:,}" for size in sizes) or "-" for sizes in (axis.before, axis.after))
     single = len(axis.before) == len(axis.after) == 1
     times = f" ×{axis.number}" if axis.number > 1 else ""
@@ -81,7 +81,7 @@ def _axis(axis: Sizes) -> tuple[str, str, str, str]:
 
 
 @dataclass(frozen=True)
-class _Line:
+class _ChangedLine:
     level: int
     mark: str
     label: str
@@ -115,7 +115,7 @@ def _tree(tree: ModulePair, every: bool, width: int) -> list[Text]:
     return [*lay_out(header, rows, width), *told]
 
 
-def _lines(pair: ModulePair, level: int, every: bool) -> Iterator[_Line]:
+def _lines(pair: ModulePair, level: int, every: bool) -> Iterator[_ChangedLine]:
     pair, name = _without_single_steps(pair)
     first, second = pair.repeats
     if max(first, second) > 1 and not pair.folded:
@@ -133,7 +133,7 @@ def _lines(pair: ModulePair, level: int, every: bool) -> Iterator[_Line]:
     change = (
         f"×{ratio(pair.parameters[1], pair.parameters[0])}" if changed else "" if mark != SAME else "same"
     )
-    yield _Line(level, mark, title, before, after, change)
+    yield _ChangedLine(level, mark, title, before, after, change)
     if mark == SAME and not every:
         return
     for tensors in own:
@@ -157,14 +157,14 @@ def _is_shown(tensor: TensorPair) -> bool:
     return leaf is not None and (leaf.is_parameter or tensor.mark != SAME)
 
 
-def _tensor(tensors: Sequence[TensorPair], title: str, level: int) -> _Line:
+def _tensor(tensors: Sequence[TensorPair], title: str, level: int) -> _ChangedLine:
     first, *others = tensors
     label = f"{title}{first.name}" + "".join(f" +{tensor.name}" for tensor in others)
     gaps = [tensor.gap for tensor in tensors if tensor.gap]
     change = f"Δ {max(gaps):.2g}" if gaps else "same" if first.mark == SAME else _ratio(first)
     before, after = (_shape(leaf) for leaf in (first.before, first.after))
     leaf = first.before or first.after
-    return _Line(level, first.mark, label, before, after, change, dims_of(leaf) if leaf else ())
+    return _ChangedLine(level, first.mark, label, before, after, change, dims_of(leaf) if leaf else ())
 
 
 def _ratio(tensor: TensorPair) -> str:

@@ -47,7 +47,7 @@ def tree_lines(root: Module, view: TreeView = _ALL, width: int = 80) -> list[Tex
     """
     wide = width >= _WIDE
     headers = ("params", "share", "FLOPs") if not wide else ("params", "share", "bytes", "FLOPs", "share")
-    top = _Line("", root.name, root.parameters, root.bytes, root.operations, style="bold")
+    top = _ModuleLine("", root.name, root.parameters, root.bytes, root.operations, style="bold")
     listed = [top, *_lines(root, 1, view)]
     total = (max(root.parameters, 1), max(root.operations, 1))
     rows = [
@@ -67,7 +67,7 @@ def module_view(root: Module, width: int) -> list[Text]:
 
 
 @dataclass(frozen=True)
-class _Line:
+class _ModuleLine:
     marks: str
     label: str
     parameters: int
@@ -79,7 +79,7 @@ class _Line:
     folds: bool = False
 
 
-def _figures(line: _Line, total: tuple[int, int], per: int, wide: bool) -> tuple[str, ...]:
+def _figures(line: _ModuleLine, total: tuple[int, int], per: int, wide: bool) -> tuple[str, ...]:
     held = count(line.parameters) if line.parameters else ""
     shares = [
         _percent(part / whole) for part, whole in zip((line.parameters, line.operations), total, strict=True)
@@ -94,7 +94,7 @@ def _percent(part: float) -> str:
     return f"{100 * part:.1f}%" if part else ""
 
 
-def _lines(module: Module, level: int, view: TreeView) -> Iterator[_Line]:
+def _lines(module: Module, level: int, view: TreeView) -> Iterator[_ModuleLine]:
     for leaf in _direct(module, view.every_tensor):
         yield _tensor(leaf, leaf.name, level)
     for place, original in enumerate(module.children):
@@ -106,7 +106,7 @@ def _lines(module: Module, level: int, view: TreeView) -> Iterator[_Line]:
             yield from _leaf_module(child, title, level, view.every_tensor)
             continue
         told = () if like is None else like.words()
-        yield _Line(
+        yield _ModuleLine(
             MARK * (level - 1),
             title,
             child.parameters,
@@ -121,14 +121,14 @@ def _lines(module: Module, level: int, view: TreeView) -> Iterator[_Line]:
             yield from _lines(child, level + 1, view)
 
 
-def _leaf_module(module: Module, title: str, level: int, every_tensor: bool) -> Iterator[_Line]:
+def _leaf_module(module: Module, title: str, level: int, every_tensor: bool) -> Iterator[_ModuleLine]:
     leaves = _direct(module, every_tensor)
     if not leaves:
         return
     matrices = [leaf for leaf in leaves if len(leaf.shape) > 1]
     work = module.repeat * module.operations
     if len(matrices) > 1:
-        yield _Line(MARK * (level - 1), title, module.parameters, module.bytes, work)
+        yield _ModuleLine(MARK * (level - 1), title, module.parameters, module.bytes, work)
         for leaf in leaves:
             yield _tensor(leaf, leaf.name, level + 1)
         return
@@ -139,7 +139,7 @@ def _leaf_module(module: Module, title: str, level: int, every_tensor: bool) -> 
         return
     first, *others = leaves
     also = "".join(f" +{leaf.name}" for leaf in others)
-    yield _Line(
+    yield _ModuleLine(
         MARK * (level - 1),
         f"{title}.{first.name}{also}",
         module.parameters,
@@ -149,9 +149,9 @@ def _leaf_module(module: Module, title: str, level: int, every_tensor: bool) -> 
     )
 
 
-def _tensor(leaf: TensorLeaf, name: str, level: int, operations: int = 0) -> _Line:
+def _tensor(leaf: TensorLeaf, name: str, level: int, operations: int = 0) -> _ModuleLine:
     held = (0, 0) if leaf.tied else (leaf.numel if leaf.is_parameter else 0, leaf.bytes)
-    return _Line(MARK * (level - 1), name, *held, operations, dims_of(leaf))
+    return _ModuleLine(MARK * (level - 1), name, *held, operations, dims_of(leaf))
 
 
 def _direct(module: Module, buffers: bool) -> list[TensorLeaf]:

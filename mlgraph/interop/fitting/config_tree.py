@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-Path = tuple[str | int, ...]
+SettingPath = tuple[str | int, ...]
 ConfigTree = dict[str, Any]
 
 
-def spell(path: Path) -> str:
+def spell(path: SettingPath) -> str:
     """``("text_config", "depths", 1)`` as ``text_config.depths[1]``."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")
 
 
-def leaves(settings: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def leaves(settings: Any, path: SettingPath = ()) -> Iterator[tuple[SettingPath, Any]]:
     """Every scalar setting with its path, through nested dicts and lists.
 
     A dict that numbers names from zero (class labels) holds no settings and is passed over.
@@ -37,7 +37,7 @@ def leaves(settings: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield path, settings
 
 
-def sequences(settings: Any, path: Path = ()) -> Iterator[tuple[Path, Sequence[Any]]]:
+def sequences(settings: Any, path: SettingPath = ()) -> Iterator[tuple[SettingPath, Sequence[Any]]]:
     """Every list or tuple in the settings with its path, outermost first."""
     if isinstance(settings, Mapping):
         for key, value in settings.items():
@@ -48,14 +48,14 @@ def sequences(settings: Any, path: Path = ()) -> Iterator[tuple[Path, Sequence[A
             yield from sequences(value, (*path, at))
 
 
-def lookup(settings: Any, path: Path) -> Any:
+def lookup(settings: Any, path: SettingPath) -> Any:
     """The setting at a path."""
     for part in path:
         settings = settings[part]
     return settings
 
 
-def assign(settings: ConfigTree, values: Mapping[Path, Any]) -> ConfigTree:
+def assign(settings: ConfigTree, values: Mapping[SettingPath, Any]) -> ConfigTree:
     """A copy of the settings with some changed; the shallower of nested paths first."""
     changed = copy.deepcopy(settings)
     for path in sorted(values, key=len):

@@ -25,7 +25,15 @@ from mlgraph.graph.example_call import dynamic_shapes, example_call
 from mlgraph.interop.fitting.advice import INSTEAD, OR_AS_CLASS
 from mlgraph.interop.fitting.align import Alignment, align
 from mlgraph.interop.fitting.balance import FoldError, fold
-from mlgraph.interop.fitting.config_tree import ConfigTree, Layers, Path, assign, leaves, lookup, sequences
+from mlgraph.interop.fitting.config_tree import (
+    ConfigTree,
+    Layers,
+    SettingPath,
+    assign,
+    leaves,
+    lookup,
+    sequences,
+)
 from mlgraph.interop.fitting.probe import FieldChange, Match, ProbeError, Prober
 from mlgraph.program.numbering import number_under
 from mlgraph.rewrite.grouping import layers_of
@@ -190,14 +198,14 @@ class Fitter:
 
     def _silent_moves(
         self, match: Match, pairs: Counter[tuple[int, int]], prober: Prober
-    ) -> Iterator[dict[Path, Any]]:
+    ) -> Iterator[dict[SettingPath, Any]]:
         """Changes by which a size becomes the first of a pair where it is the second, likeliest first."""
         present = {change.path: change.new for change in match.changes}
         numbers = {path: v for path, v in leaves(match.settings) if isinstance(v, int) and v > 1}
-        ranked: list[tuple[int, int, dict[Path, Any]]] = []
+        ranked: list[tuple[int, int, dict[SettingPath, Any]]] = []
         order = itertools.count()
 
-        def add(doubt: int, move: dict[Path, Any]) -> None:
+        def add(doubt: int, move: dict[SettingPath, Any]) -> None:
             # a value that no axis has, to become one that some axis has, is most likely the one to change
             doubt += any(numbers.get(path) in prober.known for path in move)
             doubt += any(isinstance(new, int) and new not in prober.known for new in move.values())
@@ -264,7 +272,7 @@ def _both_counts(a: Any, b: Any) -> bool:
     return isinstance(a, int) and isinstance(b, int) and a > 0 and b > 0
 
 
-def _with(match: Match, move: Mapping[Path, Any], base: ConfigTree) -> Match:
+def _with(match: Match, move: Mapping[SettingPath, Any], base: ConfigTree) -> Match:
     values = {change.path: change.new for change in match.changes} | dict(move)
     changes = tuple(FieldChange(path, lookup(base, path), new) for path, new in values.items())
     return Match(assign(base, values), changes)

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-Shapes = Mapping[str, tuple[int, ...]]
+NamedShapes = Mapping[str, tuple[int, ...]]
 
-Score = tuple[int, int]
+GapScore = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Gap:
     examples: tuple[str, ...] = ()
 
     @property
-    def score(self) -> Score:
+    def score(self) -> GapScore:
         return self.names, sum(self.dims.values())
 
 
-def measure(have: Shapes, want: Shapes) -> Gap:
+def measure(have: NamedShapes, want: NamedShapes) -> Gap:
     """Compare two sets of named shapes."""
     names = have.keys() ^ want.keys()
     dims: Counter[tuple[int, int]] = Counter()
@@ -55,7 +55,7 @@ def measure(have: Shapes, want: Shapes) -> Gap:
     return Gap(len(names), dims, counts, tuple(examples[:3]))
 
 
-def lengths_of(shapes: Shapes) -> dict[str, int]:
+def lengths_of(shapes: NamedShapes) -> dict[str, int]:
     """How many members each numbered container of the names has."""
     members: dict[str, set[int]] = {}
     for name in shapes:

@@ -22,7 +22,7 @@ from mlgraph.interop.fitting.advice import INSTEAD
 from mlgraph.interop.fitting.config_tree import (
     ConfigTree,
     Layers,
-    Path,
+    SettingPath,
     assign,
     in_ratio,
     is_int,
@@ -32,9 +32,9 @@ from mlgraph.interop.fitting.config_tree import (
     sequences,
     spell,
 )
-from mlgraph.interop.fitting.gap import Gap, Score, Shapes, lengths_of, measure
+from mlgraph.interop.fitting.gap import Gap, GapScore, NamedShapes, lengths_of, measure
 
-Build = Callable[[ConfigTree], Shapes]
+Build = Callable[[ConfigTree], NamedShapes]
 
 
 class ProbeError(MlgraphError):
@@ -45,7 +45,7 @@ class ProbeError(MlgraphError):
 class FieldChange:
     """One setting and its values before and after; ``path`` leads to it through dicts and lists."""
 
-    path: Path
+    path: SettingPath
     old: Any
     new: Any
 
@@ -73,14 +73,14 @@ class Prober:
 
     build: Build
     base: ConfigTree
-    target: Shapes
+    target: NamedShapes
     known: frozenset[int] = frozenset()
     layers: tuple[Layers, ...] = ()
     moved: frozenset[tuple[int, int]] = frozenset()
     budget: int = 1500
     builds: int = 0
     _gaps: dict[str, Gap | None] = field(default_factory=dict)
-    _shapes: dict[str, Shapes] = field(default_factory=dict)
+    _shapes: dict[str, NamedShapes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.known:
@@ -97,7 +97,9 @@ class Prober:
             self.build(copy.deepcopy(self.base))
             raise ProbeError("The class could not be built from its own settings; check its config.")
         order = itertools.count()
-        frontier: list[tuple[int, Score, int, int, dict[Path, Any]]] = [(0, start.score, 0, next(order), {})]
+        frontier: list[tuple[int, GapScore, int, int, dict[SettingPath, Any]]] = [
+            (0, start.score, 0, next(order), {})
+        ]
         queued, yielded = {_key({})}, set[str]()
         closest = start
         while frontier and self.builds < self.budget:
@@ -125,8 +127,12 @@ class Prober:
             )
 
     def _nearer(
-        self, values: dict[Path, Any], moves: Iterable[dict[Path, Any]], score: Score, queued: set[str]
-    ) -> Iterator[tuple[dict[Path, Any], Score]]:
+        self,
+        values: dict[SettingPath, Any],
+        moves: Iterable[dict[SettingPath, Any]],
+        score: GapScore,
+        queued: set[str],
+    ) -> Iterator[tuple[dict[SettingPath, Any], GapScore]]:
         """The values after every new move that comes nearer than ``score``, with theirs."""
         for move in moves:
             child = _combined(values, move)
@@ -137,7 +143,7 @@ class Prober:
                 queued.add(_key(child))
                 yield child, reached.score
 
-    def gap(self, values: Mapping[Path, Any]) -> Gap | None:
+    def gap(self, values: Mapping[SettingPath, Any]) -> Gap | None:
         """The distance to the target with these settings changed, or None where the class can't be built."""
         key = _key(values)
         if key not in self._gaps:
@@ -151,25 +157,25 @@ class Prober:
                 self._gaps[key] = measure(shapes, self.target)
         return self._gaps[key]
 
-    def _match(self, values: Mapping[Path, Any]) -> Match:
+    def _match(self, values: Mapping[SettingPath, Any]) -> Match:
         changes = tuple(FieldChange(path, lookup(self.base, path), new) for path, new in values.items())
         return Match(assign(self.base, values), changes)
 
-    def follows(self, path: Path, new: Any) -> bool:
+    def follows(self, path: SettingPath, new: Any) -> bool:
         """Whether a setting changes as some size of the result did."""
         if not self.moved or not is_int(new):
             return True
         old = lookup(self.base, path)
         return old == new or (old, new) in self.moved
 
-    def _unlikely(self, values: Mapping[Path, Any]) -> int:
+    def _unlikely(self, values: Mapping[SettingPath, Any]) -> int:
         if not self.known:
             return 0
         flat = [item for value in values.values() for _, item in leaves(value)]
         strange = sum(1 for item in flat if is_int(item) and item not in self.known)
         return strange + sum(1 for path, new in values.items() if not self.follows(path, new))
 
-    def _minimal(self, values: dict[Path, Any]) -> dict[Path, Any]:
+    def _minimal(self, values: dict[SettingPath, Any]) -> dict[SettingPath, Any]:
         for path in sorted(values, key=len, reverse=True):
             fewer = {other: value for other, value in values.items() if other != path}
             gap = self.gap(fewer)
@@ -177,7 +183,7 @@ class Prober:
                 values = fewer
         return values
 
-    def _tiers(self, values: dict[Path, Any], gap: Gap) -> Iterator[Iterator[dict[Path, Any]]]:
+    def _tiers(self, values: dict[SettingPath, Any], gap: Gap) -> Iterator[Iterator[dict[SettingPath, Any]]]:
         settings = assign(self.base, values)
         numbers = {path: value for path, value in leaves(settings) if is_int(value) and value > 0}
         if gap.counts:
@@ -198,8 +204,8 @@ class Prober:
         yield self._paired(self._ratio_moves(numbers, gap), values, settings, numbers)
 
     def _depth_moves(
-        self, settings: ConfigTree, numbers: Mapping[Path, int], gap: Gap
-    ) -> Iterator[dict[Path, Any]]:
+        self, settings: ConfigTree, numbers: Mapping[SettingPath, int], gap: Gap
+    ) -> Iterator[dict[SettingPath, Any]]:
         for have, want in dict.fromkeys(gap.counts.values()):
             if not have or not want:
                 continue
@@ -231,7 +237,7 @@ class Prober:
                 if value != have and 0 in (have % value, value % have) and scaled.denominator == 1:
                     yield {path: int(scaled)} | lists
 
-    def _empty_counts(self, settings: ConfigTree, gap: Gap) -> Iterator[dict[Path, Any]]:
+    def _empty_counts(self, settings: ConfigTree, gap: Gap) -> Iterator[dict[SettingPath, Any]]:
         for have, want in dict.fromkeys(gap.counts.values()):
             for path, value in leaves(settings):
                 if value is None:
@@ -241,8 +247,8 @@ class Prober:
                     yield {path: None}
 
     def _equal_moves(
-        self, settings: ConfigTree, numbers: Mapping[Path, int], gap: Gap
-    ) -> Iterator[dict[Path, Any]]:
+        self, settings: ConfigTree, numbers: Mapping[SettingPath, int], gap: Gap
+    ) -> Iterator[dict[SettingPath, Any]]:
         for (have, want), _ in gap.dims.most_common():
             equal = [path for path, value in numbers.items() if value == have]
             for path in equal:
@@ -254,7 +260,7 @@ class Prober:
                 if None not in scaled and have in [item for item in items if is_int(item)]:
                     yield {path: scaled}
 
-    def _ratio_moves(self, numbers: Mapping[Path, int], gap: Gap) -> Iterator[dict[Path, Any]]:
+    def _ratio_moves(self, numbers: Mapping[SettingPath, int], gap: Gap) -> Iterator[dict[SettingPath, Any]]:
         for (have, want), _ in gap.dims.most_common():
             for path, value in numbers.items():
                 scaled = in_ratio(value, want, have)
@@ -267,11 +273,11 @@ class Prober:
 
     def _paired(
         self,
-        moves: Iterator[dict[Path, Any]],
-        values: dict[Path, Any],
+        moves: Iterator[dict[SettingPath, Any]],
+        values: dict[SettingPath, Any],
         settings: ConfigTree,
-        numbers: Mapping[Path, int],
-    ) -> Iterator[dict[Path, Any]]:
+        numbers: Mapping[SettingPath, int],
+    ) -> Iterator[dict[SettingPath, Any]]:
         # a class that can't be built with one setting changed may need a second changed by the same ratio
         for move in moves:
             if self.gap(_combined(values, move)) is not None:
@@ -292,7 +298,9 @@ class Prober:
                 for some in itertools.combinations(alike, size):
                     yield {**move, **{other: alike[other] for other in some}}
 
-    def _slope_moves(self, values: dict[Path, Any], numbers: Mapping[Path, int]) -> Iterator[dict[Path, Any]]:
+    def _slope_moves(
+        self, values: dict[SettingPath, Any], numbers: Mapping[SettingPath, int]
+    ) -> Iterator[dict[SettingPath, Any]]:
         here = self._shapes[_key(values)]
         for path, value in numbers.items():
             for other in (2 * value, value + 1):
@@ -312,13 +320,13 @@ class Prober:
                 yield from ({path: guess} for guess, _ in guesses.most_common(3))
                 break
 
-    def _unset_moves(self, settings: ConfigTree, gap: Gap) -> Iterator[dict[Path, Any]]:
+    def _unset_moves(self, settings: ConfigTree, gap: Gap) -> Iterator[dict[SettingPath, Any]]:
         for path, value in leaves(settings):
             if value is None:
                 for (_, want), _ in gap.dims.most_common(4):
                     yield {path: want}
 
-    def _float_moves(self, settings: ConfigTree, gap: Gap) -> Iterator[dict[Path, Any]]:
+    def _float_moves(self, settings: ConfigTree, gap: Gap) -> Iterator[dict[SettingPath, Any]]:
         for path, value in leaves(settings):
             if isinstance(value, float) and value:
                 for (have, want), _ in gap.dims.most_common(4):
@@ -326,7 +334,7 @@ class Prober:
                     yield {path: value * have / want}
 
 
-def _combined(values: Mapping[Path, Any], move: Mapping[Path, Any]) -> dict[Path, Any]:
+def _combined(values: Mapping[SettingPath, Any], move: Mapping[SettingPath, Any]) -> dict[SettingPath, Any]:
     # a change of a whole list supersedes earlier ones inside it; one inside a changed list edits that list
     merged = dict(values)
     for path, value in sorted(move.items(), key=lambda item: len(item[0])):
@@ -340,7 +348,7 @@ def _combined(values: Mapping[Path, Any], move: Mapping[Path, Any]) -> dict[Path
     return merged
 
 
-def _key(values: Mapping[Path, Any]) -> str:
+def _key(values: Mapping[SettingPath, Any]) -> str:
     return json.dumps(sorted((spell(path), value) for path, value in values.items()), default=repr)
 
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from mlgraph.graph.interpret import Interpretation
 from mlgraph.graph.streaming import stream
 from mlgraph.program.calibration import AxisActivity, Calibration, ChainActivity, Moments
-from mlgraph.rewrite.calibration.places import Output, Place, activation_places, outputs
+from mlgraph.rewrite.calibration.axis_places import AxisPlace, Output, activation_places, outputs
 from mlgraph.rewrite.similarity import rows_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class _AxisSums:
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     samples: list[torch.Tensor] = field(default_factory=list)
 
-    def add(self, place: Place, value: torch.Tensor, wanted: int) -> None:
+    def add(self, place: AxisPlace, value: torch.Tensor, wanted: int) -> None:
         own = place.by_index(value.detach())
         squares = torch.linalg.vector_norm(own.float(), dim=(0, 2)).square()
         self.squares[place.node] = self.squares.get(place.node, 0.0) + squares
@@ -135,7 +135,7 @@ class _Watch:
     def __init__(self, program: Program, batches: int) -> None:
         places = activation_places(program)
         self.samples = max(_SAMPLES // max(batches, 1), 1)
-        self.places: dict[str, list[Place]] = defaultdict(list)
+        self.places: dict[str, list[AxisPlace]] = defaultdict(list)
         for place in places:
             self.places[place.node].append(place)
         axes = [place.axis for place in places]

@@ -18,8 +18,8 @@ from torch import fx
 from mlgraph.graph.streaming import stream
 from mlgraph.program import Note
 from mlgraph.program.calibration import Moments
-from mlgraph.program.tensors import Recipe
-from mlgraph.rewrite.calibration.places import Output, outputs
+from mlgraph.program.tensors import TensorRecipe
+from mlgraph.rewrite.calibration.axis_places import Output, outputs
 from mlgraph.rewrite.coarsen import group_members, narrowed, realise, stack_down
 from mlgraph.rewrite.grouping import groupings_of, layers_of
 from mlgraph.rewrite.plan import plan_down
@@ -58,7 +58,7 @@ def repaired(program: Program, calibration: Calibration) -> Program:
         return moved
 
     stream(program, calibration.inputs, found, settle=settle)
-    recipes = {name: Recipe(_maker(program, name, changes.get(name))) for name in program.tensors}
+    recipes = {name: TensorRecipe(_maker(program, name, changes.get(name))) for name in program.tensors}
     left = [name for name, _ in targets.items() if name not in changes]
     tensors = realise(program, recipes, program.tensors.meta())
     notes = program.notes if not left or changes else (*program.notes, _nothing())

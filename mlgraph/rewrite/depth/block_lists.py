@@ -18,7 +18,7 @@ from mlgraph.errors import MlgraphError
 if TYPE_CHECKING:
     from mlgraph.graph.dataflow import Dataflow
 
-Place = tuple[int, int]
+BlockPlace = tuple[int, int]
 """Index of a chain, index of a block in it."""
 
 
@@ -27,7 +27,7 @@ class Instance:
     """A node of the new graph: the old node, and the new block it is copied into (None outside blocks)."""
 
     node: fx.Node
-    place: Place | None = None
+    place: BlockPlace | None = None
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class Collections:
     names: tuple[str, ...]
     lengths: tuple[int, ...]
     layouts: tuple[tuple[int, ...], ...]
-    member: Mapping[fx.Node, Place]
-    cone: Mapping[fx.Node, Place]
+    member: Mapping[fx.Node, BlockPlace]
+    cone: Mapping[fx.Node, BlockPlace]
     kind: Callable[[fx.Node], Hashable]
 
-    def origin(self, node: fx.Node) -> Place | None:
+    def origin(self, node: fx.Node) -> BlockPlace | None:
         """The block from which a node, used outside the chain, comes; None for one after the whole chain."""
         return self.cone.get(node)
 
-    def elements(self, parts: Sequence[Any], user: str) -> list[tuple[Any, Place | None]]:
+    def elements(self, parts: Sequence[Any], user: str) -> list[tuple[Any, BlockPlace | None]]:
         """The parts of a list as they are in the new graph: each with the new block it is read from."""
         groups: dict[tuple[int, Hashable], dict[int, Any]] = {}
         keys: list[tuple[int, Hashable] | None] = []
@@ -61,7 +61,7 @@ class Collections:
                     key = (place[0], (key[1], len(keys)))
                 groups.setdefault(key, {})[place[1]] = part
             keys.append(key)
-        laid: list[tuple[Any, Place | None]] = []
+        laid: list[tuple[Any, BlockPlace | None]] = []
         done = set()
         scattered = {key for key in groups if not self._in_order(key, keys, groups[key])}
         for part, key in zip(parts, keys, strict=True):
@@ -82,7 +82,7 @@ class Collections:
         blocks = list(group)
         return at == list(range(at[0], at[0] + len(at))) and blocks == sorted(blocks)
 
-    def _laid(self, chain: int, group: Mapping[int, Any], user: str) -> list[tuple[Any, Place | None]]:
+    def _laid(self, chain: int, group: Mapping[int, Any], user: str) -> list[tuple[Any, BlockPlace | None]]:
         layout, length = self.layouts[chain], self.lengths[chain]
         last = len(layout) - 1
         if len(group) == length:
@@ -97,7 +97,7 @@ class Collections:
         anyone = next(iter(group.values()))
         return [(like.get(layout[block], anyone), (chain, block)) for block in chosen]
 
-    def single(self, chain: int, block: int, user: str) -> Place:
+    def single(self, chain: int, block: int, user: str) -> BlockPlace:
         """The new block that takes the place of an old one for a reader that wants that one.
 
         Raises:
@@ -112,7 +112,7 @@ class Collections:
             )
         return chain, found[0]
 
-    def _place(self, part: Any) -> Place | None:
+    def _place(self, part: Any) -> BlockPlace | None:
         leaves = part if isinstance(part, list) else [part]
         places = {self.origin(leaf) for leaf in leaves if isinstance(leaf, fx.Node)}
         return places.pop() if len(places) == 1 else None
@@ -124,14 +124,14 @@ class Collections:
 
 
 def cones(
-    flow: Dataflow, member: Mapping[fx.Node, Place], after: frozenset[fx.Node]
-) -> tuple[dict[fx.Node, Place], dict[fx.Node, set[Place]]]:
+    flow: Dataflow, member: Mapping[fx.Node, BlockPlace], after: frozenset[fx.Node]
+) -> tuple[dict[fx.Node, BlockPlace], dict[fx.Node, set[BlockPlace]]]:
     """Nodes in or beyond one block only, and nodes outside that read several blocks at once.
 
     ``after`` are the chains' last exits, whose readers come after the chain.
     """
-    cone: dict[fx.Node, Place] = {}
-    mixed: dict[fx.Node, set[Place]] = {}
+    cone: dict[fx.Node, BlockPlace] = {}
+    mixed: dict[fx.Node, set[BlockPlace]] = {}
     for node in flow.nodes:
         if node in member:
             if node not in after:
@@ -149,7 +149,7 @@ def cones(
 
 def relayout_output(
     spec: pytree.TreeSpec, leaves: Sequence[Any], collections: Collections
-) -> tuple[pytree.TreeSpec, list[tuple[Any, Place | None]]]:
+) -> tuple[pytree.TreeSpec, list[tuple[Any, BlockPlace | None]]]:
     """The output tree and leaves for the new blocks: sequences follow the layout, single leaves stay."""
     if spec.is_leaf():
         leaf = leaves[0]

@@ -14,7 +14,7 @@ from mlgraph.errors import MlgraphError
 from mlgraph.graph.ops import has
 from mlgraph.graph.traits import Trait
 from mlgraph.program import Note, Program
-from mlgraph.rewrite.depth.streams import Path, Step, follow, is_cast, last_stop, paths
+from mlgraph.rewrite.depth.streams import StreamOp, StreamPath, follow, is_cast, last_stop, paths
 from mlgraph.rewrite.depth.vanishing import Vanishing
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _HALF = 1e-2
 
 
 @dataclass(frozen=True)
-class Stream:
+class ResidualStream:
     """The residual stream through a block.
 
     ``path`` are the ops on it, ``ends`` the tensors in which the outputs of its residual branches are linear
@@ -35,14 +35,14 @@ class Stream:
     passes, the last first (none in a pre-norm block), ``gains`` the parameters that multiply the stream.
     """
 
-    path: Path
+    path: StreamPath
     ends: tuple[str, ...]
     norms: tuple[tuple[str, ...], ...]
     gains: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Affine:
+class CopyScaling:
     """What becomes of a copied tensor: ``scale * tensor + shift``; or, ``fresh``, random values of its mean
     and variance."""
 
@@ -55,11 +55,13 @@ class Affine:
 class Changes:
     """What becomes of copied tensors, by (chain, fine block, tensor position), and what of it is inexact."""
 
-    affine: Mapping[tuple[str, int, int], Affine]
+    affine: Mapping[tuple[str, int, int], CopyScaling]
     approximate: tuple[Note, ...] = ()
 
 
-def stream(program: Program, chain: Chain, block: Block, depth_mode: str) -> tuple[Stream, Note | None]:
+def stream(
+    program: Program, chain: Chain, block: Block, depth_mode: str
+) -> tuple[ResidualStream, Note | None]:
     """The residual stream of a block, and in which respect its copies are only nearly what they should be.
 
     Every way along which the entry may reach the exit is tried until one does what ``depth_mode`` asks.
@@ -80,7 +82,7 @@ def stream(program: Program, chain: Chain, block: Block, depth_mode: str) -> tup
             continue
         norms = tuple(step.own for step in reversed(path) if step.is_norm)
         gains = tuple(dict.fromkeys(t for step in path if step.name == "mul" for t in step.own))
-        candidate = Stream(path, tuple(found), norms, gains)
+        candidate = ResidualStream(path, tuple(found), norms, gains)
         error = _error(program, block, candidate, depth_mode)
         if error <= _EXACT:
             return candidate, None
@@ -97,7 +99,7 @@ def stream(program: Program, chain: Chain, block: Block, depth_mode: str) -> tup
     )
 
 
-def _ends(program: Program, block: Block, path: Path, strict: bool) -> list[str] | fx.Node:
+def _ends(program: Program, block: Block, path: StreamPath, strict: bool) -> list[str] | fx.Node:
     """The ends of all branches of a path, or the branch that has none."""
     own = program.tensors.parameters.intersection(block.tensors)
     vanishing = Vanishing(program, block.nodes, own, strict)
@@ -118,7 +120,7 @@ def _dtype(program: Program, block: Block) -> torch.dtype:
     return value.dtype
 
 
-def _not_twice(chain: Chain, found: Stream, depth_mode: str) -> str:
+def _not_twice(chain: Chain, found: ResidualStream, depth_mode: str) -> str:
     done = [_described(step) for step in found.path if not _only_adds(step)]
     what = ", ".join(dict.fromkeys(done)) or "its parameters"
     if depth_mode == "scaled":
@@ -132,11 +134,11 @@ def _not_twice(chain: Chain, found: Stream, depth_mode: str) -> str:
     )
 
 
-def _only_adds(step: Step) -> bool:
+def _only_adds(step: StreamOp) -> bool:
     return step.branch is not None and step.node.kwargs.get("alpha", 1) in (1, 1.0)
 
 
-def _described(step: Step) -> str:
+def _described(step: StreamOp) -> str:
     if has(step.node, Trait.SUM) and "alpha" in step.node.kwargs:
         return f"{step.name} with alpha={step.node.kwargs['alpha']}"
     if step.is_norm:
@@ -145,7 +147,7 @@ def _described(step: Step) -> str:
     return f"{step.name} by {step.own[0]}" if step.own else step.name
 
 
-def _error(program: Program, block: Block, found: Stream, depth_mode: str) -> float:
+def _error(program: Program, block: Block, found: ResidualStream, depth_mode: str) -> float:
     """By how much copies differ from the one block that they stand for, on random values, relatively.
 
     For ``identity`` two and three copies are run along the stream, with the branches of all but the first
@@ -166,10 +168,10 @@ def _error(program: Program, block: Block, found: Stream, depth_mode: str) -> fl
             known[key] = real > 0 if value.dtype == torch.bool else real if wide else real.to(value.dtype)
         return known[key]
 
-    def run(value: torch.Tensor, changed: Mapping[str, Affine], zero: bool, key: str) -> torch.Tensor:
+    def run(value: torch.Tensor, changed: Mapping[str, CopyScaling], zero: bool, key: str) -> torch.Tensor:
         """A block with changed tensors, on a stream of ``value``; ``zero``: without what its branches add."""
 
-        def operand(step: Step, node: fx.Node) -> torch.Tensor:
+        def operand(step: StreamOp, node: fx.Node) -> torch.Tensor:
             if node is step.branch:
                 branch = drawn(node.meta["val"], node.name, key)
                 return torch.zeros_like(branch) if zero else branch
@@ -207,7 +209,7 @@ def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def copies(
     program: Program, chain: Chain, members: Sequence[int], blocks: Sequence[Block], depth_mode: str
-) -> tuple[list[Mapping[str, Affine]], Note | None]:
+) -> tuple[list[Mapping[str, CopyScaling]], Note | None]:
     """What becomes of the tensors of each copy of a block, in order, by tensor name; and what is inexact.
 
     ``members`` are the places of the copies in the chain. ``scaled`` divides the ends of residual branches
@@ -223,17 +225,17 @@ def copies(
     if depth_mode == "copy" or len(members) == 1:
         return [{} for _ in members], None
     if depth_mode == "random":
-        fresh = Affine(0.0, fresh=True)
+        fresh = CopyScaling(0.0, fresh=True)
         own = [[t for t in block.tensors if t in program.tensors.parameters] for block in blocks]
         return [dict.fromkeys(names, fresh) if rank else {} for rank, names in enumerate(own)], None
-    out: list[Mapping[str, Affine]] = []
+    out: list[Mapping[str, CopyScaling]] = []
     last = len(members) - 1
     inexact: Note | None = None
     for rank, block in enumerate(blocks):
         found, respect = stream(program, chain, block, depth_mode)
         inexact = inexact or respect
         if depth_mode == "scaled":
-            changed = dict.fromkeys(found.ends, Affine(1 / len(members)))
+            changed = dict.fromkeys(found.ends, CopyScaling(1 / len(members)))
         else:
             if found.norms and list(members) != list(range(members[0], members[0] + len(members))):
                 raise MlgraphError(
@@ -246,19 +248,19 @@ def copies(
     return out, inexact
 
 
-def _changed(found: Stream, rank: int, last: int) -> dict[str, Affine]:
+def _changed(found: ResidualStream, rank: int, last: int) -> dict[str, CopyScaling]:
     """What becomes of the tensors of copy ``rank`` of 0 to ``last``, so that together they are one block."""
-    changed: dict[str, Affine] = {}
+    changed: dict[str, CopyScaling] = {}
     if rank > 0:
-        changed.update(dict.fromkeys(found.gains, Affine(0.0, 1.0)))
-        changed.update(dict.fromkeys(found.ends, Affine(0.0)))
+        changed.update(dict.fromkeys(found.gains, CopyScaling(0.0, 1.0)))
+        changed.update(dict.fromkeys(found.ends, CopyScaling(0.0)))
     for position, norm in enumerate(found.norms):
         if (rank < last) if position == 0 else (rank > 0):
-            changed.update({t: Affine(0.0, 1.0 if i == 0 else 0.0) for i, t in enumerate(norm)})
+            changed.update({t: CopyScaling(0.0, 1.0 if i == 0 else 0.0) for i, t in enumerate(norm)})
     return changed
 
 
-def _check_own(chain: Chain, block: Block, found: Stream, changed: Mapping[str, Affine]) -> None:
+def _check_own(chain: Chain, block: Block, found: ResidualStream, changed: Mapping[str, CopyScaling]) -> None:
     for tensor in changed:
         if tensor not in block.tensors:
             raise MlgraphError(
@@ -281,7 +283,7 @@ def residual_changes(
     ``blocks_of`` says whether ``program`` holds the ``"fine"`` blocks or the ``"coarse"`` ones that they
     copy. Where a grouping pads, copies are identities but for the one that was selected.
     """
-    out: dict[tuple[str, int, int], Affine] = {}
+    out: dict[tuple[str, int, int], CopyScaling] = {}
     approximate: dict[Note, None] = {}
     modes = {name: _mode(name, grouping, depth_mode) for name, grouping in layers.items()}
     chains = {chain.name: chain for chain in program.blocks} if set(modes.values()) - {"copy"} else {}

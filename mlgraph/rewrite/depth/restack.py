@@ -12,8 +12,8 @@ from torch import fx
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.dataflow import Dataflow
 from mlgraph.graph.propagate import propagate
-from mlgraph.rewrite.depth.block_lists import Collections, Instance, Place, cones, relayout_output
-from mlgraph.rewrite.depth.names import Labels, Source, relabel, relabel_tensors
+from mlgraph.rewrite.depth.block_lists import BlockPlace, Collections, Instance, cones, relayout_output
+from mlgraph.rewrite.depth.block_names import Labels, OldTensor, relabel, relabel_tensors
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -25,7 +25,7 @@ class Restacked:
     """A program with other blocks, and the old tensor from which each of its tensors was copied."""
 
     program: Program
-    sources: Mapping[str, Source]
+    sources: Mapping[str, OldTensor]
 
 
 def restack(program: Program, layout: Mapping[str, tuple[int, ...]]) -> Restacked:
@@ -80,15 +80,15 @@ def _forms(chain: Chain, layout: tuple[int, ...]) -> tuple[int, ...]:
 class _Surgery:
     """One rebuilding of a graph; ``run`` makes it."""
 
-    def __init__(self, program: Program, labels: Labels, sources: Mapping[str, Source]) -> None:
+    def __init__(self, program: Program, labels: Labels, sources: Mapping[str, OldTensor]) -> None:
         self.program = program
         self.labels = labels
         self.flow = Dataflow(program)
         self.forms = tuple(map(_forms, labels.chains, labels.layouts))
         self.nodes: dict[str, fx.Node] = {node.name: node for node in program.graph.nodes}
-        self.member: dict[fx.Node, Place] = {}
-        self.entries: dict[Place, fx.Node] = {}
-        self.exits: dict[Place, fx.Node] = {}
+        self.member: dict[fx.Node, BlockPlace] = {}
+        self.entries: dict[BlockPlace, fx.Node] = {}
+        self.exits: dict[BlockPlace, fx.Node] = {}
         self.begin: list[int] = []
         aligned: dict[fx.Node, int] = {}
         for index, chain in enumerate(labels.chains):
@@ -155,7 +155,7 @@ class _Surgery:
                 if old == place[1]:
                     yield Instance(node, (place[0], block))
 
-    def read(self, node: fx.Node, place: Place | None) -> Instance:
+    def read(self, node: fx.Node, place: BlockPlace | None) -> Instance:
         """What a reader outside blocks sees for ``node``; ``place`` is the new block of a list element."""
         if node in self.after:
             return Instance(*self.exit(self.after[node], len(self.forms[self.after[node]]) - 1))
@@ -171,7 +171,7 @@ class _Surgery:
             return Instance(counterpart, place)
         return Instance(node, place)
 
-    def counterpart(self, node: fx.Node, old: Place, new: Place) -> fx.Node:
+    def counterpart(self, node: fx.Node, old: BlockPlace, new: BlockPlace) -> fx.Node:
         """The node of another block that answers ``node``."""
         if old == new:
             return node
@@ -181,7 +181,7 @@ class _Surgery:
         at = blocks[old[1]].aligned.index(node.name)
         return self.nodes[blocks[new[1]].aligned[at]]
 
-    def exit(self, index: int, block: int) -> tuple[fx.Node, Place]:
+    def exit(self, index: int, block: int) -> tuple[fx.Node, BlockPlace]:
         return self.exits[index, self.forms[index][block]], (index, block)
 
     def operand(self, instance: Instance, node: fx.Node) -> Instance:
@@ -269,7 +269,7 @@ class _Surgery:
         index, block = instance.place
         return self.begin[index], 1 + block, position
 
-    def source(self, place: Place, tensor: str) -> str:
+    def source(self, place: BlockPlace, tensor: str) -> str:
         """The old tensor that stands in a new block where the block of its form reads ``tensor``."""
         blocks = self.labels.chains[place[0]].blocks
         form, old = self.forms[place[0]][place[1]], self.labels.layouts[place[0]][place[1]]

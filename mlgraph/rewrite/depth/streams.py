@@ -24,7 +24,7 @@ _TRIED = 32
 
 
 @dataclass(frozen=True)
-class Step:
+class StreamOp:
     """An op on a stream, and which of its arguments the stream is."""
 
     node: fx.Node
@@ -62,11 +62,11 @@ class Step:
         return has(self.node, Trait.NORM)
 
 
-Path = tuple[Step, ...]
+StreamPath = tuple[StreamOp, ...]
 """The ops on a stream, from a block's entry to its exit."""
 
 
-def paths(program: Program, block: Block) -> list[Path]:
+def paths(program: Program, block: Block) -> list[StreamPath]:
     """The ways along which the entry of a block may be its residual stream, at most a few dozen.
 
     There are several where a branch is itself made of such ops alone.
@@ -89,14 +89,14 @@ def paths(program: Program, block: Block) -> list[Path]:
         given = (node.args[position] for position in positions(node))
         return any(isinstance(arg, fx.Node) and reaches(arg) for arg in given)
 
-    def ways(node: fx.Node) -> Iterator[Path]:
+    def ways(node: fx.Node) -> Iterator[StreamPath]:
         if node is entry:
             yield ()
             return
         for position in positions(node):
             arg = node.args[position]
             if isinstance(arg, fx.Node) and reaches(arg):
-                yield from ((*path, Step(node, position)) for path in ways(arg))
+                yield from ((*path, StreamOp(node, position)) for path in ways(arg))
 
     return list(islice(ways(nodes[block.exit]), _TRIED))
 
@@ -136,11 +136,11 @@ def _is_tensor(value: object) -> TypeGuard[fx.Node]:
     return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), torch.Tensor)
 
 
-Operand = Callable[[Step, fx.Node], torch.Tensor]
+Operand = Callable[[StreamOp, fx.Node], torch.Tensor]
 """The value of a tensor that a step reads beside the stream."""
 
 
-def follow(path: Path, value: torch.Tensor, operand: Operand) -> torch.Tensor:
+def follow(path: StreamPath, value: torch.Tensor, operand: Operand) -> torch.Tensor:
     """What becomes of the entry's value along a stream, in evaluation."""
     for step in path:
         if has(step.node, Trait.DROPS):
@@ -156,6 +156,6 @@ def follow(path: Path, value: torch.Tensor, operand: Operand) -> torch.Tensor:
     return value
 
 
-def is_cast(step: Step) -> bool:
+def is_cast(step: StreamOp) -> bool:
     """Whether a step may change the type of the stream."""
     return has(step.node, Trait.CASTS)

@@ -17,10 +17,10 @@ from mlgraph.train.errors import TrainError
 
 IGNORED = -100
 """The label of what is not to be predicted."""
-Row = Mapping[str, Any]
+DataRow = Mapping[str, Any]
 
 
-def read_labelled(paths: Sequence[Path], text: str, label: str) -> list[Row]:
+def read_labelled(paths: Sequence[Path], text: str, label: str) -> list[DataRow]:
     """Rows with the columns ``text`` and ``label``.
 
     They come from jsonl, parquet and ``save_to_disk`` data, or from a folder with one folder of text files
@@ -32,7 +32,7 @@ def read_labelled(paths: Sequence[Path], text: str, label: str) -> list[Row]:
     return rows
 
 
-def _rows_of(path: Path, text: str, label: str) -> Iterator[Row]:
+def _rows_of(path: Path, text: str, label: str) -> Iterator[DataRow]:
     folders = sorted(one for one in path.iterdir() if one.is_dir()) if path.is_dir() else []
     if folders and not (path / "dataset_info.json").exists():
         for folder in folders:
@@ -42,7 +42,7 @@ def _rows_of(path: Path, text: str, label: str) -> Iterator[Row]:
     yield from read_rows(path, (text, label))
 
 
-def classes(rows: Sequence[Row], label: str) -> tuple[Any, ...]:
+def classes(rows: Sequence[DataRow], label: str) -> tuple[Any, ...]:
     """The classes of rows, or of the words in them, in order."""
     found: set[Any] = set()
     for row in rows:
@@ -88,7 +88,9 @@ class Encoder:
 class LabelledTexts(Dataset[dict[str, torch.Tensor]]):
     """Samples of ``text-classification``: ``input_ids``, ``attention_mask`` [sequence], ``labels`` []."""
 
-    def __init__(self, rows: Sequence[Row], text: str, label: str, encoder: Encoder, known: Sequence[Any]):
+    def __init__(
+        self, rows: Sequence[DataRow], text: str, label: str, encoder: Encoder, known: Sequence[Any]
+    ):
         self.rows, self.text, self.label, self.encoder = rows, text, label, encoder
         self.number = {value: number for number, value in enumerate(known)}
         self.highest = len(known) - 1
@@ -144,7 +146,7 @@ class LabelledTokens(LabelledTexts):
 class PairedTexts(Dataset[dict[str, torch.Tensor]]):
     """Samples of ``seq2seq`` from pairs: a text, and the text that is to be written for it."""
 
-    def __init__(self, rows: Sequence[Row], text: str, target: str, encoder: Encoder, start: int) -> None:
+    def __init__(self, rows: Sequence[DataRow], text: str, target: str, encoder: Encoder, start: int) -> None:
         self.rows, self.text, self.target, self.encoder, self.start = rows, text, target, encoder, start
 
     def __len__(self) -> int:

@@ -26,10 +26,10 @@ def mix(*numbers: int) -> int:
     return (found ^ (found >> 32)) % 2**63
 
 
-Numbers = np.ndarray[Any, Any]
+IntArray = np.ndarray[Any, Any]
 
 
-def shuffled(places: Numbers, count: int, seed: int) -> Numbers:
+def shuffled(places: IntArray, count: int, seed: int) -> IntArray:
     """The samples at ``places`` ([n], each below ``count``) of one order of ``count`` samples."""
     half = np.uint64(max((max(count - 1, 1).bit_length() + 1) // 2, 1))
     keys = np.array([mix(seed, number) for number in range(_ROUNDS)], dtype=np.uint64)
@@ -39,7 +39,7 @@ def shuffled(places: Numbers, count: int, seed: int) -> Numbers:
     return found.astype(np.int64)
 
 
-def _rounds(numbers: Numbers, half: np.uint64, keys: Numbers) -> Numbers:
+def _rounds(numbers: IntArray, half: np.uint64, keys: IntArray) -> IntArray:
     low = np.uint64((1 << int(half)) - 1)
     left, right = numbers >> half, numbers & low
     with np.errstate(over="ignore"):

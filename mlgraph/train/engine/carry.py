@@ -24,7 +24,7 @@ from mlgraph.rewrite.grouping import Grouping, Groupings, groupings_of, layers_o
 from mlgraph.rewrite.plan import plan_down, plan_up
 from mlgraph.rewrite.rearrange import Moves, rearrange
 from mlgraph.rewrite.sharded import Layout, is_sharded, on_parts
-from mlgraph.rewrite.transfer import Kind, TensorTransfer
+from mlgraph.rewrite.transfer import TensorTransfer, ValueKind
 from mlgraph.train.engine.optimizer_state import LazyState
 from mlgraph.train.errors import TrainError
 from mlgraph.train.optimizer import FIRST_MOMENTS, SECOND_MOMENTS, OptimizerState, States
@@ -191,7 +191,7 @@ def state_map(
     return partial(_up, found, depth_mode, mode == "asymmetric")
 
 
-def _kind(key: str) -> Kind | None:
+def _kind(key: str) -> ValueKind | None:
     if key in FIRST_MOMENTS:
         return "gradient"
     return "gradient_squared" if key in SECOND_MOMENTS else None
@@ -246,7 +246,11 @@ def _share(counterpart: Counterpart, depth_mode: str) -> float | None:
 
 
 def _raised(
-    value: torch.Tensor, kind: Kind | None, transfer: TensorTransfer | None, share: float, first_only: bool
+    value: torch.Tensor,
+    kind: ValueKind | None,
+    transfer: TensorTransfer | None,
+    share: float,
+    first_only: bool,
 ) -> torch.Tensor:
     if kind is None:
         return value.clone()

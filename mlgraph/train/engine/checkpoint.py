@@ -58,7 +58,7 @@ class Checkpoint:
         return _open(self.path, "model.safetensors")
 
 
-class Draft:
+class FolderDraft:
     """A folder that takes its place when it is complete.
 
     The first process makes it and calls ``publish``; every process writes its parts.

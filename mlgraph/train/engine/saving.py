@@ -16,7 +16,7 @@ from mlgraph.program import Program
 from mlgraph.program.tensors import TensorSource
 from mlgraph.rewrite.sharded import Layout
 from mlgraph.train.data.stream import RandomState, Stream
-from mlgraph.train.engine.checkpoint import INITIAL, Checkpoint, Draft, RunDirectory
+from mlgraph.train.engine.checkpoint import INITIAL, Checkpoint, FolderDraft, RunDirectory
 from mlgraph.train.engine.levels import Aside, Level, SetAside
 from mlgraph.train.engine.shard_files import own_parts
 from mlgraph.train.engine.sharding import sharded, shell, trained
@@ -149,7 +149,7 @@ class Saver:
         parts = own_parts(tensors, rank, processes, varying)
         if background:
             parts = {name: part.copied() for name, part in parts.items()}
-        draft = Draft(target, parts, rank, processes)
+        draft = FolderDraft(target, parts, rank, processes)
         if self._main:
             draft.make()
         self._accelerator.wait_for_everyone()
@@ -269,7 +269,9 @@ class Saver:
 class _Writing(threading.Thread):
     """What one process does for a draft: write its parts and, in the main process, publish all."""
 
-    def __init__(self, draft: Draft, texts: Mapping[str, str] | None, after: Callable[[], None]) -> None:
+    def __init__(
+        self, draft: FolderDraft, texts: Mapping[str, str] | None, after: Callable[[], None]
+    ) -> None:
         super().__init__(name="mlgraph checkpoint", daemon=True)
         self.draft, self._texts, self._after = draft, texts, after
         self.abandoned = threading.Event()

@@ -28,7 +28,7 @@ from mlgraph.program.tensors import Rows, Shapes, TensorSource
 from mlgraph.rewrite.sharded import Layout, is_sharded, local_part
 from mlgraph.storage.container import make_header, parse_header, read_raw_header
 from mlgraph.storage.lazy import LazyTensors, TensorFile
-from mlgraph.storage.values import Malformed
+from mlgraph.storage.plain_values import Malformed
 from mlgraph.storage.write import write_tensor
 from mlgraph.train.errors import RunDirectoryError
 

@@ -189,7 +189,7 @@ def shard_module(module: nn.Module, layout: Layout, settings: Settings, whole: f
     """
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-    from mlgraph.emit.module import Block
+    from mlgraph.emit.module import EmittedBlock
 
     kept = {parameter for name, parameter in module.named_parameters() if name in whole}
     options: dict[str, Any] = {"mesh": layout.mesh, "ignored_params": kept}
@@ -202,7 +202,7 @@ def shard_module(module: nn.Module, layout: Layout, settings: Settings, whole: f
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     for part in list(module.modules()):
-        if isinstance(part, Block):
+        if isinstance(part, EmittedBlock):
             fully_shard(part, **options)
     fully_shard(module, **options)
 

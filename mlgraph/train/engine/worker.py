@@ -202,17 +202,17 @@ class Worker:
 def recompute(module: nn.Module) -> None:
     """Let every block recompute its activations in the backward pass; a single block keeps them."""
     from mlgraph.emit.checkpointing import checkpoint_blocks
-    from mlgraph.emit.module import Block
+    from mlgraph.emit.module import EmittedBlock
 
-    if any(isinstance(part, Block) for part in module.modules()):
+    if any(isinstance(part, EmittedBlock) for part in module.modules()):
         checkpoint_blocks(module)
 
 
 def compile_blocks(module: nn.Module) -> None:
     """Compile every block on its first call, or the module where it has none."""
-    from mlgraph.emit.module import Block
+    from mlgraph.emit.module import EmittedBlock
 
-    blocks: list[nn.Module] = [part for part in module.modules() if isinstance(part, Block)]
+    blocks: list[nn.Module] = [part for part in module.modules() if isinstance(part, EmittedBlock)]
     for part in blocks or [module]:
         part.compile()
 

@@ -79,7 +79,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RecipeComparison:
     """A recipe against the baseline: the runs, and their savings per cost."""
 
     name: str
@@ -87,7 +87,7 @@ class Comparison:
     savings: Mapping[str, Sequence[Saving]]
 
 
-def compare(runs: Sequence[Run], baseline: Sequence[Run]) -> list[Comparison]:
+def compare(runs: Sequence[Run], baseline: Sequence[Run]) -> list[RecipeComparison]:
     """Every recipe against the baseline's run of the same seed, or its first where there is none.
 
     Runs are compared with a baseline of their own task, data and model class alone.
@@ -105,7 +105,7 @@ def compare(runs: Sequence[Run], baseline: Sequence[Run]) -> list[Comparison]:
             cost: [s for base, run in pairs if (s := saving(base.history, run.history, cost)) is not None]
             for cost in COSTS
         }
-        found.append(Comparison(members[0].name, members, savings))
+        found.append(RecipeComparison(members[0].name, members, savings))
     return sorted(found, key=lambda comparison: comparison.name)
 
 
@@ -135,7 +135,7 @@ class Report:
 
     files: Sequence[Path]
     baseline: Sequence[Run]
-    comparisons: Sequence[Comparison]
+    comparisons: Sequence[RecipeComparison]
     notes: Sequence[str] = ()
 
 
@@ -211,7 +211,7 @@ def _shade(axes: Any, run: Run, cost: str) -> None:
 def page(
     runs: Sequence[Run],
     baseline: Sequence[Run],
-    comparisons: Sequence[Comparison],
+    comparisons: Sequence[RecipeComparison],
     pictures: Mapping[str, bytes],
 ) -> str:
     """The HTML page, pictures inside."""
@@ -235,7 +235,7 @@ _LEGEND = (
 )
 
 
-def _savings(comparisons: Sequence[Comparison]) -> str:
+def _savings(comparisons: Sequence[RecipeComparison]) -> str:
     if not comparisons:
         return ""
     rows = [

@@ -8,12 +8,12 @@ from itertools import pairwise
 from statistics import mean, stdev
 from typing import Any
 
-Point = tuple[float, float]
+CurvePoint = tuple[float, float]
 
 
 def curve(
     history: Iterable[dict[str, Any]], cost: str, key: str = "eval_loss", level: int = 1
-) -> list[Point]:
+) -> list[CurvePoint]:
     """Points (cost, loss) of the evaluations at ``level``; costs are those of the run so far, at all levels.
 
     ``cost`` is ``flops``, ``seconds``, ``tokens`` or ``step``.
@@ -21,7 +21,7 @@ def curve(
     return [(float(r[cost]), float(r[key])) for r in history if key in r and r.get("level") == level]
 
 
-def cost_to_reach(points: Sequence[Point], loss: float) -> float | None:
+def cost_to_reach(points: Sequence[CurvePoint], loss: float) -> float | None:
     """The cost at which a curve, straight between points, first comes down to ``loss``; None if never."""
     if points and points[0][1] <= loss:
         return points[0][0]

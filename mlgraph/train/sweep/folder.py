@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 from mlgraph.files import write_text
 from mlgraph.train.errors import TrainError
 from mlgraph.train.results.metrics import Record, read_metrics
+from mlgraph.train.sweep.runs import Outcomes, RunOutcome, StudyRun
 from mlgraph.train.sweep.study import Study
-from mlgraph.train.sweep.trials import Outcome, Outcomes, Trial
 from mlgraph.train.tables import build
 
 STUDY = "study.json"
@@ -66,16 +66,16 @@ class StudyFolder:
                     f"{self.path} holds another study: give the study another out, or remove the folder."
                 )
 
-    def history(self, trial: Trial) -> list[Record]:
+    def history(self, trial: StudyRun) -> list[Record]:
         """The records of a trial's run."""
         return read_metrics(self.run(trial) / "metrics.jsonl")
 
-    def run(self, trial: Trial) -> Path:
+    def run(self, trial: StudyRun) -> Path:
         """The run directory of a trial."""
         return self.path / "runs" / trial.name
 
     @contextmanager
-    def claimed(self, trial: Trial) -> Iterator[bool]:
+    def claimed(self, trial: StudyRun) -> Iterator[bool]:
         """Whether this process may run the trial now; it alone, while the context lasts."""
         lock = FileLock(self.path / "locks" / f"{trial.name}.lock")
         try:
@@ -94,11 +94,11 @@ class StudyFolder:
         for path in sorted((self.path / "outcomes").glob("*.json")):
             values = json.loads(path.read_text(encoding="utf-8"))
             values["loss"] = math.inf if values["loss"] is None else values["loss"]
-            found[path.stem] = Outcome(**values)
+            found[path.stem] = RunOutcome(**values)
         return found
 
     def finish(
-        self, trial: Trial, diverged: str | None = None, found: Mapping[str, float] | None = None
+        self, trial: StudyRun, diverged: str | None = None, found: Mapping[str, float] | None = None
     ) -> None:
         """Write down what a run reached, ``found`` with it; ``diverged`` says why it ended early."""
         history = self.history(trial)
@@ -107,7 +107,7 @@ class StudyFolder:
             raise TrainError(f"{self.run(trial)} was not evaluated: give the study evaluation data.")
         last = ends[-1] if ends else {"flops": 0.0, "seconds": 0.0}
         metrics = {key: value for key, value in last.items() if key.startswith("eval_")}
-        outcome = Outcome(
+        outcome = RunOutcome(
             math.inf if diverged is not None else last["eval_loss"],
             last["flops"],
             last["seconds"],

@@ -27,9 +27,9 @@ from mlgraph.train.results.metrics import Record
 from mlgraph.train.results.report import describe
 from mlgraph.train.results.savings import Saving, saving
 from mlgraph.train.sweep.folder import StudyFolder
+from mlgraph.train.sweep.runs import TWINS, Outcomes, begun, best, reported
 from mlgraph.train.sweep.study import Study
 from mlgraph.train.sweep.table import StudyTable, interval, settings_text, tabulate
-from mlgraph.train.sweep.trials import TWINS, Outcomes, begun, best, reported
 
 Histories = Mapping[str, Mapping[int, Sequence[Record]]]
 """Records of the final runs at full length, by arm and seed."""

@@ -15,12 +15,12 @@ from mlgraph.program import Program
 from mlgraph.train.config import Config
 from mlgraph.train.errors import DivergedError, TrainError
 from mlgraph.train.sweep.folder import StudyFolder
+from mlgraph.train.sweep.runs import TWINS, Outcomes, StudyRun, needed
 from mlgraph.train.sweep.study import Study
-from mlgraph.train.sweep.trials import TWINS, Outcomes, Trial, needed
 
 _PATIENCE = 2.0
 OpenProgram = Callable[..., Program]
-Say = Callable[[str], None]
+Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def sweep(
     open_program: OpenProgram,
     workers: int = 1,
     devices: Sequence[str] = (),
-    say: Say = lambda _: None,
+    say: Announce = lambda _: None,
 ) -> Sweep:
     """Run whatever a study still needs, and wait for what others are running.
 
@@ -52,7 +52,7 @@ def sweep(
     return Sweep(tuple(_work(study, folder, open_program, say)), folder.outcomes())
 
 
-def _work(study: Study, folder: StudyFolder, open_program: OpenProgram, say: Say) -> list[str]:
+def _work(study: Study, folder: StudyFolder, open_program: OpenProgram, say: Announce) -> list[str]:
     programs = _Programs(open_program)
     ran: list[str] = []
     while True:
@@ -68,7 +68,7 @@ def _work(study: Study, folder: StudyFolder, open_program: OpenProgram, say: Say
 
 
 def _first_free(
-    study: Study, folder: StudyFolder, trials: Iterable[Trial], programs: _Programs, say: Say
+    study: Study, folder: StudyFolder, trials: Iterable[StudyRun], programs: _Programs, say: Announce
 ) -> str | None:
     """Run the first trial that no other process has claimed; its name, or None where there is none."""
     for trial in trials:
@@ -80,7 +80,7 @@ def _first_free(
     return None
 
 
-def _carry_out(study: Study, folder: StudyFolder, trial: Trial, programs: _Programs) -> None:
+def _carry_out(study: Study, folder: StudyFolder, trial: StudyRun, programs: _Programs) -> None:
     from mlgraph.train.launch import launch
 
     config = study.config(
@@ -130,7 +130,9 @@ class _Programs:
         return opened
 
 
-def _spread(study: Study, open_program: OpenProgram, workers: int, devices: Sequence[str], say: Say) -> None:
+def _spread(
+    study: Study, open_program: OpenProgram, workers: int, devices: Sequence[str], say: Announce
+) -> None:
     context = multiprocessing.get_context("spawn")
     threads = max((os.cpu_count() or 1) // workers, 1)
     processes = []

@@ -15,8 +15,8 @@ from itertools import pairwise
 from statistics import mean, stdev
 from typing import Any, Literal
 
+from mlgraph.train.sweep.runs import Outcomes, RunOutcome, StudyRun, best, reported, searched
 from mlgraph.train.sweep.study import Study
-from mlgraph.train.sweep.trials import Outcome, Outcomes, Trial, best, reported, searched
 
 COSTS = ("flops", "seconds")
 Bound = Literal["exact", "at least", "at most", "unknown"]
@@ -42,7 +42,7 @@ class ArmRow:
     baseline: bool
     tuning_runs: int
     settings: Mapping[str, Any] | None
-    runs: Mapping[int, Outcome]
+    runs: Mapping[int, RunOutcome]
     saved: Mapping[str, Sequence[Share]]
 
     def summary(self, cost: str) -> str:
@@ -59,11 +59,11 @@ class ArmRow:
 
 
 @dataclass(frozen=True)
-class Point:
+class StudyPoint:
     """The baseline at one length: costs and losses by seed."""
 
     share: float
-    runs: Mapping[int, Outcome]
+    runs: Mapping[int, RunOutcome]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class StudyTable:
 
     prediction: str
     arms: Sequence[ArmRow]
-    curve: Sequence[Point]
+    curve: Sequence[StudyPoint]
     sensitivity: Mapping[str, Mapping[str, Sequence[tuple[Any, float]]]]
     missing: int
 
@@ -112,15 +112,15 @@ def tabulate(study: Study, outcomes: Outcomes) -> StudyTable:
     return StudyTable(study.prediction, rows, curve, sensitivity, missing)
 
 
-def _curve(trials: Sequence[Trial], outcomes: Outcomes) -> list[Point]:
-    by_share: dict[float, dict[int, Outcome]] = {}
+def _curve(trials: Sequence[StudyRun], outcomes: Outcomes) -> list[StudyPoint]:
+    by_share: dict[float, dict[int, RunOutcome]] = {}
     for trial in trials:
         if trial.name in outcomes:
             by_share.setdefault(trial.share, {})[trial.seed] = outcomes[trial.name]
-    return [Point(share, runs) for share, runs in sorted(by_share.items())]
+    return [StudyPoint(share, runs) for share, runs in sorted(by_share.items())]
 
 
-def _saved(curve: Sequence[Point], seed: int, run: Outcome, cost: str) -> Share:
+def _saved(curve: Sequence[StudyPoint], seed: int, run: RunOutcome, cost: str) -> Share:
     """What a run saved over the baselines of its own seed."""
     points = [(getattr(p.runs[seed], cost), p.runs[seed].loss) for p in curve if seed in p.runs]
     # a longer run that ends higher than a shorter one is worth no more than the shorter

@@ -60,7 +60,7 @@ def _arm(how: str, _rank: int, count: int) -> None:
     if how == "time":
         threading.Timer(count / 100, lambda: os.kill(os.getpid(), number)).start()
         return
-    owner, name = {"publish": (checkpoint.Draft, "write")}.get(how, (Worker, "step"))
+    owner, name = {"publish": (checkpoint.FolderDraft, "write")}.get(how, (Worker, "step"))
     whole, calls = getattr(owner, name), 0
 
     def counted(*arguments: Any) -> Any:

@@ -11,12 +11,12 @@ from mlgraph.cli.app import run
 from mlgraph.train.errors import TrainError
 from mlgraph.train.sweep.folder import StudyFolder
 from mlgraph.train.sweep.page import write_study
+from mlgraph.train.sweep.runs import TWINS, StudyRun, needed
 from mlgraph.train.sweep.table import Share, interval
-from mlgraph.train.sweep.trials import TWINS, Trial, needed
-from tests.train.sweep.test_trials import cost, study
+from tests.train.sweep.test_runs import cost, study
 
 
-def record(trial: Trial) -> list[dict[str, object]]:
+def record(trial: StudyRun) -> list[dict[str, object]]:
     """A run of five evaluations that falls in a line to where ``cost`` says that it ends."""
     end = cost(trial)
     return [

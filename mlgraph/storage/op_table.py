@@ -14,7 +14,7 @@ import torch
 from torch._ops import OpOverload, OpOverloadPacket
 
 from mlgraph.graph import ops
-from mlgraph.storage.values import Malformed, shorten
+from mlgraph.storage.plain_values import Malformed, shorten
 
 # Which operator namespaces a file may name, and the installed module that registers each.
 _NAMESPACES: dict[str, str | None] = {

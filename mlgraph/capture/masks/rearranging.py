@@ -18,24 +18,24 @@ from mlgraph.capture.masks.functions import (
     map_affine,
     move_dims,
 )
-from mlgraph.capture.masks.reader import Reader, Rule, forget_single, rank_of
+from mlgraph.capture.masks.reader import MaskReader, MaskRule, forget_single, rank_of
 from mlgraph.graph.ops import arguments
 from mlgraph.graph.sizes import dtype_of, sizes_of
 
 aten = torch.ops.aten
 
 
-def _passes(reader: Reader, node: fx.Node) -> Known | None:
+def _passes(reader: MaskReader, node: fx.Node) -> Known | None:
     return reader.value(node.args[0])
 
 
-def _unsqueeze(reader: Reader, node: fx.Node) -> Known | None:
+def _unsqueeze(reader: MaskReader, node: fx.Node) -> Known | None:
     rank = rank_of(node)
     at = rank - (arguments(node)[1] % rank)
     return move_dims(reader.value(node.args[0]), lambda dim: dim + 1 if dim >= at else dim)
 
 
-def _squeeze(reader: Reader, node: fx.Node) -> Known | None:
+def _squeeze(reader: MaskReader, node: fx.Node) -> Known | None:
     source = arguments(node)[0]
     rank = rank_of(source)
     if rank_of(node) == rank:
@@ -44,7 +44,7 @@ def _squeeze(reader: Reader, node: fx.Node) -> Known | None:
     return move_dims(reader.value(source), lambda dim: None if dim == at else dim - 1 if dim > at else dim)
 
 
-def _permute(reader: Reader, node: fx.Node) -> Known | None:
+def _permute(reader: MaskReader, node: fx.Node) -> Known | None:
     rank = rank_of(node)
     if node.target is aten.permute.default:
         order = [dim % rank for dim in arguments(node)[1]]
@@ -56,7 +56,7 @@ def _permute(reader: Reader, node: fx.Node) -> Known | None:
     return move_dims(reader.value(node.args[0]), where.get)
 
 
-def _reshape(reader: Reader, node: fx.Node) -> Known | None:
+def _reshape(reader: MaskReader, node: fx.Node) -> Known | None:
     """Reshapes that only add or remove dims of size 1."""
     source = arguments(node)[0]
     before, after = sizes_of(source), sizes_of(node)
@@ -70,14 +70,14 @@ def _reshape(reader: Reader, node: fx.Node) -> Known | None:
     return move_dims(reader.value(source), where.get)
 
 
-def _expand(reader: Reader, node: fx.Node) -> Known | None:
+def _expand(reader: MaskReader, node: fx.Node) -> Known | None:
     source = arguments(node)[0]
     sizes = sizes_of(source) or ()
     # Where a dim of size 1 is repeated the index in it does not count.
     return move_dims(reader.value(source), lambda dim: None if sizes[-dim] == 1 else dim)
 
 
-def _repeat(reader: Reader, node: fx.Node) -> Known | None:
+def _repeat(reader: MaskReader, node: fx.Node) -> Known | None:
     """Repeats of dims of size 1 only."""
     source, repeats = arguments(node)
     before = sizes_of(source) or ()
@@ -87,7 +87,7 @@ def _repeat(reader: Reader, node: fx.Node) -> Known | None:
     return move_dims(reader.value(source), lambda dim: dim)
 
 
-def _slice(reader: Reader, node: fx.Node) -> Known | None:
+def _slice(reader: MaskReader, node: fx.Node) -> Known | None:
     _, dim, start, _, step = arguments(node)
     start = 0 if start is None else start
     if not isinstance(step, int) or (isinstance(start, int) and start < 0):
@@ -95,7 +95,7 @@ def _slice(reader: Reader, node: fx.Node) -> Known | None:
     return _shift(reader, node, dim, start, step)
 
 
-def _select(reader: Reader, node: fx.Node) -> Known | None:
+def _select(reader: MaskReader, node: fx.Node) -> Known | None:
     source, dim, index = arguments(node)
     rank = rank_of(source)
     at = rank - dim % rank
@@ -105,7 +105,7 @@ def _select(reader: Reader, node: fx.Node) -> Known | None:
     return move_dims(shifted, lambda d: d - 1 if d > at else d)
 
 
-def _shift(reader: Reader, node: fx.Node, dim: int, start: Any, step: int) -> Known | None:
+def _shift(reader: MaskReader, node: fx.Node, dim: int, start: Any, step: int) -> Known | None:
     """The index in one dim of the source replaced by ``start + step · index``."""
     source = arguments(node)[0]
     rank = rank_of(source)
@@ -122,7 +122,7 @@ def _shift(reader: Reader, node: fx.Node, dim: int, start: Any, step: int) -> Kn
     return map_affine(reader.value(source), change)
 
 
-def _index(reader: Reader, node: fx.Node) -> Known | None:
+def _index(reader: MaskReader, node: fx.Node) -> Known | None:
     """A lookup at affine indices along the leading dims."""
     source, indices = arguments(node)
     known = reader.value(source)
@@ -160,7 +160,7 @@ def _may_be_negative(affine: Affine) -> bool:
     return at_least_zero(affine) != Condition()
 
 
-RULES: Mapping[Any, Rule] = {
+RULES: Mapping[Any, MaskRule] = {
     aten.unsqueeze.default: _unsqueeze,
     aten.squeeze.dim: _squeeze,
     aten.permute.default: _permute,

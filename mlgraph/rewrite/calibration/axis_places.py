@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Place:
+class AxisPlace:
     """An axis in the value of a node: the dim, the sizes of its factors, and which of those it is."""
 
     node: str
@@ -36,12 +36,12 @@ class Place:
         return own.reshape(-1, own.shape[at], own.shape[at + 1 :].numel())
 
 
-def activation_places(program: Program) -> list[Place]:
+def activation_places(program: Program) -> list[AxisPlace]:
     """Where an axis lies in what a parameter contracts over it, each place once; of an axis that none
     contracts, the last value that has it."""
     table = program.axes
     named = {axis.id for axis in table}
-    found: dict[Place, None] = {}
+    found: dict[AxisPlace, None] = {}
     for entry in table.sums:
         if entry.carrier is not None and entry.axis in named:
             found |= dict.fromkeys(_places(table, *entry.operands[0], entry.axis))
@@ -55,11 +55,11 @@ def activation_places(program: Program) -> list[Place]:
     return list(found)
 
 
-def _places(table: AxisTable, node: str, dim: int, axis: str) -> Iterator[Place]:
+def _places(table: AxisTable, node: str, dim: int, axis: str) -> Iterator[AxisPlace]:
     dims = table.result_dims(node)
     factor = _factor(dims[dim], axis) if dims is not None else None
     if dims is not None and factor is not None:
-        yield Place(node, axis, dim, tuple(term.size for term in dims[dim]), factor)
+        yield AxisPlace(node, axis, dim, tuple(term.size for term in dims[dim]), factor)
 
 
 def _factor(dim: Dim, axis: str) -> int | None:

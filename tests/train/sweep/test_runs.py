@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from mlgraph.train.errors import TrainError
+from mlgraph.train.sweep.runs import RunOutcome, StudyRun, best, needed
 from mlgraph.train.sweep.study import Study, load_study
 from mlgraph.train.sweep.table import markdown, tabulate
-from mlgraph.train.sweep.trials import Outcome, Trial, best, needed
 from mlgraph.train.tables import build
 
 TABLE: dict[str, Any] = {
@@ -42,17 +42,17 @@ def study(**changes: Any) -> Study:
     return build(Study, {**TABLE, **changes})
 
 
-def cost(trial: Trial) -> Outcome:
+def cost(trial: StudyRun) -> RunOutcome:
     """A made-up training: lower rates end lower, longer runs too, a cycle costs half."""
     rate = float(trial.settings["run.optimizer.lr"])
     half = 0.5 if trial.arm == "cycle" else 1.0
-    return Outcome(
+    return RunOutcome(
         4.0 - trial.share + rate + 0.01 * trial.seed, 1e12 * trial.share * half, 10.0 * trial.share
     )
 
 
-def finished(made: Study) -> dict[str, Outcome]:
-    outcomes: dict[str, Outcome] = {}
+def finished(made: Study) -> dict[str, RunOutcome]:
+    outcomes: dict[str, RunOutcome] = {}
     while trials := needed(made, outcomes):
         outcomes[trials[0].name] = cost(trials[0])
     return outcomes
@@ -86,8 +86,8 @@ def test_nothing_is_reported_before_its_search_has_ended():
 
 def test_a_run_that_diverged_never_wins():
     made = study()
-    outcomes = {trial.name: Outcome(math.inf, 1.0, 1.0) for trial in needed(made, {})}
-    outcomes |= {trial.name: Outcome(math.inf, 1.0, 1.0) for trial in needed(made, outcomes)}
+    outcomes = {trial.name: RunOutcome(math.inf, 1.0, 1.0) for trial in needed(made, {})}
+    outcomes |= {trial.name: RunOutcome(math.inf, 1.0, 1.0) for trial in needed(made, outcomes)}
     assert best(made, "scratch", outcomes) is None
     assert not needed(made, outcomes)
 
@@ -119,7 +119,7 @@ def test_a_loss_outside_of_the_curve_bounds_the_saving(loss, bound, value):
     made = study(seeds=[0])
     outcomes = finished(made)
     name = next(name for name in outcomes if name.startswith("report-cycle"))
-    outcomes[name] = Outcome(loss, 0.2e12, 1.0)
+    outcomes[name] = RunOutcome(loss, 0.2e12, 1.0)
     cycle = next(arm for arm in tabulate(made, outcomes).arms if arm.name == "cycle")
     [share] = cycle.saved["flops"]
     assert share.bound == bound

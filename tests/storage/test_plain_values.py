@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
 
 from mlgraph.program import Note
-from mlgraph.storage import allow_ops, targets
+from mlgraph.storage import allow_ops, op_table
+from mlgraph.storage.op_table import decode_target, encode_target
+from mlgraph.storage.plain_values import Malformed, decode, encode
 from mlgraph.storage.pytrees import decode_spec, encode_spec
 from mlgraph.storage.strictjson import dump, parse
-from mlgraph.storage.targets import decode_target, encode_target
-from mlgraph.storage.values import Malformed, decode, encode
 
 scalars = st.one_of(
     st.none(),
@@ -158,7 +158,7 @@ def test_every_op_of_the_table_comes_back() -> None:
             continue
         allowed += 1
         assert encode_target(target) == full
-        assert namespace in targets._NAMESPACES
+        assert namespace in op_table._NAMESPACES
         text = str(schema)
         assert "Tensor" in text or "_assert" in name or "constrain" in name
         assert "filename" not in text
@@ -173,7 +173,7 @@ def test_custom_operators_are_allowed_by_name(monkeypatch: pytest.MonkeyPatch) -
         return x * 2
 
     target = torch.ops.storage_test.double.default
-    monkeypatch.setattr(targets, "_NAMESPACES", dict(targets._NAMESPACES))
+    monkeypatch.setattr(op_table, "_NAMESPACES", dict(op_table._NAMESPACES))
     with pytest.raises(Malformed, match="allow_ops"):
         encode_target(target)
     allow_ops("storage_test")

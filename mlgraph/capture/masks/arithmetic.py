@@ -20,14 +20,14 @@ from mlgraph.capture.masks.functions import (
     conjunction,
     negation,
 )
-from mlgraph.capture.masks.reader import Reader, Rule, broadcast, is_integer, is_least, rank_of
+from mlgraph.capture.masks.reader import MaskReader, MaskRule, broadcast, is_integer, is_least, rank_of
 from mlgraph.graph.ops import arguments
 from mlgraph.graph.sizes import dtype_of, sizes_of
 
 aten = torch.ops.aten
 
 
-def _cast(reader: Reader, node: fx.Node) -> Known | None:
+def _cast(reader: MaskReader, node: fx.Node) -> Known | None:
     known, dtype = reader.value(node.args[0]), dtype_of(node)
     if dtype is torch.bool:
         if isinstance(known, Indicator):
@@ -42,7 +42,7 @@ def _cast(reader: Reader, node: fx.Node) -> Known | None:
     return known
 
 
-def _arange(reader: Reader, node: fx.Node) -> Known | None:
+def _arange(reader: MaskReader, node: fx.Node) -> Known | None:
     start, step = 0, 1
     if node.target is not aten.arange.default:
         start = arguments(node)[0]
@@ -53,8 +53,8 @@ def _arange(reader: Reader, node: fx.Node) -> Known | None:
     return first.plus(affine_of(0, {1: step}))
 
 
-def _fill(position: int | None, constant: float = 0) -> Callable[[Reader, fx.Node], Known | None]:
-    def rule(reader: Reader, node: fx.Node) -> Known | None:
+def _fill(position: int | None, constant: float = 0) -> Callable[[MaskReader, fx.Node], Known | None]:
+    def rule(reader: MaskReader, node: fx.Node) -> Known | None:
         value = constant if position is None else arguments(node)[position]
         known = reader.value(value)
         if (
@@ -70,8 +70,8 @@ def _fill(position: int | None, constant: float = 0) -> Callable[[Reader, fx.Nod
     return rule
 
 
-def _arithmetic(factor: int, swapped: bool = False) -> Callable[[Reader, fx.Node], Known | None]:
-    def rule(reader: Reader, node: fx.Node) -> Known | None:
+def _arithmetic(factor: int, swapped: bool = False) -> Callable[[MaskReader, fx.Node], Known | None]:
+    def rule(reader: MaskReader, node: fx.Node) -> Known | None:
         first, second = broadcast(reader, node)
         if swapped:
             first, second = second, first
@@ -95,7 +95,7 @@ def _arithmetic(factor: int, swapped: bool = False) -> Callable[[Reader, fx.Node
     return rule
 
 
-def _multiply(reader: Reader, node: fx.Node) -> Known | None:
+def _multiply(reader: MaskReader, node: fx.Node) -> Known | None:
     first, second = broadcast(reader, node)
     for one, other in ((first, second), (second, first)):
         if isinstance(other, Affine) and not other.coefficients:
@@ -112,7 +112,7 @@ def _multiply(reader: Reader, node: fx.Node) -> Known | None:
     return None
 
 
-def _diff(reader: Reader, node: fx.Node) -> Known | None:
+def _diff(reader: MaskReader, node: fx.Node) -> Known | None:
     """First differences; constant ones only (as of a range with the value before it put in front)."""
     source = arguments(node)[0]
     known = reader.value(source)
@@ -132,7 +132,7 @@ def _diff(reader: Reader, node: fx.Node) -> Known | None:
     return step if start.plus(before_start, -1) == step else None
 
 
-def _cumsum(reader: Reader, node: fx.Node) -> Known | None:
+def _cumsum(reader: MaskReader, node: fx.Node) -> Known | None:
     known = reader.value(node.args[0])
     if known in (NEVER, Affine(0)) or (isinstance(known, Indicator) and known.condition == NEVER):
         return Affine(0)
@@ -143,7 +143,7 @@ def _cumsum(reader: Reader, node: fx.Node) -> Known | None:
     return None
 
 
-RULES: Mapping[Any, Rule] = {
+RULES: Mapping[Any, MaskRule] = {
     aten.arange.default: _arange,
     aten.arange.start: _arange,
     aten.arange.start_step: _arange,

@@ -25,7 +25,7 @@ def text_width(text: str, size: float, bold: bool = False) -> float:
 
 
 @dataclass(frozen=True)
-class Line:
+class BoxLine:
     """A line of text in a box, in pieces; ``style`` is ``"title"``, ``"dims"`` or ``"note"``."""
 
     pieces: tuple[Token, ...]
@@ -44,7 +44,7 @@ class Line:
 class Face:
     """What is written on a box, and how large that makes it."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[BoxLine, ...]
     width: float
     height: float
 
@@ -59,30 +59,30 @@ def face(box: Box) -> Face:
     return Face(lines, max(width, 44.0), height)
 
 
-def _lines(box: Box) -> list[Line]:
-    title = Line((Token(_shortened(box.title)),), "title")
+def _lines(box: Box) -> list[BoxLine]:
+    title = BoxLine((Token(_shortened(box.title)),), "title")
     if box.kind in ("input", "output", "side"):
         inner = _listed(box.result) if box.kind != "side" and box.result else ()
-        return [title, *([Line(inner, "dims")] if inner else [])]
+        return [title, *([BoxLine(inner, "dims")] if inner else [])]
     if box.kind in ("chain", "folded"):
         times = f" × {box.repeat}" if box.kind == "chain" else ""
-        title = Line((Token(_shortened(box.title) + times),), "title")
+        title = BoxLine((Token(_shortened(box.title) + times),), "title")
         each = sum(math.prod(tensor.shape) for tensor in box.tensors if tensor.is_parameter)
         each_of = " each" if times else ""
-        return [title, Line((Token(f"{each:,} parameters{each_of}"),), "note")]
+        return [title, BoxLine((Token(f"{each:,} parameters{each_of}"),), "note")]
     lines = [title]
     if box.note and box.kind not in ("norm", "activation", "op"):
-        lines.append(Line((Token(_shortened(box.note)),), "note"))
+        lines.append(BoxLine((Token(_shortened(box.note)),), "note"))
     elif box.kind == "norm" and box.note.lower() not in box.title.lower():
-        lines.append(Line((Token(box.note),), "note"))
+        lines.append(BoxLine((Token(box.note),), "note"))
     tensors = [tensor for tensor in box.tensors if len(tensor.dims) > 1 and tensor.is_parameter]
     if len(tensors) == 1 and _is_map(box, tensors[0]):
         if box.kind == "linear":
             lines.pop()
-        lines.append(Line(_map(tensors[0]), "dims"))
+        lines.append(BoxLine(_map(tensors[0]), "dims"))
     else:
         for tensor in tensors[:_MOST_LINES]:
-            lines.append(Line(_listed(tensor.dims), "dims"))
+            lines.append(BoxLine(_listed(tensor.dims), "dims"))
     return lines
 
 

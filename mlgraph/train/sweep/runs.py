@@ -17,7 +17,7 @@ TWINS = "twins"
 
 
 @dataclass(frozen=True)
-class Trial:
+class StudyRun:
     """One run of a study: an arm at some settings, a length and a seed."""
 
     stage: Stage
@@ -41,7 +41,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """What a finished run reached at level 1, and what it cost. A run that diverged has an infinite loss."""
 
     loss: float
@@ -50,16 +50,16 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-Outcomes = Mapping[str, Outcome]
+Outcomes = Mapping[str, RunOutcome]
 """Outcomes of finished runs by their names."""
 
 
-def searched(study: Study, arm: str, outcomes: Outcomes) -> Iterator[list[Trial]]:
+def searched(study: Study, arm: str, outcomes: Outcomes) -> Iterator[list[StudyRun]]:
     """The rungs of an arm as far as they are known: each one's runs, chosen by the ends of the one before."""
     seed = study.seeds[0]
     settings = list(study.settings(arm))
     for number, share in enumerate(study.search.rungs):
-        trials = [Trial("search", arm, chosen, share, seed) for chosen in settings]
+        trials = [StudyRun("search", arm, chosen, share, seed) for chosen in settings]
         yield trials
         if any(trial.name not in outcomes for trial in trials):
             return
@@ -68,7 +68,7 @@ def searched(study: Study, arm: str, outcomes: Outcomes) -> Iterator[list[Trial]
         settings = [dict(trial.settings) for trial in ranked[:count]]
 
 
-def best(study: Study, arm: str, outcomes: Outcomes) -> Trial | None:
+def best(study: Study, arm: str, outcomes: Outcomes) -> StudyRun | None:
     """The setting with the lowest loss at full length; None while the search goes on."""
     rungs = list(searched(study, arm, outcomes))
     last = rungs[-1]
@@ -78,14 +78,14 @@ def best(study: Study, arm: str, outcomes: Outcomes) -> Trial | None:
     return found if math.isfinite(outcomes[found.name].loss) else None
 
 
-def needed(study: Study, outcomes: Outcomes) -> list[Trial]:
+def needed(study: Study, outcomes: Outcomes) -> list[StudyRun]:
     """Runs that are not finished and whose turn it is: of the search, and of arms that are tuned."""
     return [trial for trial in begun(study, outcomes) if trial.name not in outcomes]
 
 
-def begun(study: Study, outcomes: Outcomes) -> list[Trial]:
+def begun(study: Study, outcomes: Outcomes) -> list[StudyRun]:
     """Runs that are finished or whose turn it is, each once."""
-    wanted: list[Trial] = []
+    wanted: list[StudyRun] = []
     for arm in study.arms:
         for rung in searched(study, arm, outcomes):
             wanted += rung
@@ -95,12 +95,12 @@ def begun(study: Study, outcomes: Outcomes) -> list[Trial]:
     return list({trial.name: trial for trial in wanted}.values())
 
 
-def reported(study: Study, found: Trial) -> list[Trial]:
+def reported(study: Study, found: StudyRun) -> list[StudyRun]:
     """The runs that are reported of a tuned arm: every seed, and for the baseline every length."""
     is_baseline = found.arm == study.baseline
     lengths = sorted({*study.curve, 1.0}) if is_baseline else [1.0]
     return [
-        Trial("final" if share == 1.0 else "curve", found.arm, found.settings, share, seed)
+        StudyRun("final" if share == 1.0 else "curve", found.arm, found.settings, share, seed)
         for share in lengths
         for seed in study.seeds
     ]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Source:
+class OldTensor:
     """Where a tensor of a restacked program comes from.
 
     ``name`` is the tensor of the old program. For a tensor of a block, ``chain`` is the chain's
@@ -105,7 +105,7 @@ def _another(name: str, first: str, block: int) -> str:
     return ".".join([*parts[:at], f"{parts[at]}_{block}", *parts[at + 1 :]])
 
 
-def relabel_tensors(program: Program, labels: Labels, used: frozenset[str]) -> dict[str, Source]:
+def relabel_tensors(program: Program, labels: Labels, used: frozenset[str]) -> dict[str, OldTensor]:
     """Every tensor of the new program in state-dict order, with its source.
 
     ``used`` are the tensors that the old graph reads; unread ones in a block's numbered module go
@@ -118,7 +118,7 @@ def relabel_tensors(program: Program, labels: Labels, used: frozenset[str]) -> d
         for position, name in enumerate(block.tensors)
     }
     order = {name: at for at, name in enumerate(program.tensors)}
-    made: dict[str, Source] = {}
+    made: dict[str, OldTensor] = {}
 
     def add_blocks(index: int, blocks: Sequence[int], positions: Sequence[int]) -> None:
         chain, layout = labels.chains[index], labels.layouts[index]
@@ -126,12 +126,12 @@ def relabel_tensors(program: Program, labels: Labels, used: frozenset[str]) -> d
             for position in positions:
                 old = chain.blocks[layout[block]].tensors[position]
                 name = _free(labels.block_tensor(index, block, position), made)
-                made[name] = Source(old, chain.name, block, position)
+                made[name] = OldTensor(old, chain.name, block, position)
 
     for name in program.tensors:
         if name not in place:
             for renamed, source in _outside(labels, program.tensors, name, name in used):
-                made[_free(renamed, made)] = Source(source)
+                made[_free(renamed, made)] = OldTensor(source)
             continue
         index, block, position = place[name]
         chain, layout = labels.chains[index], labels.layouts[index]
@@ -174,7 +174,7 @@ def _outside(labels: Labels, tensors: Tensors, name: str, used: bool) -> Iterato
     yield labels.outside_path(name), name
 
 
-def relabel(program: Program, labels: Labels, sources: Mapping[str, Source]) -> Tensors:
+def relabel(program: Program, labels: Labels, sources: Mapping[str, OldTensor]) -> Tensors:
     """The new tensors' kinds and ties; values are read from the old program by name, copies cloned."""
     old = program.tensors
     first: dict[str, str] = {}
