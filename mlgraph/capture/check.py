@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mlgraph.capture.comparison import CannotRun, Comparison, Difference
+from mlgraph.capture.padding import padding_left_out
 from mlgraph.capture.state import bytes_of
 from mlgraph.errors import CaptureError
 from mlgraph.program import Note, Program
@@ -128,6 +129,7 @@ def checked(comparison: Comparison, made: Made, again: Callable[[], Made]) -> Pr
             _refuse_unsteady(comparison, call, training=True)
     except CannotRun as error:
         notes.append(Note("unchecked", f"not checked in training: the model does not run: {error}"))
+    notes += padding_left_out(comparison.model, call)
     unused = "changes no gradient here, and is not part of the program"
     notes += [Note("mode", f"{hook} {unused}") for hook in told[len(made.functions) :]]
     if light and not training and (differ := _in_evaluation(comparison, program, call)):

@@ -34,6 +34,7 @@ class State:
         self._attributes = [dict(module.__dict__) for module in self._modules]
         self._buffers = [dict(module._buffers) for module in self._modules]
         self._parameters = [dict(module._parameters) for module in self._modules]
+        self._passing = [set(module._non_persistent_buffers_set) for module in self._modules]
         self._containers = list(_containers(zip(self._modules, self._attributes, strict=True)))
         plain = [v for held in self._attributes for v in held.values() if isinstance(v, torch.Tensor)]
         self._values: dict[int, tuple[torch.Tensor, int, torch.Tensor]] = {}
@@ -54,8 +55,8 @@ class State:
 
         With ``unseen``, tensors are looked at too that were written to behind autograd's back, if at all.
         """
-        held = zip(self._modules, self._attributes, self._buffers, self._parameters, strict=True)
-        for module, attributes, buffers, parameters in held:
+        kept = (self._attributes, self._buffers, self._parameters, self._passing)
+        for module, attributes, buffers, parameters, passing in zip(self._modules, *kept, strict=True):
             now = module.training
             module.__dict__.clear()
             module.__dict__.update(attributes)
@@ -63,6 +64,8 @@ class State:
             module._buffers.update(buffers)
             module._parameters.clear()
             module._parameters.update(parameters)
+            module._non_persistent_buffers_set.clear()
+            module._non_persistent_buffers_set.update(passing)
             module.training = module.training if modes else now
         for _, container, content in self._containers:
             if not _same(container, content):
@@ -77,7 +80,12 @@ class State:
 
     def changed(self) -> list[str]:
         """What is not as it was: attributes in plain sight (numbers, tensors, containers), and draws."""
-        found = []
+        found = [
+            f"{type(module).__name__}.{key}"
+            for module, before in zip(self._modules, self._buffers, strict=True)
+            for key in module._buffers
+            if key not in before
+        ]
         for module, before in zip(self._modules, self._attributes, strict=True):
             for key, value in module.__dict__.items():
                 old = before.get(key)

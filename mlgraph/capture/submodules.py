@@ -77,7 +77,8 @@ def stand_in(model: nn.Module, call: Call, error: BaseException) -> str:
             continue
         if captures(module, inner):
             share = 100 * held // whole
-            return f"; --module {path}, which holds {share}% of the parameters, can be captured"
+            named = f"--module {path} (in Python module={path!r})"
+            return f"; {named}, which holds {share}% of the parameters, can be captured"
     return ""
 
 

@@ -218,6 +218,27 @@ def _conversions_that_change_nothing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _late_buffers_as_attributes() -> Iterator[None]:
+    """A buffer that a module registers as it runs is an attribute: torch.export takes it for an input."""
+    register = nn.Module.register_buffer
+
+    def keep(self: nn.Module, name: str, tensor: torch.Tensor | None, persistent: bool = True) -> None:
+        if name in self._buffers:
+            # torch.export knows it as it was before, in the state dict or not
+            register(self, name, tensor, name not in self._non_persistent_buffers_set)
+        elif name in self._parameters or name in self._modules:
+            register(self, name, tensor, persistent)
+        else:
+            self.__dict__[name] = tensor
+
+    nn.Module.register_buffer = keep  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_buffer = register  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
 def _dynamic_lengths() -> Iterator[None]:
     """``len`` of a tensor is its first size in a model's code, and stays dynamic where that is."""
     count = builtins.len
@@ -262,6 +283,12 @@ class Tracing:
     def active(self, limit: bool) -> Iterator[None]:
         """While a model is traced; with ``limit``, raises SizeTooComplex rather than take minutes."""
         follow = _Follow(self.outcomes, limit)
-        with _conversions_that_change_nothing(), _dynamic_lengths(), self.gradients.traced(), follow:
+        with (
+            _conversions_that_change_nothing(),
+            _late_buffers_as_attributes(),
+            _dynamic_lengths(),
+            self.gradients.traced(),
+            follow,
+        ):
             yield
         self.notes = tuple(follow.taken.values())

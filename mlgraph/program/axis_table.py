@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlgraph.errors import AxisError, nearest
@@ -164,18 +165,21 @@ class AxisTable(Shown, Sequence[Axis]):
         return self.axes[key]
 
     def select(self, name: str) -> tuple[Axis, ...]:
-        """The axes with this id or this name.
+        """The axes with this id or this name, or whose ids are like it (``layers.*.mlp``).
 
         Raises:
             AxisError: there is none; the message lists the nearest.
         """
-        found = tuple(axis for axis in self.axes if axis.id == name) or tuple(
-            axis for axis in self.axes if axis.name == name
+        found = (
+            tuple(axis for axis in self.axes if axis.id == name)
+            or tuple(axis for axis in self.axes if axis.name == name)
+            or tuple(axis for axis in self.axes if fnmatchcase(axis.id, name))
         )
         if not found:
             known = sorted({axis.name for axis in self.axes} | {axis.id for axis in self.axes})
             near = nearest(name, known, 3) or sorted({axis.name for axis in self.axes})
-            raise AxisError(f"there is no axis '{name}'; the nearest are {', '.join(near)}.")
+            verb = "is" if len(near) == 1 else "are"
+            raise AxisError(f"there is no axis '{name}'; the nearest {verb} {', '.join(near)}.")
         return found
 
     def result_dims(self, node: str) -> Dims | None:

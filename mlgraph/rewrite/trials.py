@@ -64,7 +64,7 @@ def run_trial(trial: Trial, inputs: list[Any], gradients: bool = False, inner: b
             found = torch.autograd.grad(loss, [*leaves_.values(), *between.values()], allow_unused=True)
         except RuntimeError:  # an op without a derivative: there are no gradients to compare
             return results
-    results.gradients = {n: g for n, g in zip(leaves_, found, strict=False) if g is not None}
+    results.gradients = {n: g.to_dense() for n, g in zip(leaves_, found, strict=False) if g is not None}
     results.inner = {n: g for n, g in zip(between, found[len(leaves_) :], strict=True) if g is not None}
     results.outputs = [r.detach() if isinstance(r, torch.Tensor) else r for r in outputs]
     return results

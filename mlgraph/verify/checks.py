@@ -237,13 +237,14 @@ def _gradients(
     worst, where = 0.0, ""
     for name, tensor in tensors.items():
         transfer = plan.transfers.get(name)
-        if tensor.grad is None or transfer is None or not transfer.changes:
+        if tensor.grad is None or not tensor.numel() or transfer is None or not transfer.changes:
             continue
         alike = TensorTransfer(
             transfer.dims, tuple(tuple("emits" for _ in r) for r in transfer.roles), groupings
         )
-        error = relative_error(tensor.grad, alike.up(alike.down(tensor.grad)))
-        scale = float(tensor.grad.abs().max())
+        gradient = tensor.grad.to_dense()
+        error = relative_error(gradient, alike.up(alike.down(gradient)))
+        scale = float(gradient.abs().max())
         error = 0.0 if scale < 1e-12 else error
         worst, where = max((worst, where), (error, name), key=lambda pair: pair[0])
     return Check("gradients", "all", worst, 1e-9, where)

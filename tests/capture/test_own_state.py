@@ -289,3 +289,64 @@ class Extended(Model):
 def test_state_beside_tensors_is_named() -> None:
     (note,) = [note for note in capture(Extended(), (X,)).notes if note.kind == "weights"]
     assert "_extra_state" in note
+
+
+def registered(h: torch.Tensor, model: Model) -> torch.Tensor:
+    if not hasattr(model, "table"):
+        model.register_buffer("table", torch.arange(h.shape[1]).to(h.dtype).cos(), persistent=False)
+    return h * model.table[:, None]
+
+
+def test_a_buffer_that_forward_registers_is_computed_and_writes_to_no_input() -> None:
+    model = Model(registered)
+    program = capture(model, (X,))
+    assert not dict(model.named_buffers())
+    given = torch.randn(2, 9, 6)
+    before, fresh = given.clone(), Model(registered)
+    fresh.load_state_dict(model.state_dict())
+    torch.testing.assert_close(emit(program)(given), fresh(given))
+    assert torch.equal(given, before)
+
+
+def test_whether_a_buffer_is_saved_stays_as_it_was() -> None:
+    def renewed(h: torch.Tensor, model: Model) -> torch.Tensor:
+        model.register_buffer("table", torch.ones(8), persistent=False)
+        return h * model.table
+
+    model = Model(renewed)
+    model.register_buffer("table", torch.ones(8))
+    capture(model, (X,))
+    assert "table" in model.state_dict()
+
+
+def test_what_accumulates_in_a_buffer_that_forward_registers_is_refused() -> None:
+    def accumulating(h: torch.Tensor, model: Model) -> torch.Tensor:
+        if not hasattr(model, "calls"):
+            model.register_buffer("calls", torch.zeros(()))
+        model.calls += 1
+        return h * model.calls
+
+    with pytest.raises(CaptureError, match=r"Model\.calls"):
+        capture(Model(accumulating), (X,))
+
+
+def test_padded_positions_that_the_fast_path_leaves_out_are_told() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 1)
+
+        def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+            return self.encoder(x, src_key_padding_mask=padding)
+
+    model, x = Padded(), torch.randn(2, 5, 8)
+    padding = torch.arange(5).expand(2, 5) > 3
+    program = capture(model, (x, padding))
+    assert any("encoder gives zeros at padded positions" in note for note in program.notes)
+    assert model.training
+    module = emit(program).eval()
+    torch.testing.assert_close(module(x, padding), model.eval()(x, padding))
+    with torch.no_grad():
+        off = (module(x, padding) - model(x, padding)).abs().amax(-1)
+    assert float(off[~padding].max()) < 1e-5 < float(off[padding].min())

@@ -212,7 +212,7 @@ def test_the_explained_reasons_hold():
 
 
 def test_an_unknown_axis_to_freeze_is_named():
-    with pytest.raises(AxisError, match="there is no axis 'hiden'; the nearest are hidden"):
+    with pytest.raises(AxisError, match="there is no axis 'hiden'; the nearest is hidden"):
         mlgraph.explain(program("language"), "embed.weight", freeze=("hiden",))
 
 

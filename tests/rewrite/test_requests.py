@@ -88,3 +88,12 @@ def test_similarity_without_weights_is_refused(program, sizes):
     )
     with pytest.raises(MlgraphError, match=sentence):
         mlgraph.coalesce(program.skeleton(), pairing="similarity", **sizes)
+
+
+def test_names_may_be_patterns_of_ids(program):
+    inner = [axis.id for axis in program.axes if axis.size == INNER]
+    assert all(name.endswith(".mlp") for name in inner)
+    assert not set(inner) & set(Coalesce(width=2, freeze=("*.mlp",)).groupings(program)[0])
+    assert set(Coalesce(axes={"*.mlp": 2}).groupings(program)[0]) == set(inner)
+    with pytest.raises(MlgraphError, match=r"there is no axis '\*\.heads'"):
+        Coalesce(width=2, freeze=("*.heads",)).groupings(program)
