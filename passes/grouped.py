@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -10,7 +10,6 @@ from mlgraph.passes.base import Pass
 from mlgraph.passes.options import option
 from mlgraph.rewrite.choices import Tied
 
-Axes = Mapping[str, Any]
 How = TypeVar("How")
 
 

@@ -44,7 +44,9 @@ class PackedProgram:
         made: list[fx.Node] = []
 
         def restore(value: Any) -> Any:
-            return _map(value, lambda leaf: made[leaf.index] if isinstance(leaf, _Reference) else leaf)
+            return fx.node.map_aggregate(
+                value, lambda leaf: made[leaf.index] if isinstance(leaf, _Reference) else leaf
+            )
 
         for op, name, target, args, kwargs, meta in self.nodes:
             if isinstance(target, _Overload):
@@ -70,7 +72,9 @@ def pack(program: Program) -> PackedProgram:
     index = {node: position for position, node in enumerate(program.graph.nodes)}
 
     def refer(value: Any) -> Any:
-        return _map(value, lambda leaf: _Reference(index[leaf]) if isinstance(leaf, fx.Node) else leaf)
+        return fx.node.map_aggregate(
+            value, lambda leaf: _Reference(index[leaf]) if isinstance(leaf, fx.Node) else leaf
+        )
 
     nodes = []
     for node in program.graph.nodes:
@@ -97,7 +101,7 @@ def pack(program: Program) -> PackedProgram:
 
 
 def pack_spec(spec: pytree.TreeSpec) -> Any:
-    """A pytree's structure as plain tuples."""
+    """A pytree's structure as plain tuples: pickled as it is, torch warns of the class of its leaves."""
     if spec.is_leaf():
         return None
     return spec.type, spec.context, tuple(pack_spec(child) for child in spec.children())
@@ -109,13 +113,3 @@ def unpack_spec(packed: Any) -> pytree.TreeSpec:
         return pytree.tree_structure(0)
     kind, context, children = packed
     return pytree.TreeSpec(kind, context, [unpack_spec(child) for child in children])
-
-
-def _map(value: Any, change: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_map(item, change) for item in value)
-    if isinstance(value, list):
-        return [_map(item, change) for item in value]
-    if isinstance(value, dict):
-        return {key: _map(item, change) for key, item in value.items()}
-    return change(value)

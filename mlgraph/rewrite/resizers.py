@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from mlgraph.errors import AxisError
-from mlgraph.graph.ops import op_name
+from mlgraph.graph.ops import argument, op_name
 from mlgraph.program.dims import Dim, Dims
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _repeat(r: Resizer, node: fx.Node, new: fx.Node) -> None:
 @_resizer("repeat_interleave")
 def _repeat_interleave(r: Resizer, node: fx.Node, new: fx.Node) -> None:
     if isinstance(node.args[1], int):
-        position: Any = node.args[2] if len(node.args) > 2 else node.kwargs["dim"]
+        position: Any = argument(node, "dim")
         new.update_arg(1, r.new_size(r.of(node)[position]) // r.new_size(r.of(node.args[0])[position]))
 
 
@@ -176,7 +176,7 @@ def _group_norm(r: Resizer, node: fx.Node, new: fx.Node) -> None:
 
 @_resizer("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d")
 def _conv(r: Resizer, node: fx.Node, new: fx.Node) -> None:
-    groups: Any = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    groups: Any = argument(node, "groups")
     if groups == 1:
         return
     source, weight = r.of(node.args[0]), r.of(node.args[1])
@@ -192,7 +192,7 @@ def _conv(r: Resizer, node: fx.Node, new: fx.Node) -> None:
     "split_with_sizes_copy"
 )
 def _split(r: Resizer, node: fx.Node, new: fx.Node) -> None:
-    position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    position: Any = argument(node, "dim")
     results = r.dims[node.name].results
     parts = [r.new_size(part[position]) for part in results]
     old = [part[position].size for part in results]
@@ -209,14 +209,12 @@ def _flat(value: Any) -> list[Any]:
 
 @_resizer("slice slice_copy")
 def _slice(r: Resizer, node: fx.Node, new: fx.Node) -> None:
-    position: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    position: Any = argument(node, "dim")
     dim = r.of(node.args[0])[position]
     size = dim.size
     if r.new_size(dim) == size:
         return
-    given: dict[str, Any] = dict(node.kwargs)
-    given |= dict(zip(("dim", "start", "end", "step"), node.args[1:], strict=False))
-    start, end, step = given.get("start"), given.get("end"), given.get("step", 1)
+    start, end, step = (argument(node, name) for name in ("start", "end", "step"))
     if isinstance(start, fx.Node) or isinstance(end, fx.Node):
         raise ValueError("a computed bound")
     first, last, _ = slice(start, end, step).indices(size)
@@ -231,13 +229,11 @@ def _slice(r: Resizer, node: fx.Node, new: fx.Node) -> None:
 
 @_resizer("slice_scatter")
 def _slice_scatter(r: Resizer, node: fx.Node, new: fx.Node) -> None:
-    given: dict[str, Any] = dict(zip(("dim", "start", "end", "step"), node.args[2:], strict=False))
-    given |= node.kwargs
-    position: Any = given.get("dim", 0)
+    position: Any = argument(node, "dim")
     dim = r.of(node.args[0])[position]
     if r.new_size(dim) == dim.size:
         return
-    bounds = [given.get("start"), given.get("end"), given.get("step", 1)]
+    bounds = [argument(node, name) for name in ("start", "end", "step")]
     if any(isinstance(bound, fx.Node) for bound in bounds):
         raise ValueError("a computed bound")
     first, last, step = slice(*bounds).indices(dim.size)

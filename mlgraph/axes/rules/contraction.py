@@ -18,7 +18,7 @@ from mlgraph.axes.rules.registry import (
     set_rule_by_name,
 )
 from mlgraph.axes.rules.registry import Rule as _Rule
-from mlgraph.graph.ops import op_name
+from mlgraph.graph.ops import argument, op_name
 
 _EINSUM = {
     "linear": "... i, o i, o -> ... o",
@@ -86,7 +86,7 @@ def _einsum(ctx: Context, node: fx.Node) -> RuleResult:
 @rule("scaled_dot_product_attention")
 def _attention(ctx: Context, node: fx.Node) -> RuleResult:
     query, key, value = node.args[:3]
-    mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    mask = argument(node, "attn_mask")
     q, k = ctx.dims(query), ctx.dims(key)
     if node.kwargs.get("enable_gqa") and size_of(q[-3]) != size_of(k[-3]):
         repeat = fresh(size_of(q[-3]) // size_of(k[-3]))
@@ -112,7 +112,7 @@ def _attention(ctx: Context, node: fx.Node) -> RuleResult:
     hint(q[-1], "head_dim")
     hint(v[-1], "v_dim")
     ctx.block(k[-2], "attention is normalised over it", node)
-    if (node.args[5] if len(node.args) > 5 else node.kwargs.get("is_causal")) is True:
+    if argument(node, "is_causal") is True:
         for dim in (q[-2], k[-2]):
             ctx.freeze(dim, "the order of its indices matters to causal attention", node)
     scores = [*result[:-1], k[-2]]
@@ -125,7 +125,7 @@ def _attention(ctx: Context, node: fx.Node) -> RuleResult:
 
 def _convolution(ctx: Context, node: fx.Node, groups: int, transposed: bool) -> DimList:
     source, weight = node.args[:2]
-    bias = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+    bias = argument(node, "bias")
     x, w = ctx.dims(source), ctx.dims(weight)
     spatial = len(w) - 2
     batched = len(x) == len(w)
@@ -171,13 +171,13 @@ def _convolution(ctx: Context, node: fx.Node, groups: int, transposed: bool) -> 
 
 @rule("conv1d conv2d conv3d")
 def _conv(ctx: Context, node: fx.Node) -> RuleResult:
-    groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    groups = argument(node, "groups")
     return _convolution(ctx, node, int(groups), transposed=False)  # type: ignore[arg-type]
 
 
 @rule("conv_transpose1d conv_transpose2d conv_transpose3d")
 def _conv_transpose(ctx: Context, node: fx.Node) -> RuleResult:
-    groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    groups = argument(node, "groups")
     return _convolution(ctx, node, int(groups), transposed=True)  # type: ignore[arg-type]
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlgraph.axes.factors import Factors, Misaligned, concatenate, fresh, regroup, size_of, split
-from mlgraph.axes.rules.registry import Context, DimList, RuleResult, arguments, rule, structure
+from mlgraph.axes.rules.registry import Context, DimList, RuleResult, rule, structure
 from mlgraph.axes.rules.shape import freeze_all, shape_of
-from mlgraph.graph.ops import op_name
+from mlgraph.graph.ops import argument, op_name
 
 if TYPE_CHECKING:
     from torch import fx
@@ -34,7 +34,7 @@ def cut(ctx: Context, node: fx.Node, dim: Factors, sizes: Sequence[int]) -> list
     "split_with_sizes_copy"
 )
 def _split(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
-    position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    position: Any = argument(node, "dim")
     position %= len(dims)
     sizes = [int(part.shape[position]) for part in ctx.value(node)]
     parts = cut(ctx, node, dims[position], sizes)
@@ -43,7 +43,7 @@ def _split(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
 
 @structure("unbind")
 def _unbind(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
-    position: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    position: Any = argument(node, "dim")
     position %= len(dims)
     count = size_of(dims[position])
     rest = [dim for i, dim in enumerate(dims) if i != position]
@@ -75,11 +75,7 @@ def slice_bounds(ctx: Context, node: fx.Node, size: int) -> tuple[int, int, int]
             return None
         start += size if start < 0 else 0
         return start, start + length, 1
-    given = [ctx.value(a) for a in node.args[2:5]]
-    given += [None] * (3 - len(given))
-    for position, name in enumerate(("start", "end", "step")):
-        if name in node.kwargs:
-            given[position] = ctx.value(node.kwargs[name])
+    given = [ctx.value(argument(node, name)) for name in ("start", "end", "step")]
     if any(bound is not None and not isinstance(bound, int) for bound in given):
         return None
     return slice(*given).indices(size)
@@ -87,7 +83,7 @@ def slice_bounds(ctx: Context, node: fx.Node, size: int) -> tuple[int, int, int]
 
 @structure("slice narrow slice_copy")
 def _slice(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
-    position: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    position: Any = argument(node, "dim")
     position %= len(dims)
     dim = dims[position]
     size = size_of(dim)
@@ -129,7 +125,7 @@ def _strided(ctx: Context, node: fx.Node, dim: Factors, length: int, step: int) 
 @rule("cat concat concatenate")
 def _cat(ctx: Context, node: fx.Node) -> RuleResult:
     operands: Any = node.args[0]
-    position: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    position: Any = argument(node, "dim")
     every = [ctx.dims(operand) for operand in operands]
     every = [dims for dims in every if not (len(dims) == 1 and size_of(dims[0]) == 0)]
     rank = len(every[0])
@@ -151,7 +147,7 @@ def _cat(ctx: Context, node: fx.Node) -> RuleResult:
 def _stack(ctx: Context, node: fx.Node) -> RuleResult:
     operands: Any = node.args[0]
     every = [ctx.dims(operand) for operand in operands]
-    position: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    position: Any = argument(node, "dim")
     position %= len(every[0]) + 1
     for dims in every[1:]:
         for a, b in zip(every[0], dims, strict=True):
@@ -167,11 +163,10 @@ def _stack(ctx: Context, node: fx.Node) -> RuleResult:
 def _slice_scatter(ctx: Context, node: fx.Node) -> RuleResult:
     """The first argument with a slice of it replaced by the second."""
     dims, source = ctx.dims(node.args[0]), ctx.dims(node.args[1])
-    position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    position: Any = argument(node, "dim")
     position %= len(dims)
     size, length = size_of(dims[position]), size_of(source[position])
-    named = arguments(node)
-    given = [ctx.value(named.get(name)) for name in ("start", "end", "step")]
+    given = [ctx.value(argument(node, name)) for name in ("start", "end", "step")]
     if any(bound is not None and not isinstance(bound, int) for bound in given):
         freeze_all(ctx, [dims[position], source[position]], _CUT_BY_DATA, node)
         start = step = 0
@@ -195,7 +190,7 @@ def _select_scatter(ctx: Context, node: fx.Node) -> RuleResult:
     """The first argument with one index of a dim replaced by the second."""
     dims, source = ctx.dims(node.args[0]), ctx.dims(node.args[1])
     position = int(node.args[2]) % len(dims)  # type: ignore[arg-type]
-    index, count = ctx.value(arguments(node)["index"]), size_of(dims[position])
+    index, count = ctx.value(argument(node, "index")), size_of(dims[position])
     if not isinstance(index, int) or count > _UNBIND_LIMIT:
         ctx.freeze(dims[position], "one of its indices is replaced", node)
     elif count > 1:
@@ -211,7 +206,7 @@ def _select_scatter(ctx: Context, node: fx.Node) -> RuleResult:
 @rule("glu")
 def _glu(ctx: Context, node: fx.Node) -> RuleResult:
     dims = list(ctx.dims(node.args[0]))
-    position: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", -1)
+    position: Any = argument(node, "dim")
     half = size_of(dims[position]) // 2
     value, gate = cut(ctx, node, dims[position], [half, half])
     ctx.unify(value, gate, node)

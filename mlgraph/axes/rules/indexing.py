@@ -9,8 +9,8 @@ from torch import fx
 from mlgraph.axes.factors import Factors, fresh, hint, size_of
 from mlgraph.axes.factors import freeze as _freeze
 from mlgraph.axes.rules.pointwise import broadcast
-from mlgraph.axes.rules.registry import Context, DimList, RuleResult, arguments, frozen_whole, rule, structure
-from mlgraph.graph.ops import has, op_name
+from mlgraph.axes.rules.registry import Context, DimList, RuleResult, frozen_whole, rule, structure
+from mlgraph.graph.ops import argument, has, op_name
 from mlgraph.graph.traits import Trait
 from mlgraph.program.axis_table import Reason
 
@@ -141,9 +141,8 @@ def _scatter_slices(ctx: Context, node: fx.Node) -> RuleResult:
     """Slices along one dim, taken in the order of a list of indices."""
     dims = ctx.dims(node.args[0])
     position = int(node.args[1]) % max(len(dims), 1)  # type: ignore[arg-type]
-    given = arguments(node)
-    source = ctx.dims(given.get("source"))
-    frozen = [*dims[position : position + 1], *ctx.dims(given["index"])]
+    source = ctx.dims(argument(node, "source"))
+    frozen = [*dims[position : position + 1], *ctx.dims(argument(node, "index"))]
     if len(source) == len(dims):
         for i, (a, b) in enumerate(zip(dims, source, strict=True)):
             if i == position:
@@ -219,7 +218,7 @@ def _lookup(ctx: Context, node: fx.Node) -> RuleResult:
 @rule("topk kthvalue")
 def _topk(ctx: Context, node: fx.Node) -> RuleResult:
     dims = ctx.dims(node.args[0])
-    position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", -1)
+    position: Any = argument(node, "dim")
     position %= len(dims)
     ctx.freeze(dims[position], "its largest entries are selected", node, "selected")
     out = []

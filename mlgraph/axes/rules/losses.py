@@ -6,12 +6,13 @@ import torch
 from torch import fx
 
 from mlgraph.axes.rules.pointwise import broadcast
-from mlgraph.axes.rules.registry import Context, DimList, RuleResult, arguments, rule
+from mlgraph.axes.rules.registry import Context, DimList, RuleResult, rule
+from mlgraph.graph.ops import argument, arguments
 
 
 def _reduced(ctx: Context, node: fx.Node, dims: DimList) -> DimList:
     """The result of a loss that is worked out for every index of ``dims``, by its ``reduction``."""
-    reduction = arguments(node).get("reduction", 1)
+    reduction = argument(node, "reduction")
     if reduction == 0:
         return dims
     for dim in dims:
@@ -27,7 +28,7 @@ def _cross_entropy(ctx: Context, node: fx.Node) -> RuleResult:
     logits, target = ctx.dims(node.args[0]), ctx.dims(node.args[1])
     classes = 1 if len(logits) > 1 else 0
     ctx.freeze(logits[classes], "it indexes classes", node, "classes")
-    weight = arguments(node).get("weight")
+    weight = argument(node, "weight")
     if ctx.dims(weight):
         ctx.unify(logits[classes], ctx.dims(weight)[0], node)
         ctx.emit(weight)
@@ -46,7 +47,7 @@ def _cross_entropy(ctx: Context, node: fx.Node) -> RuleResult:
     "soft_margin_loss"
 )
 def _elementwise(ctx: Context, node: fx.Node) -> RuleResult:
-    operands = [a for a in arguments(node).values() if isinstance(ctx.value(a), torch.Tensor)]
+    operands = [a for a in arguments(node) if isinstance(ctx.value(a), torch.Tensor)]
     for operand in operands:
         ctx.emit(operand)
     return _reduced(ctx, node, broadcast(ctx, node, operands))

@@ -12,13 +12,12 @@ from mlgraph.axes.rules.registry import (
     DimList,
     Rule,
     RuleResult,
-    arguments,
     rule,
     set_rule,
     structure,
 )
 from mlgraph.graph import ops
-from mlgraph.graph.ops import op_name
+from mlgraph.graph.ops import argument, op_name
 
 
 def _tensors(ctx: Context, argument: Any) -> list[Any]:
@@ -213,10 +212,9 @@ def _statistic(ctx: Context, node: fx.Node) -> RuleResult:
 
 def _is_mean_square(node: fx.Node) -> bool:
     """Whether a variance or deviation divides by the number of indices itself."""
-    given = arguments(node)
     name = op_name(node)
     return name in ("var", "std", "var_mean", "std_mean") and (
-        given.get("unbiased") is False or given.get("correction") in (0, 0.0)
+        argument(node, "unbiased") is False or argument(node, "correction") in (0, 0.0)
     )
 
 

@@ -127,12 +127,6 @@ def set_rule(op: Any, new: Rule) -> None:
     _RULES[op] = new
 
 
-def arguments(node: fx.Node) -> dict[str, Any]:
-    """The arguments of an ATen call by name; those left at their defaults are absent."""
-    target: Any = node.target
-    return dict(zip((a.name for a in target._schema.arguments), node.args, strict=False)) | dict(node.kwargs)
-
-
 def frozen_whole(ctx: Context, node: fx.Node, text: str) -> RuleResult:
     """What an op reads and makes, frozen for one reason."""
     for operand in node.all_input_nodes:

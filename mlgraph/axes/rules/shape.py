@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from torch import fx
 
 from mlgraph.axes.factors import Factors, Misaligned, fresh, hint, regroup, size_of
-from mlgraph.axes.rules.registry import Context, DimList, RuleResult, arguments, rule, structure
-from mlgraph.graph.ops import op_name
+from mlgraph.axes.rules.registry import Context, DimList, RuleResult, rule, structure
+from mlgraph.graph.ops import argument, op_name
 
 if TYPE_CHECKING:
     from mlgraph.program.axis_table import ReasonKind
@@ -181,7 +181,7 @@ def _repetition(count: int) -> Factors:
 @structure("repeat_interleave")
 def _repeat_interleave(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     count: Any = node.args[1] if len(node.args) > 1 else None
-    position: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim")
+    position: Any = argument(node, "dim")
     if not isinstance(count, int) or position is None:
         counted = ctx.dims(count) if isinstance(count, fx.Node) else []
         freeze_all(ctx, [*dims, *counted], "it is repeated by data", node)
@@ -208,10 +208,9 @@ def _grid(ctx: Context, node: fx.Node) -> RuleResult:
 @rule("diff")
 def _diff(ctx: Context, node: fx.Node) -> RuleResult:
     text = "neighbouring indices are subtracted"
-    given = arguments(node)
     dims = ctx.dims(node.args[0])
-    position: int = given.get("dim", -1) % len(dims)
-    for operand in (node.args[0], given.get("prepend"), given.get("append")):
+    position: int = argument(node, "dim") % len(dims)
+    for operand in [argument(node, name) for name in ("self", "prepend", "append")]:
         for index, (a, b) in enumerate(zip(dims, ctx.dims(operand), strict=False)):
             if index == position:
                 ctx.freeze(b, text, node)
@@ -238,8 +237,7 @@ def _view_as_real(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
 
 @structure("diagonal")
 def _diagonal(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
-    given = arguments(node)
-    taken = {int(given.get(name, default)) % len(dims) for name, default in (("dim1", 0), ("dim2", 1))}
+    taken = {int(argument(node, name)) % len(dims) for name in ("dim1", "dim2")}
     freeze_all(ctx, [dims[i] for i in taken], "its diagonal is taken", node)
     kept = [dim for i, dim in enumerate(dims) if i not in taken]
     return [*kept, ctx.fresh(node, "its diagonal is taken")[-1]]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mlgraph.axes.factors import concatenate, fresh, regroup, size_of
-from mlgraph.axes.rules.registry import Context, DimList, RuleResult, arguments, rule, structure
+from mlgraph.axes.rules.registry import Context, DimList, RuleResult, rule, structure
 from mlgraph.axes.rules.shape import freeze_all, shape_of
-from mlgraph.graph.ops import op_name
+from mlgraph.graph.ops import argument, op_name
 
 if TYPE_CHECKING:
     from torch import fx
@@ -22,7 +22,7 @@ _SLIDING = "windows slide over it"
 def _pad(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     pads = [ctx.value(p) for p in node.args[1]]  # type: ignore[union-attr]
     name: str = op_name(node)
-    mode = arguments(node).get("mode", "constant") if name == "pad" else name.partition("_pad")[0]
+    mode = argument(node, "mode") if name == "pad" else name.partition("_pad")[0]
     out = list(dims)
     for i in range(len(pads) // 2):
         position = len(dims) - 1 - i
@@ -149,11 +149,9 @@ def _unmoved(node: fx.Node, spatial: int) -> list[bool]:
     name: str = op_name(node)
     if not name.startswith(("max_pool", "avg_pool")):
         return [False] * spatial
-    given = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False))  # type: ignore[union-attr]
-    given |= node.kwargs
 
-    def per_dim(argument: str, default: Any) -> list[Any]:
-        value: Any = given.get(argument) or default
+    def per_dim(name: str, default: Any) -> list[Any]:
+        value: Any = argument(node, name) or default
         listed = list(value) if isinstance(value, (list, tuple)) else [value]
         return listed * spatial if len(listed) == 1 else listed
 

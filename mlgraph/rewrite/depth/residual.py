@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from mlgraph.errors import MlgraphError
+from mlgraph.graph.compare import relative_error
 from mlgraph.graph.ops import has
 from mlgraph.graph.traits import Trait
 from mlgraph.program import Note, Program
@@ -187,24 +188,15 @@ def _error(program: Program, block: Block, found: ResidualStream, depth_mode: st
             return math.inf
         found = replace(found, path=tuple(step for step in found.path if not step.is_norm))
         start = run(start, {}, False, "before")
-        return _relative(run(start, {}, True, "here"), start)
+        return relative_error(run(start, {}, True, "here"), start)
     expected = run(start, {}, False, "here")
     errors = []
     for last in (1, 2):
         value = start
         for rank in range(last + 1):
             value = run(value, _changed(found, rank, last), rank > 0, "here")
-        errors.append(_relative(value, expected))
+        errors.append(relative_error(value, expected))
     return max(errors)
-
-
-def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    if found.shape != expected.shape:
-        return math.inf
-    if not expected.numel():
-        return 0.0
-    difference = (found.double() - expected.double()).abs().max() / expected.double().abs().max()
-    return float(difference)
 
 
 def copies(

@@ -134,7 +134,7 @@ def _check_leaf(leaf: Any, taken: Input, what: str, sizes: dict[str, tuple[int, 
                 )
 
 
-def example_call(model: nn.Module, batch: Any, spare: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def call_of(model: nn.Module, batch: Any, spare: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments that a batch stands for where no program says which of it are inputs.
 
     With ``spare``, a mapping gives the entries that ``forward`` has names for, a tuple as many as

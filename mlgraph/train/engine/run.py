@@ -11,7 +11,7 @@ from torch import nn
 
 from mlgraph.program import Program
 from mlgraph.train.config import known_defaults
-from mlgraph.train.data.batches import Binder, Loss, Metric, check_call, example_call, peek
+from mlgraph.train.data.batches import Binder, Loss, Metric, call_of, check_call, peek
 from mlgraph.train.engine.checkpoint import RunDirectory
 from mlgraph.train.engine.engine import Engine, Result
 from mlgraph.train.engine.launched import as_launched
@@ -59,7 +59,7 @@ def run(
     if isinstance(model, nn.Module):
         from mlgraph.interop.open import capture
 
-        args, kwargs = example_call(model, first, spare=loss is not None)
+        args, kwargs = call_of(model, first, spare=loss is not None)
         check_call(model, args, kwargs)
         model = capture(model, args, kwargs)
     if chosen.recompute and not model.blocks:
