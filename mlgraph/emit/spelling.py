@@ -43,7 +43,6 @@ METHODS = {
     aten.new_empty.default: "new_empty",
     aten.to.dtype: "to",
     aten.detach.default: "detach",
-    aten.alias.default: "alias",
     aten.sym_size.int: "size",
     aten.add_.Tensor: "add_",
     aten.copy_.default: "copy_",

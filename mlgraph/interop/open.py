@@ -15,6 +15,7 @@ from mlgraph.capture.model import refilled
 from mlgraph.errors import CaptureError, FileError, first_line
 from mlgraph.files import file_errors
 from mlgraph.interop import load as build
+from mlgraph.interop.emitted import check_emitted
 from mlgraph.interop.gguf import SUFFIX, gguf_model
 from mlgraph.interop.identity import require_source
 from mlgraph.interop.state_dict import holds_tensors, model_with, no_model, weights_in
@@ -47,12 +48,14 @@ def capture(
     """The program that ``model`` runs on the example ``args`` and ``kwargs``.
 
     A string or path is opened as :func:`open_source` does. For modules, and what the other arguments mean,
-    see :func:`mlgraph.capture.model.capture`.
+    see :func:`mlgraph.capture.model.capture`. With ``check``, what is generated of the program is run beside
+    it too: see :func:`mlgraph.interop.emitted.check_emitted`.
     """
     if isinstance(model, (str, os.PathLike)):
         given = (args, dict(kwargs or {})) if args or kwargs else None
         return open_source(model, inputs=given, module=module, check=check)
-    return capture_module(model, args, kwargs, dynamic_shapes, name, module, check)
+    program = capture_module(model, args, kwargs, dynamic_shapes, name, module, check)
+    return check_emitted(program) if check else program
 
 
 def load(path: str | os.PathLike[str], trust: bool = False, *, keep: bool = True) -> Program:
@@ -246,7 +249,7 @@ def _capture(built: build.Built, asked: _Asked) -> Program:
 
     def attempt(with_loss: bool) -> Program:
         args, kwargs = inputs or example_inputs(model, loss=with_loss)
-        return capture_module(model, args, kwargs, name=name, module=asked.module, check=asked.check)
+        return capture(model, args, kwargs, name=name, module=asked.module, check=asked.check)
 
     try:
         program = attempt(asked.loss)

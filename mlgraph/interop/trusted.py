@@ -82,15 +82,16 @@ def _load_export(path: str) -> Any:
 
 def _capture(path: str, loaded: Any) -> Program:
     from mlgraph.capture.model import capture
+    from mlgraph.interop.emitted import check_emitted
 
     if isinstance(loaded, torch.export.ExportedProgram):
         if loaded.example_inputs is None:
             raise FileError(f"{path} has no example inputs; export it again and keep them.")
         args, kwargs = loaded.example_inputs
-        return capture(ExportedModule(loaded), args, kwargs)
+        return check_emitted(capture(ExportedModule(loaded), args, kwargs))
     if isinstance(loaded, nn.Module):
         # Hugging Face models make their own inputs; for others capture says that it needs some.
-        return capture(loaded)
+        return check_emitted(capture(loaded))
     raise _no_module(path, loaded)
 
 
