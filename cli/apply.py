@@ -39,7 +39,7 @@ def command(
 
     For example: mlgraph apply "coalesce{depth=2,width=2};decoalesce" bert -o regrown
     """
-    from mlgraph.cli.results import default_output, status, write_program
+    from mlgraph.cli.results import output, status, write_program
     from mlgraph.cli.screening import floating_dtype, require_numbers
     from mlgraph.inspect.changes import new_notes
     from mlgraph.inspect.summary import summarize
@@ -48,14 +48,14 @@ def command(
     from mlgraph.passes.pipeline import parse_pipeline
 
     operator = parse_pipeline(pipeline)
+    path = None if dry_run else output(out, "applied", source)
     program = opening.program(source)
     require_numbers(program)
     with status(f"applying {operator}"):
         result = operator(program)
     before, after = summarize(program), summarize(result, floating_dtype(dtype) if dtype else None)
     written = None
-    if not dry_run:
-        path = out or default_output(source, "applied")
+    if path is not None:
         written = write_program(result, path, dtype=dtype, shard_size=shard_size, as_class=as_class)
     told = (*new_notes(program, result), *(written.notes if written else ()))
     if json:

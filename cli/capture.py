@@ -19,14 +19,17 @@ def command(
 
     For example: mlgraph capture timm:deit_tiny_patch16_224 -o deit.pt
     """
-    from mlgraph.cli.results import default_output
+    from mlgraph.cli.results import default_output, is_one_of, require_apart
     from mlgraph.inspect.summary import summarize
     from mlgraph.inspect.text.console import show, show_json
     from mlgraph.inspect.text.program import captured
     from mlgraph.storage import save
 
-    program = opening.program(source)
     path = out or default_output(source, "").with_suffix(".pt")
+    if out is None and is_one_of(path, [source]):
+        path = default_output(source, "captured").with_suffix(".pt")
+    require_apart(path, source)
+    program = opening.program(source)
     save(program, path)
     figures = summarize(program)
     if json:

@@ -115,16 +115,16 @@ def run(
     if write is None:
         report(job, _rehearsed(job), None, json)
         return
-    from mlgraph.cli.results import default_output, status, write_program
+    from mlgraph.cli.results import output, status, write_program
     from mlgraph.cli.screening import floating_dtype, require_numbers
     from mlgraph.inspect.changes import effect
 
+    path = output(write.out, write.label, job.source)
     program = job.program or job.opening.program(job.source)
     require_numbers(program)
     applied = prepare(program) if prepare is not None else job.operator
     with status(f"running {job.operator}"):
         after = applied(program)
-    path = write.out or default_output(job.source, write.label)
     written = write_program(
         after, path, dtype=write.dtype, shard_size=write.shard_size, as_class=write.as_class
     )

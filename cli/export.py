@@ -32,11 +32,12 @@ def command(
 
     SOURCE may be a run directory, whose newest checkpoint is written, or one of its checkpoints.
     """
-    from mlgraph.cli.results import status, write_program
+    from mlgraph.cli.results import require_apart, status, write_program
     from mlgraph.inspect.text.comparison import outcome
     from mlgraph.inspect.text.console import show, show_json
     from mlgraph.interop.export import export, require_ending
 
+    require_apart(out, source)
     if out.suffix != ".pt":
         require_ending(out)
     from mlgraph.train.results.saved import is_saved_run, saved_program

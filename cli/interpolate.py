@@ -33,18 +33,18 @@ def command(
     For example: mlgraph interpolate original refined --alpha 0.25 -o mixed. B may be the coarse model that
     was made of A; then --detail says how much is kept of what coarsening averaged away.
     """
-    from mlgraph.cli.results import default_output, status, write_program
+    from mlgraph.cli.results import output, status, write_program
     from mlgraph.cli.screening import require_numbers
     from mlgraph.inspect.changes import new_notes
     from mlgraph.inspect.text.comparison import notes, outcome
     from mlgraph.inspect.text.console import show, show_json
 
+    path = output(out, _label(operator), first, second)
     before, after = opening.pair(first, second)
     for program in (before, after):
         require_numbers(program)
     with status("interpolating"):
         mixed = operator(before, after)
-    path = out or default_output(first, _label(operator))
     written = write_program(mixed, path, dtype=dtype, shard_size=shard_size, as_class=as_class)
     told = (*new_notes(before, mixed), *written.notes)
     if json:

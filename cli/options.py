@@ -9,15 +9,24 @@ from typing import Annotated
 import typer
 
 from mlgraph.cli.pass_options import option_of
-from mlgraph.errors import MlgraphError
 from mlgraph.passes.coalesce import Coalesce
 
 
 def _floating(name: str | None) -> str | None:
     """Refuse what is no name of a floating-point dtype before anything is loaded."""
     if name is not None and not re.fullmatch(r"b?float\d\w*|double|half|float", name):
-        raise MlgraphError(f"{name} is no floating-point dtype; use float32, bfloat16, float16 or float64.")
+        raise typer.BadParameter(
+            f"{name} is no floating-point dtype; use float32, bfloat16, float16 or float64."
+        )
     return name
+
+
+def _inputs(texts: list[str] | None) -> list[str] | None:
+    """Refuse what is no description of an input before anything is loaded."""
+    for text in texts or ():
+        if not re.fullmatch(r"(\w+=)?\w+\[[\d,\s]*\](<\d+)?", text.strip()):
+            raise typer.BadParameter(f"{text} is not [NAME=]DTYPE[SIZES]; write for example ids=int64[3,7].")
+    return texts
 
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help="The model.", show_default=False)]
@@ -62,6 +71,7 @@ Inputs = Annotated[
         "--input",
         metavar="[NAME=]DTYPE[SIZES]",
         help="An example input, as ids=int64[3,7]; repeatable. Needed for a pickled module.",
+        callback=_inputs,
         show_default=False,
     ),
 ]

@@ -10,7 +10,6 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from mlgraph.errors import MlgraphError
 from mlgraph.passes.base import Pass
 from mlgraph.passes.options import OptionError, TableKey, choices, describe, entries
 
@@ -31,9 +30,10 @@ def runs(kind: type[Pass]) -> Callable[[_F], _F]:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
         def command(**given: Any) -> None:
-            read = {entry.name: _read(entry, given.pop(name)) for name, entry in known.items()}
-            options = {name: value for name, value in read.items() if value is not None}
+            words = [(entry, given.pop(name)) for name, entry in known.items()]
             try:
+                read = {entry.name: _read(entry, word) for entry, word in words}
+                options = {name: value for name, value in read.items() if value is not None}
                 operator = kind.from_options(options)
             except OptionError as error:
                 raise typer.BadParameter(str(error)) from error
@@ -137,7 +137,7 @@ def _list(entry: TableKey, given: Sequence[str]) -> Any:
         return tuple(given) or None
     read = [_number(part.strip()) for text in given for part in text.split(",")]
     if None in read:
-        raise MlgraphError(_not_read(entry, " ".join(given)))
+        raise OptionError(_not_read(entry, " ".join(given)))
     return tuple(read) or None
 
 
@@ -149,13 +149,13 @@ def _table(entry: TableKey, given: Sequence[str]) -> Any:
         parts = [value.strip()] if worded else value.strip("[] ").split(",")
         read = parts if worded else [_number(part.strip()) for part in parts]
         if None in read or bool(equals) != bool(name):
-            raise MlgraphError(_not_read(entry, text))
+            raise OptionError(_not_read(entry, text))
         if not equals:
             if len(given) > 1 or len(read) > 1 or describe(entry.hint) == "a table":
-                raise MlgraphError(_not_read(entry, text))
+                raise OptionError(_not_read(entry, text))
             return read[0]
         if name in table:
-            raise MlgraphError(f"{_flag(entry)} {name!r} is given twice; give it one value.")
+            raise OptionError(f"{_flag(entry)} {name!r} is given twice; give it one value.")
         table[name] = tuple(read) if len(read) > 1 else read[0]
     return table
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+
+from mlgraph.errors import MlgraphError
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -61,6 +63,28 @@ def default_output(source: str, label: str) -> Path:
     stem = re.sub(r"\.(pt2?|json|pth|pkl|bin|ckpt|gguf|safetensors)$", "", stem) or "model"
     name = f"{stem}-{label}" if label else stem
     return Path(name if Path(source).is_dir() or source.endswith(".gguf") else f"{name}.pt")
+
+
+def output(out: Path | None, label: str, *sources: str) -> Path:
+    """Where a result goes: ``out``, or a name made of the first source's.
+
+    Raises:
+        MlgraphError: it is one of the sources, which would be lost.
+    """
+    path = out or default_output(sources[0], label)
+    require_apart(path, *sources)
+    return path
+
+
+def require_apart(path: Path, *sources: str) -> None:
+    """Raise MlgraphError where ``path`` is one of the sources."""
+    if is_one_of(path, sources):
+        raise MlgraphError(f"{path} is a source itself, which would be lost: give another name with -o.")
+
+
+def is_one_of(path: Path, sources: Iterable[str]) -> bool:
+    """Whether a path is that of one of the sources."""
+    return path.exists() and any(Path(source).exists() and path.samefile(source) for source in sources)
 
 
 def write_program(

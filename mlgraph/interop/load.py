@@ -30,7 +30,7 @@ class Built:
 def huggingface_directory(path: Path, *, trust: bool = False, model_class: str | None = None) -> Built:
     """The transformers model saved in a directory, in the class ``model_class`` or that its config names.
 
-    Weights that the files lack, or that do not fit, are named in its notes.
+    Weights that the files lack are named in its notes. Raises FileError where some do not fit.
     """
     config = read_config(path / "config.json")
     if config.get("auto_map") and not trust:
@@ -42,7 +42,11 @@ def huggingface_directory(path: Path, *, trust: bool = False, model_class: str |
     with quiet_transformers():
         try:
             model, report = loader.from_pretrained(
-                path, output_loading_info=True, local_files_only=True, trust_remote_code=trust
+                path,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # which are named below
+                local_files_only=True,
+                trust_remote_code=trust,
             )
         except MlgraphError:
             raise
@@ -50,12 +54,18 @@ def huggingface_directory(path: Path, *, trust: bool = False, model_class: str |
             raise FileError(
                 f"{path} could not be loaded by {loader.__name__}: {first_line(error)}."
             ) from error
+    if differ := sorted(report["mismatched_keys"]):
+        (name, has, wanted), more = differ[0], len(differ) - 1
+        others = f", and {more} more weights that do not fit" if more else ""
+        raise FileError(
+            f"{path} has {list(has)} for {name}, where {loader.__name__} of its config.json has "
+            f"{list(wanted)}{others}; give the weights and the config.json of one model."
+        )
     if config.get("auto_map"):
         bring(type(model))
     notes = (
         *_named("weights missing in the files, so left at random", report["missing_keys"]),
         *_named("weights in the files that the model does not have", report["unexpected_keys"]),
-        *_named("weights of another shape, so left at random", report["mismatched_keys"]),
     )
     return Built(model, origin_of(model, path), path.resolve().name, notes)
 

@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,6 +67,17 @@ def test_a_truncated_checkpoint(cli, models, tmp_path_factory, in_empty_folder):
     refused(cli("coarsen", folder, "--width", 2, "-o", "small"), in_empty_folder, str(folder))
 
 
+def test_a_checkpoint_whose_weights_do_not_fit(cli, models, tmp_path_factory, in_empty_folder):
+    folder = tmp_path_factory.mktemp("other") / "bert"
+    shutil.copytree(models / "bert", folder)
+    weights = load_file(folder / "model.safetensors")
+    name = next(key for key in weights if key.endswith("layer.0.output.dense.weight"))
+    weights[name] = weights[name][:3].clone()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    result = cli("coarsen", folder, "--width", 2, "-o", "small")
+    refused(result, in_empty_folder, f"has {list(weights[name].shape)} for {name}", "of one model")
+
+
 @pytest.mark.parametrize("name", ["model.pt", "model.pkl", "model.bin"])
 def test_a_pickle_that_would_run_code(cli, tmp_path_factory, in_empty_folder, name):
     folder = tmp_path_factory.mktemp("hostile")
@@ -103,14 +115,50 @@ def test_a_module_without_inputs(cli, models, in_empty_folder):
     ("arguments", "parts"),
     [
         (["--axis", "hiden=2"], ["hiden", "hidden"]),
-        (["--axis", "hidden"], ["--axis hidden is not NAME=N"]),
-        (["--axis", "hidden=2", "--axis", "hidden=3"], ["'hidden' is given twice"]),
         (["--axis", "vocab=2"], ["vocab", "lookup table"]),
         (["--width", "2", "--freeze", "mpl"], ["mpl", "mlp"]),
     ],
 )
 def test_a_request_that_the_model_cannot_meet(cli, bert, in_empty_folder, arguments, parts):
     refused(cli("coarsen", bert, *arguments, "-o", "small.pt"), in_empty_folder, *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--axis", "hidden"], "--axis hidden is not NAME=N"),
+        (["--axis", "hidden=2", "--axis", "hidden=3"], "'hidden' is given twice"),
+        (["--width", "2", "--input", "x=int64[2,"], "x=int64[2, is not [NAME=]DTYPE[SIZES]"),
+    ],
+)
+def test_what_cannot_be_read_is_wrong_usage(cli, in_empty_folder, arguments, part):
+    result = cli("coarsen", "absent", *arguments, "-o", "small.pt")
+    assert (result.code, part in " ".join(result.err.split())) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["coarsen", "small.pt", "--width", 2, "-o", "small.pt"],
+        ["refine", "small.pt", "-o", "small.pt"],
+        ["interpolate", "small.pt", "small.pt", "-o", "small.pt"],
+        ["apply", "coalesce{width=2}", "small.pt", "-o", "small.pt"],
+        ["export", "small.pt", "-o", "small.pt"],
+        ["capture", "small.pt", "-o", "./small.pt"],
+    ],
+)
+def test_a_source_is_not_written_over(cli, in_empty_folder, arguments):
+    Path("small.pt").write_bytes(b"weights")
+    result = cli(*arguments)
+    assert (result.code, "is a source itself, which would be lost" in result.err) == (1, True)
+    assert Path("small.pt").read_bytes() == b"weights"
+
+
+def test_a_captured_module_is_not_written_over(cli, models, in_empty_folder):
+    Path("net.pt").write_bytes((models / "pickled.pkl").read_bytes())
+    before = Path("net.pt").read_bytes()
+    assert cli("capture", "net.pt", "--trust", "--input", "float32[3,6]").code == 0
+    assert (Path("net.pt").read_bytes() == before, Path("net-captured.pt").exists()) == (True, True)
 
 
 def test_refining_what_was_never_coarsened(cli, bert, in_empty_folder):
