@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlgraph.cli.options import Json
+from mlgraph.cli.options import DryRun, Json
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -33,11 +33,32 @@ def command(
             show_default=False,
         ),
     ] = None,
+    dry_run: DryRun = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            metavar="N",
+            min=1,
+            help="With --dry-run: the number of processes to tell of; by default as started.",
+            show_default=False,
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            metavar="SIZE",
+            help="With --dry-run: what each process has, as 80GB; by default this device's.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a model by a phase program: a V-cycle or another cycle, or from scratch.
 
-    Stopped at any moment, the same command goes on; Ctrl-C writes a checkpoint first. For example:
+    Stopped at any moment, the same command goes on; Ctrl-C writes a checkpoint first. --dry-run tells
+    what a run will take: memory of each process, FLOPs, time. For example:
     mlgraph train --init causal-lm, then mlgraph train run.toml
     """
     from mlgraph.cli.render import training as render
@@ -63,8 +84,11 @@ def command(
         raise typer.BadParameter(
             "name a TOML file, give --init TASK to write one, or --fields to see what it may say"
         )
+    if not dry_run and (processes is not None or memory is not None):
+        raise typer.BadParameter("--processes and --memory go with --dry-run")
     from mlgraph.cli.opening import open_program
-    from mlgraph.cli.results import is_huggingface, write_program
+    from mlgraph.cli.results import is_huggingface, status, write_program
+    from mlgraph.rewrite.targets import amount_of
     from mlgraph.train.config import load_config
 
     loaded = load_config(config, change or ())
@@ -78,6 +102,14 @@ def command(
                 print(f"{source}: {note}", file=sys.stderr)
         return program
 
+    if dry_run:
+        from mlgraph.train.launch import dry_run as forecast
+
+        with status("measuring steps"):
+            given = None if memory is None else int(amount_of(memory))
+            found = forecast(loaded, opened, processes, given)
+        show_json(render.forecast_json(found)) if json else show(*render.forecast(found))
+        return
     result, main = launch(loaded, opened, progress=not json)
     if not main:
         return

@@ -15,6 +15,7 @@ from mlgraph.inspect.text.console import table
 if TYPE_CHECKING:
     from mlgraph.passes.options import FieldHelp
     from mlgraph.train.engine.engine import Result
+    from mlgraph.train.engine.forecast import Forecast
     from mlgraph.train.results.report import RecipeComparison, Report
     from mlgraph.train.sweep.table import StudyTable
 
@@ -68,6 +69,64 @@ def summary(result: Result, path: Path) -> list[Any]:
         headers = ["phase", "level", "step", "evaluation loss", *named, "FLOPs", "seconds"]
         lines += [table(headers, rows, right=range(len(headers))), ""]
     return [*lines, f"wrote {path}"]
+
+
+def forecast_json(found: Forecast) -> dict[str, Any]:
+    """A forecast as plain values, bytes and seconds."""
+    return {**asdict(found), "flops": found.flops, "seconds": found.seconds}
+
+
+def forecast(found: Forecast) -> list[Any]:
+    """What every training phase takes, and the whole run."""
+    from mlgraph.inspect.text.numbers import count, plural, size
+
+    rows = [
+        [
+            f"{phase.phase}",
+            f"{phase.level}",
+            count(phase.parameters),
+            f"{phase.steps:,}",
+            count(phase.tokens),
+            f"{phase.flops:.3g}",
+            "" if phase.seconds is None else _duration(phase.steps * phase.seconds),
+        ]
+        for phase in found.phases
+    ]
+    parts = ("weights", "gradients", "optimizer", "activations", "gathered", "aside", "host")
+    shown = [part for part in parts if any(getattr(phase.memory, part) for phase in found.phases)]
+    memory = [
+        [
+            f"{phase.phase}",
+            *(size(getattr(phase.memory, part)) for part in shown),
+            size(phase.memory.device),
+        ]
+        for phase in found.phases
+    ]
+    headers = ["phase", "level", "parameters", "steps", "tokens", "FLOPs", "time"]
+    each = "in the process" if found.processes == 1 else f"in each of {found.processes} processes"
+    largest = max(phase.checkpoint for phase in found.phases)
+    time = (
+        "steps were not timed: a process of the run does not fit here"
+        if found.seconds is None
+        else f"{_duration(found.seconds)} of steps as timed here in one process, without what processes send"
+    )
+    return [
+        table(headers, rows, right=range(len(headers))),
+        "",
+        f"memory {each}, activations at most",
+        table(["phase", *shown, "device"], memory, right=range(len(shown) + 2)),
+        "",
+        f"{found.flops:.3g} FLOPs in all; {time}",
+        f"a checkpoint takes {size(largest)}, the run directory {size(found.run_directory)} at most; "
+        f"{plural(len(found.phases), 'phase')} of training",
+    ]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
 
 
 def study(found: StudyTable) -> list[Any]:

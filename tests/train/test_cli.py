@@ -197,3 +197,19 @@ def test_a_class_that_is_named_is_taken(work: Path) -> None:
     assert isinstance(program.origin, HuggingFaceOrigin)
     assert program.origin.model_class == "BertLMHeadModel"
     assert open_source("trunk").num_parameters() < program.num_parameters()
+
+
+def test_a_dry_run_tells_and_writes_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(work.iterdir())
+    said = _json(capsys, "train", "run.toml", "--dry-run", "--processes", "2")
+    assert [phase["level"] for phase in said["phases"]] == [1, 2, 1]
+    assert said["processes"] == 2
+    assert said["seconds"] > 0
+    assert mlgraph_command(["train", "run.toml", "--dry-run", "--memory", "100KB"]) == 1
+    assert "needs" in capsys.readouterr().err
+    assert mlgraph_command(["train", "run.toml", "--processes", "2"]) == 2
+    assert mlgraph_command(["train", "run.toml", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "FLOPs in all" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert sorted(path for path in work.iterdir() if path.name != "cache") == before

@@ -3,45 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 from mlgraph.errors import MlgraphError
 from mlgraph.program import Program
 from mlgraph.train.errors import TrainError
-from mlgraph.train.phases import Apply, Coarsen, Phase, Refine, Train, check_phases, kind_of
+from mlgraph.train.phases import Apply, Coarsen, Phase, Refine, check_phases, kind_of
 
 
-def rehearse(program: Program, phases: Sequence[Phase]) -> None:
-    """Raise ``TrainError`` naming the first phase that cannot follow those before it or cannot be done.
+@dataclass(frozen=True)
+class Stage:
+    """What a phase leaves behind, without values: its program, and those set aside above it."""
+
+    program: Program
+    aside: tuple[Program, ...] = ()
+
+
+def rehearse(program: Program, phases: Sequence[Phase]) -> list[Stage]:
+    """The stage after each phase.
 
     It takes no memory for weights, and for each level the time of one rewriting.
+
+    Raises:
+        TrainError: naming the first phase that cannot follow those before it or cannot be done.
     """
     check_phases(phases, has_parent=program.lineage is not None)
-    if all(isinstance(phase, Train) for phase in phases):
-        return
-    here, above = program.skeleton(), list[Program]()
+    here, stages = Stage(program.skeleton()), list[Stage]()
     for number, phase in enumerate(phases):
         try:
-            here = _after(here, phase, above)
+            here = _after(here, phase)
         except MlgraphError as error:
             raise TrainError(f"Phase {number} ({kind_of(phase)}) cannot be done: {error}") from error
+        stages.append(here)
+    return stages
 
 
-def _after(here: Program, phase: Phase, above: list[Program]) -> Program:
-    """The program for the next phase; ``above`` are those that a refinement comes back to."""
-    if isinstance(phase, Coarsen):
-        above.append(here)
-        return phase.operator.on_shapes(here)
-    if isinstance(phase, Refine):
-        return _fine(here, phase, above)
-    if isinstance(phase, Apply):
-        above.clear()
-        return reduce(lambda program, operator: operator.on_shapes(program), phase.operator, here)
-    return here
-
-
-def _fine(program: Program, phase: Refine, above: list[Program]) -> Program:
-    fine = phase.operator.on_shapes(program)
-    if phase.operator.grows:
-        above.clear()
-    return above.pop() if above else fine
+def _after(here: Stage, phase: Phase) -> Stage:
+    match phase:
+        case Coarsen():
+            return Stage(phase.operator.on_shapes(here.program), (*here.aside, here.program))
+        case Refine():
+            fine = phase.operator.on_shapes(here.program)
+            if phase.operator.grows or not here.aside:
+                return Stage(fine)
+            return Stage(here.aside[-1], here.aside[:-1])
+        case Apply():
+            made = reduce(lambda program, operator: operator.on_shapes(program), phase.operator, here.program)
+            return Stage(made)
+        case _:
+            return here
