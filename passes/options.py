@@ -208,6 +208,8 @@ def _frozen(value: Any) -> Any:
         return tuple(_frozen(item) for item in value)
     if isinstance(value, dict):
         return {key: _frozen(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # a tensor, an array or a number of one
+        return _frozen(value.tolist())
     return value
 
 

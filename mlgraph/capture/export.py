@@ -59,6 +59,10 @@ class Call:
         return pytree.tree_leaves((self.args, self.kwargs))
 
 
+class SizesError(CaptureError):
+    """The sizes that are to be dynamic do not fit the model."""
+
+
 @dataclass(frozen=True)
 class Exported:
     """What torch.export made, of which call, and what is to be told about it.
@@ -117,6 +121,11 @@ def export(
             culprit = _training_culprit(model, error) if training else None
             if culprit is None and isinstance(error, CaptureError):
                 raise
+            if culprit is None and dynamic_shapes != "auto" and not _frames(error):
+                raise SizesError(
+                    f"dynamic_shapes do not fit the model or its arguments: {_reason(error)}; leave them "
+                    "out, or give them as torch.export takes them"
+                ) from error
             if culprit is None:
                 raise CaptureError(_sentence(error, tracing.gradients)) from error
             name, module = culprit
@@ -284,6 +293,8 @@ def _sentence(error: BaseException, gradients: Gradients) -> str:
             f"forward returns or takes a {kind[1].rpartition('.')[2]}, in which tensors cannot be found; use "
             "a tuple, a dict or a dataclass, or register it with torch.utils._pytree.register_pytree_node"
         )
+    elif "DataDependentOutput" in type(error).__name__:
+        said = f"{said} gives a value that is known only when the model runs, and the line goes by it"
     elif "higher order operator" in said:
         said = "the line uses an operator whose branches (or loop) a flat graph cannot hold"
         advice = "write it without (torch.where), or capture a submodule that does without it"
@@ -295,6 +306,12 @@ def _sentence(error: BaseException, gradients: Gradients) -> str:
         spot, advice = "the model", "pass it as an argument, or capture a submodule that does without"
         said = "forward reads a tensor that no traced op made, as one kept from an earlier call"
     return f"{spot} cannot be captured: {said}; {advice}"
+
+
+def _reason(error: BaseException) -> str:
+    """What torch.export says of sizes that were given; its list of what is violated where there is one."""
+    listed = [line.strip(" -") for line in str(error).splitlines() if line.strip().startswith("- ")]
+    return (listed[0] if listed else first_line(error)).rstrip(".")
 
 
 def _training_culprit(model: nn.Module, error: BaseException) -> tuple[str, nn.Module] | None:

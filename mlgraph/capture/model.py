@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from mlgraph.capture.check import Made, checked, why_not
 from mlgraph.capture.comparison import Comparison
-from mlgraph.capture.export import Call, Exported, export
+from mlgraph.capture.export import Call, Exported, SizesError, export
 from mlgraph.capture.importer import import_graph
 from mlgraph.capture.inputs.caches import without_caches
 from mlgraph.capture.inputs.example import example_inputs, needs_inputs
@@ -22,7 +22,7 @@ from mlgraph.capture.signature import signature_of, with_guards
 from mlgraph.capture.state import overlapping, preserved
 from mlgraph.capture.submodules import called_with, stand_in, submodule
 from mlgraph.capture.wrappers import hooks_given_as_called, refuse_what_cannot_be_read, unwrapped
-from mlgraph.errors import CaptureError
+from mlgraph.errors import CaptureError, first_line
 from mlgraph.graph.effects import written
 from mlgraph.graph.propagate import propagate
 from mlgraph.program import Note, Program, Tensors
@@ -64,10 +64,11 @@ def capture(
     known = getattr(model, "program", None)
     if isinstance(known, Program):
         return known
+    _refuse_other_forms(args, kwargs)
     with preserved(model):
         if not args and not kwargs and needs_inputs(model):
             args, kwargs = example_inputs(model)
-        call, more = without_caches(model, _bind(model, args, dict(kwargs or {})))
+        call, more = without_caches(model, _bind(model, tuple(args), dict(kwargs or {})))
     name = name or type(model).__name__
     if module is not None:
         program = _part(model, module, call, dynamic_shapes, f"{name}.{module}", check)
@@ -118,6 +119,8 @@ def _whole(model: nn.Module, call: Call, dynamic_shapes: Any, name: str, check: 
 
         try:
             made = captured(training=True)
+        except SizesError:
+            raise
         except CaptureError as error:
             raise CaptureError(f"{error}{stand_in(model, call, error.__cause__ or error)}") from error
         if tried is None:
@@ -138,9 +141,21 @@ def _part(model: nn.Module, path: str, call: Call, dynamic_shapes: Any, name: st
     return program.replace(notes=(*program.notes, *notes), submodule=path)
 
 
+def _refuse_other_forms(args: Any, kwargs: Any) -> None:
+    """Raise CaptureError for arguments that are not all positional ones, or all named ones, together."""
+    if not isinstance(args, tuple | list):
+        instead = "pass it as kwargs" if isinstance(args, Mapping) else "write args=(x,)"
+        raise CaptureError(
+            f"args is a {type(args).__name__}, and must be a tuple of the positional arguments: {instead}"
+        )
+    if kwargs is not None and not (isinstance(kwargs, Mapping) and all(isinstance(k, str) for k in kwargs)):
+        raise CaptureError("kwargs must be a dict from the names of arguments to their values")
+
+
 def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
     """Positional arguments by name, where forward names them; every tensor a distinct object."""
-    parameters = inspect.signature(model.forward).parameters
+    signature = inspect.signature(model.forward)
+    parameters = signature.parameters
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     names = [p.name for p in parameters.values() if p.kind in kinds]
     positional = [p.name for p in parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
@@ -156,6 +171,13 @@ def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ca
             k: v for k, v in given.items() if k not in names
         }
         args = ()
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise CaptureError(
+            f"{type(model).__name__} does not take these arguments: {first_line(error)}; "
+            f"its forward takes {signature.replace(return_annotation=signature.empty)}"
+        ) from None
     seen: set[int] = set()
 
     def distinct(leaf: Any) -> Any:

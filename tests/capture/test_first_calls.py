@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import transformers
 from torch import nn
 from torch.distributed import destroy_process_group, init_process_group
 
-from mlgraph import capture, emit
+from mlgraph import CaptureError, capture, emit
 from mlgraph.interop.open import open_source
 
 WIDTHS = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
@@ -127,3 +128,34 @@ def test_model_code_of_a_directory_may_return_plain_tensors(
     found, wanted = module(input_ids=IDS), model(input_ids=IDS)
     torch.testing.assert_close(found, wanted)
     sys.modules.pop(name)
+
+
+TAKES = r"Sequential does not take these arguments: {}; its forward takes \(input\)"
+FORMS: dict[str, tuple[Any, Any, str]] = {
+    "a tensor": (torch.zeros(2, 6), None, r"args is a Tensor, and must be a tuple .*: write args=\(x,\)"),
+    "a dict": ({"input": torch.zeros(2, 6)}, None, "args is a dict, .*: pass it as kwargs"),
+    "a list of names": ((), [torch.zeros(2, 6)], "kwargs must be a dict"),
+    "another name": ((), {"inputs": torch.zeros(2, 6)}, TAKES.format("missing a required argument: 'input'")),
+    "too many": ((torch.zeros(2, 6), None), None, TAKES.format("too many positional arguments")),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_arguments_that_a_model_does_not_take(form: str) -> None:
+    args, kwargs, words = FORMS[form]
+    with pytest.raises(CaptureError, match=words):
+        capture(nn.Sequential(nn.Linear(6, 4)), args, kwargs)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ({"x": {0: torch.export.Dim("b")}}, r"must be the arg names \['input'\]"),
+        ({"input": {0: 3}}, "Static shape constraint of 3 does not match"),
+        ({"input": {1: torch.export.Dim("n", max=9)}}, r"You marked n|in the specified range"),
+    ],
+)
+def test_dynamic_shapes_that_do_not_fit(shapes: Any, words: str) -> None:
+    with pytest.raises(CaptureError, match=f"dynamic_shapes do not fit the model.*{words}") as refused:
+        capture(nn.Sequential(nn.Linear(6, 4)), (torch.zeros(2, 6),), dynamic_shapes=shapes)
+    assert "--module" not in str(refused.value)

@@ -97,3 +97,19 @@ def test_names_may_be_patterns_of_ids(program):
     assert set(Coalesce(axes={"*.mlp": 2}).groupings(program)[0]) == set(inner)
     with pytest.raises(MlgraphError, match=r"there is no axis '\*\.heads'"):
         Coalesce(width=2, freeze=("*.heads",)).groupings(program)
+
+
+@pytest.mark.parametrize("request_", [None, 2.0, True, [], ["a"], {"a": 1}])
+def test_what_is_no_request_of_an_axis(request_):
+    with pytest.raises(MlgraphError, match="must give 'hidden' a factor, a list of indices or a text"):
+        Coalesce(axes={"hidden": request_})
+
+
+def test_groupings_may_be_tensors():
+    listed = [0, 0, 1, 1, 2, 2]
+    assert Coalesce(axes={"hidden": torch.tensor(listed)}) == Coalesce(axes={"hidden": listed})
+
+
+def test_a_wrong_option_of_a_function_is_answered(program):
+    with pytest.raises(MlgraphError, match="Pass 'coalesce' has no option 'pairng'; did you mean 'pairing'"):
+        mlgraph.coalesce(program, pairng="halves")
