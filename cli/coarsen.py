@@ -54,7 +54,7 @@ def command(
         sizes = Considered(candidates, left)
     write = None if dry_run else Write(out, _label(operator), dtype, shard_size, as_class)
     job = Job(source, opening, operator, sizes, program)
-    run(job, write, json, lambda fine: _calibrated(operator, fine, source))
+    run(job, write, json, lambda asked, fine: _calibrated(asked, fine, source))
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ def _label(operator: Coalesce) -> str:
     return "".join(parts) or "coarse"
 
 
-def _calibrated(operator: Coalesce, program: Program, source: str) -> Callable[[Program], Program]:
+def _calibrated(operator: Pass, program: Program, source: str) -> Callable[[Program], Program]:
     """The pass, which takes along what data shows of the program where a file of data is named."""
     from mlgraph.cli.calibrate import measured
 
+    assert isinstance(operator, Coalesce)
     if operator.calibration is None or not operator.calibration.endswith(".toml"):
         return operator
     calibration = measured(program, source, Path(operator.calibration), operator.score == "taylor")
@@ -106,10 +107,11 @@ def run(
     job: Job,
     write: Write | None,
     json: bool,
-    prepare: Callable[[Program], Callable[[Program], Program]] | None = None,
+    prepare: Callable[[Pass, Program], Callable[[Program], Program]] | None = None,
 ) -> None:
     """Apply a pass, or what ``prepare`` makes of it, to a model, write the result and tell what was done.
 
+    What was not asked for by name stays where the class that is written has no other size for it.
     Without ``write`` that is done on shapes only, which costs no memory, and what was found is kept.
     """
     if write is None:
@@ -118,18 +120,41 @@ def run(
     from mlgraph.cli.results import output, status, write_program
     from mlgraph.cli.screening import floating_dtype, require_numbers
     from mlgraph.inspect.changes import effect
+    from mlgraph.interop.fitting.retry import expressible
 
     path = output(write.out, write.label, job.source)
     program = job.program or job.opening.program(job.source)
     require_numbers(program)
-    applied = prepare(program) if prepare is not None else job.operator
-    with status(f"running {job.operator}"):
-        after = applied(program)
-    written = write_program(
-        after, path, dtype=write.dtype, shard_size=write.shard_size, as_class=write.as_class
-    )
+
+    def apply(stays: tuple[str, ...]) -> Program:
+        operator = leaving(job.operator, stays)
+        applied = prepare(operator, program) if prepare is not None else operator
+        with status(f"running {operator}"):
+            return applied(program)
+
+    def written(after: Program) -> Written:
+        dtype, shard_size, as_class = write.dtype, write.shard_size, write.as_class
+        return write_program(after, path, dtype=dtype, shard_size=shard_size, as_class=as_class)
+
+    after, made, notes = expressible(program, apply, written)
+    made = replace(made, notes=(*notes, *made.notes))
     dtype = floating_dtype(write.dtype) if write.dtype else None
-    report(job, effect(program, after, getattr(job.operator, "freeze", ()), dtype), written, json)
+    report(job, effect(program, after, getattr(job.operator, "freeze", ()), dtype), made, json)
+
+
+def leaving(operator: Pass, stays: tuple[str, ...]) -> Pass:
+    """The pass with which these axes and chains stay.
+
+    Raises:
+        AxisError: it cannot leave them, or what it changes was asked for by name.
+    """
+    from mlgraph.errors import AxisError
+
+    if not stays:
+        return operator
+    if not isinstance(operator, Coalesce) or operator.axes or operator.layers:
+        raise AxisError(f"{operator} says itself what changes")
+    return replace(operator, freeze=(*operator.freeze, *stays))
 
 
 def _rehearsed(job: Job) -> Effect:

@@ -77,6 +77,21 @@ def capture(
     return program.replace(notes=(*notes, *more, *program.notes))
 
 
+def capture_unchecked(
+    model: nn.Module, call: tuple[tuple[Any, ...], Mapping[str, Any]], dynamic_shapes: Any, training: bool
+) -> Program:
+    """The program that ``model`` runs in training, or in evaluation, held against nothing."""
+    with preserved(model):
+        bound, _ = without_caches(model, _bind(model, call[0], dict(call[1])))
+
+    def rehearse() -> None:
+        model.eval()(*bound.args, **bound.kwargs)
+
+    with preserved(model) as state, torch.enable_grad(), hooks_given_as_called(model, bound):
+        exported = export(model, bound, dynamic_shapes, training, rehearse, state)
+        return _program(model, exported, type(model).__name__, training)
+
+
 def refilled(program: Program, model: nn.Module, module: str | None = None) -> Program | None:
     """The program of a model like ``model``, or of its submodule, with the tensors of this one.
 

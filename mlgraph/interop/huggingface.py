@@ -183,6 +183,7 @@ def save_huggingface(
     light = program.without_weights()
     fit = express(light, as_class)
     shapes = {name: (tuple(light.tensors[name].shape), light.tensors[name].dtype) for name in _stored(light)}
+    shapes |= {name: (shape, shapes[name][1]) for name, shape in fit.unread.items()}
     if dtype is not None:
         shapes = {
             name: (shape, dtype if own.is_floating_point else own) for name, (shape, own) in shapes.items()
@@ -205,7 +206,7 @@ def save_huggingface(
         _write_weights(program, fit, shapes, folder, _bytes(shard_size), progress)
         if not fit.constants:
             _write_skeleton(light, fit, settings, folder)
-        notes += [f"as the class has it: {constant}" for constant in fit.constants]
+        notes += fit.notes
         if _size(light) <= (_CHECK_LIMIT if program.tensors.in_memory else _LAZY_CHECK_LIMIT):
             moved = _check(program, folder, exact=dtype is None, bounded=not fit.constants)
             notes += [f"with these constants outputs move by up to {moved:.1e} of the largest"] * bool(
@@ -302,7 +303,9 @@ def _write_skeleton(light: Program, fit: Fit, settings: Mapping[str, Any], folde
 
     rescales = {name: (rescale.factor, rescale.shift) for name, rescale in fit.rescales.items()}
     origin = replace(_origin(light), config=dict(settings), rescales=rescales)
-    save(light.replace(origin=origin), folder / SKELETON)
+    sized = {n: torch.empty(s, dtype=light.tensors[n].dtype, device="meta") for n, s in fit.unread.items()}
+    tensors = light.tensors.replace({**light.tensors, **sized}) if sized else light.tensors
+    save(light.replace(origin=origin, tensors=tensors), folder / SKELETON)
 
 
 def _copy_companions(source: Path, folder: Path, with_tokenizer: bool) -> list[str]:

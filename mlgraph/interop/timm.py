@@ -83,7 +83,9 @@ def express(program: Program, as_class: bool = False) -> tuple[dict[str, Any], F
         if fixed:
             raise NotExpressible(
                 f"timm's {name} fixes {', '.join(fixed)}, so that no create_model call gives another; "
-                f"{INSTEAD}."
+                f"{INSTEAD}.",
+                error.stays,
+                error.what,
             ) from error
         raise
     return arguments(fit.settings), fit
@@ -138,9 +140,8 @@ def save_timm(program: Program, path: str | os.PathLike[str], *, as_class: bool 
 
 def _told(fit: Fit, moved: float) -> tuple[str, ...]:
     if not fit.constants:
-        return ()
-    said = [f"as the class has it: {constant}" for constant in fit.constants]
-    return (*said, f"with these constants outputs move by up to {moved:.1e} of the largest")
+        return fit.notes
+    return (*fit.notes, f"with these constants outputs move by up to {moved:.1e} of the largest")
 
 
 def effective_arguments(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,7 +118,7 @@ class _Check:
         self.nodes = {node.name: node for node in program.graph.nodes}
         self.fixed = _fixed(program)
         self.lengths = lengths(program)
-        self.kin = _kin(program)
+        self.kin = kin(program)
         self.leaves = self.inputs = example_leaves(program, mixed=True)
 
     def run(self) -> Soundness:
@@ -311,7 +311,7 @@ class _Check:
         return set(axes_in(self.program.axes.node_dims.get(node.name, ()))) & set(self.factors)
 
 
-def _kin(program: Program) -> dict[str, set[str]]:
+def kin(program: Program) -> dict[str, set[str]]:
     """The axes that lie where an axis lies in other blocks of its chain, by axis id."""
     out: dict[str, set[str]] = {}
     for chain in program.blocks:

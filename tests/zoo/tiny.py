@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import partial
 from typing import Any
 
 import torch
@@ -46,6 +48,8 @@ _TINY: tuple[tuple[str, int], ...] = (
     ("d_kv", 8),
     ("dim", 32),
 )
+_WIDEST = ("hidden_size", "d_model", "n_embd", "embed_dim", "dim")
+_SCALED = (*_WIDEST, "heads", "groups", "intermediate", "ffn", "inner", "embedding_size", "channels")
 # One head per model type, the first that it has.
 _HEADS = (
     "CAUSAL_LM", "MASKED_LM", "SEQ_TO_SEQ_CAUSAL_LM", "IMAGE_CLASSIFICATION", "CTC", "AUDIO_CLASSIFICATION",
@@ -86,10 +90,9 @@ def _transformers_model(kind: str) -> tuple[nn.Module, Call]:
     name = named if isinstance(named, str) else named[0]  # type: ignore[index]
     cls: Any = getattr(transformers, name)
     failure: Exception | None = None
-    for lists in (True, False):
-        config = transformers.CONFIG_MAPPING[kind]()
+    for shrink in (_made_anew, _changed, partial(_changed, lists=False), _in_proportion):
         try:
-            _shrink(config, lists)
+            config = shrink(transformers.CONFIG_MAPPING[kind]())
             with torch.device("meta"):
                 size = sum(parameter.numel() for parameter in cls(config).parameters())
             if size > LARGEST:
@@ -102,22 +105,57 @@ def _transformers_model(kind: str) -> tuple[nn.Module, Call]:
     raise failure
 
 
-def _shrink(config: Any, lists: bool) -> None:
-    for field, value in list(vars(config).items()):
-        if hasattr(value, "to_dict") and hasattr(value, "model_type"):
-            _shrink(value, lists)
-        elif isinstance(value, bool) or field.startswith("_"):
+def _changed(config: Any, lists: bool = True) -> Any:
+    """The configuration with its fields set to tiny ones, in place."""
+    for field, value in _nested(config):
+        setattr(config, field, _changed(value, lists))
+    for field, value in _smaller_fields(config, lists).items():
+        setattr(config, field, value)
+    return config
+
+
+def _made_anew(config: Any) -> Any:
+    """A configuration made of tiny fields, which derives from them what it derives."""
+    given = inspect.signature(type(config).__init__).parameters
+    fields = {**{f: _made_anew(v) for f, v in _nested(config)}, **_smaller_fields(config, True)}
+    return type(config)(**{field: value for field, value in fields.items() if field in given})
+
+
+def _in_proportion(config: Any) -> Any:
+    """The configuration with widths and numbers of heads divided by one number, so that products hold."""
+    widths = [v for f, v in vars(config).items() if type(v) is int and any(word in f for word in _WIDEST)]
+    factor = max(max(widths, default=64) // 64, 1)
+    for field, value in vars(_changed(type(config)(), lists=False)).items():
+        old = getattr(config, field, None)
+        scales = type(old) is int and old >= 1 and any(word in field for word in _SCALED)
+        if scales and "head_dim" not in field:
+            setattr(config, field, max(old // factor, 1))
+        elif "head" not in field:
+            setattr(config, field, value)
+    return config
+
+
+def _nested(config: Any) -> list[tuple[str, Any]]:
+    fields = vars(config).items()
+    return [(f, v) for f, v in fields if hasattr(v, "to_dict") and hasattr(v, "model_type")]
+
+
+def _smaller_fields(config: Any, lists: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for field, value in vars(config).items():
+        if isinstance(value, bool) or field.startswith("_"):
             continue
-        elif isinstance(value, int) and (tiny := _tiny(field)) is not None:
-            setattr(config, field, min(value, tiny) if value > 0 else value)
+        if isinstance(value, int) and (tiny := _tiny(field)) is not None:
+            found[field] = min(value, tiny) if value > 0 else value
         elif lists and isinstance(value, list | tuple) and value and all(type(v) is int for v in value):
-            setattr(config, field, type(value)(_smaller(field, list(value))))
+            found[field] = type(value)(_smaller(field, list(value)))
     for field in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
         value = getattr(config, field, None)
         if value is None and field in ("pad_token_id", "decoder_start_token_id"):
-            setattr(config, field, 0)
+            found[field] = 0
         elif isinstance(value, int) and value > 90:
-            setattr(config, field, 1)
+            found[field] = 1
+    return found
 
 
 def _tiny(field: str) -> int | None:

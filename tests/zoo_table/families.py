@@ -29,6 +29,7 @@ import torch
 from torch import nn
 
 import mlgraph
+from mlgraph.program import Program
 from tests import oracles
 from tests.zoo import entries
 from tests.zoo.tiny import build, timm_modules, transformers_types
@@ -56,6 +57,8 @@ def check(name: str) -> dict[str, Any]:
         row["chains"] = [len(chain) for chain in program.blocks]
         row["axes"] = sorted({axis.name for axis in program.axes if axis.coarsenable_by_default})
         stage = "coarsened"
+        if not row["axes"]:
+            raise AssertionError(f"no axis is coarsened by default: {_common_reasons(program)}")
         small = mlgraph.coalesce(program, width=2)
         row["kept"] = small.num_parameters() / max(1, program.num_parameters())
         if program.blocks.chains and all(len(chain) % 2 == 0 for chain in program.blocks):
@@ -71,6 +74,13 @@ def check(name: str) -> dict[str, Any]:
         row["refused"] = isinstance(error, mlgraph.MlgraphError)
     row["fails"] = stage
     return row
+
+
+def _common_reasons(program: Program) -> str:
+    """The reasons for which most axes stay."""
+    wide = [axis for axis in program.axes if axis.size > 1]
+    counted = Counter(str(axis.frozen or axis.kept) for axis in wide)
+    return "; ".join(f"{count} of {len(wide)}, {reason}" for reason, count in counted.most_common(3))
 
 
 def _work(name: str, limit: int, sender: Connection) -> None:

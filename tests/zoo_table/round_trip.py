@@ -11,6 +11,7 @@ from torch import nn
 
 import mlgraph
 from mlgraph.capture.inputs.origin import origin_of
+from mlgraph.interop.fitting.retry import expressible
 from mlgraph.program import Program, TimmOrigin
 from tests import oracles
 from tests.zoo import Entry
@@ -27,20 +28,27 @@ class NotApplicable(Exception):
 def check(entry: Entry, program: Program, model: nn.Module, folder: Path, call: tuple[Any, Any]) -> str:
     """Coarsen by 2 in every way that is possible, save, load with the library, compare on ``call``.
 
-    What was not possible comes back as text: depth, where the blocks cannot be paired, and constants that are
-    the class's own.
+    What was not possible comes back as text: depth, where the blocks cannot be paired, what the class has no
+    other sizes for, and constants that are the class's own.
 
     Raises:
         RoundTripError: the library misses a key, has one left over, or computes something else.
         MlgraphError: mlgraph refuses, by name.
     """
     origin = TimmOrigin(*create_model_call(entry)) if entry.suite == "timm" else origin_of(model)
-    coarse, by_width = _coarse(program.replace(origin=origin), 2 if entry.chain else 1)
+    program = program.replace(origin=origin)
+    depth, by_width = _depth(program, 2 if entry.chain else 1)
 
-    if entry.suite == "timm":
-        loaded, notes = through_timm(coarse, folder / "coarse.safetensors")
-    else:
-        loaded, notes = through_huggingface(coarse, type(model), folder / "coarse")
+    def coarsen(stays: tuple[str, ...]) -> Program:
+        return mlgraph.coalesce(program, width=2, depth=depth, freeze=stays)
+
+    def write(coarse: Program) -> tuple[nn.Module, tuple[str, ...]]:
+        if entry.suite == "timm":
+            return through_timm(coarse, folder / "coarse.safetensors")
+        return through_huggingface(coarse, type(model), folder / "coarse")
+
+    coarse, (loaded, notes), kept = expressible(program, coarsen, write)
+    by_width += kept
     own = [note for note in notes if note.startswith(("as the class has it", "with these constants"))]
     if own:
         return "; ".join([*by_width, *own])
@@ -54,16 +62,14 @@ def check(entry: Entry, program: Program, model: nn.Module, folder: Path, call: 
     return "; ".join(by_width)
 
 
-def _coarse(program: Program, depth: int) -> tuple[Program, list[str]]:
-    """The program coarsened by 2, and what is to be told where that was by width alone."""
+def _depth(program: Program, depth: int) -> tuple[int, list[str]]:
+    """The depth by which the program can be coarsened together with width, and what is to be told if not."""
     if depth > 1:
         try:
-            return mlgraph.coalesce(program, width=2, depth=depth), []
+            mlgraph.coalesce(program, width=2, depth=depth)
         except mlgraph.MlgraphError as error:
-            said = [f"by width alone, for {error}"]
-    else:
-        said = []
-    return mlgraph.coalesce(program, width=2), said
+            return 1, [f"by width alone, for {error}"]
+    return depth, []
 
 
 def create_model_call(entry: Entry) -> tuple[str, dict[str, Any]]:

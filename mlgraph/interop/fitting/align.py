@@ -42,13 +42,15 @@ class Alignment:
 
     ``sizes`` holds pairs (ours, theirs) of differing sizes in intermediate shapes and arguments; ``factors``
     are by node of the first program; ``constants`` and ``breaks`` are sentences without an end, of numbers
-    that the second has otherwise and of what it does otherwise.
+    that the second has otherwise and of what it does otherwise. ``places`` are the nodes of the first at
+    which sizes or ops differ.
     """
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
     factors: list[FactorGap] = field(default_factory=list)
     constants: list[str] = field(default_factory=list)
     breaks: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
 
     @property
     def cost(self) -> int:
@@ -80,7 +82,10 @@ class _Aligner:
         pending = list(zip(mine, other, strict=True))
         while pending:
             a, b = pending.pop()
+            before = self.found.cost
             pending.extend(self.pair(a, b))
+            if self.found.cost > before and isinstance(a, fx.Node):
+                self.found.places.append(a.name)
         return self.found
 
     def pair(self, a: Any, b: Any) -> Iterator[tuple[Any, Any]]:

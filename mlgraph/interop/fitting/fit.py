@@ -11,10 +11,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,27 +25,21 @@ from mlgraph.graph.example_call import dynamic_shapes, example_call
 from mlgraph.interop.fitting.advice import INSTEAD, OR_AS_CLASS
 from mlgraph.interop.fitting.align import Alignment, align
 from mlgraph.interop.fitting.balance import FoldError, fold
-from mlgraph.interop.fitting.config_tree import (
-    ConfigTree,
-    Layers,
-    SettingPath,
-    assign,
-    leaves,
-    lookup,
-    sequences,
-)
+from mlgraph.interop.fitting.config_tree import ConfigTree, SettingPath, assign, leaves, lookup, sequences
+from mlgraph.interop.fitting.moved import layer_picks, moved_sizes, sizes_of
+from mlgraph.interop.fitting.obstacles import obstacles_at, obstacles_of
 from mlgraph.interop.fitting.probe import FieldChange, Match, ProbeError, Prober
-from mlgraph.program.numbering import number_under
-from mlgraph.rewrite.grouping import layers_of
+from mlgraph.rewrite.trials import axes_in
 
 if TYPE_CHECKING:
     from mlgraph.interop.fitting import probe
+    from mlgraph.interop.fitting.gap import NamedShapes
     from mlgraph.interop.weights import Rescale
-    from mlgraph.program import Lineage, Program
-    from mlgraph.program.block_table import Chain
-    from mlgraph.program.dims import Dim
+    from mlgraph.program import Program
 
-_CAPTURES = 24
+_CAPTURES = 16
+# Captures after which a class with constants of its own will do, where one may.
+_CAPTURES_FOR_MORE = 6
 _MATCHES = 6
 
 
@@ -56,7 +50,14 @@ def _distance(alignment: Alignment) -> tuple[int, int]:
 class NotExpressible(MlgraphError):
     """No configuration of the class computes what the program computes; the message says what stands in the
     way.
+
+    ``stays`` names the axes (by id) and chains of the program that it was coarsened from which, left as they
+    were, take that out of the way, as far as is known; ``what`` is the difference as a phrase.
     """
+
+    def __init__(self, message: str, stays: tuple[str, ...] = (), what: str = "") -> None:
+        super().__init__(message)
+        self.stays, self.what = stays, what
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,24 @@ class Fit:
     """Settings that express a program, what they change in the base's, and how to rescale its parameters.
 
     ``constants`` are sentences, without an end, on numbers that the class has otherwise than the program.
+    ``unread`` gives the shapes that the class has for parameters that nothing in the program reads; they are
+    cut to them, or filled up with zeros.
     """
 
     settings: ConfigTree
     changes: tuple[FieldChange, ...]
     rescales: Mapping[str, Rescale]
     constants: tuple[str, ...] = ()
+    unread: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be told of the class beside the program."""
+        sized = (
+            f"{name} is {list(shape)}, as the class has it; nothing reads it"
+            for name, shape in self.unread.items()
+        )
+        return (*sized, *(f"as the class has it: {constant}" for constant in self.constants))
 
     def value(self, program: Program, name: str) -> torch.Tensor:
         """A tensor of the program as the class needs it; ``name`` is canonical."""
@@ -77,12 +90,14 @@ class Fit:
 
     def rows(self, program: Program, name: str) -> torch.Tensor | Iterator[torch.Tensor]:
         """The same, as row chunks where the program's tensors can be made so."""
-        made = program.tensors.source.chunks(name)
+        made = program.tensors.source.chunks(name) if name not in self.unread else program.tensors[name]
         if isinstance(made, torch.Tensor):
             return self._rescaled(name, made.detach())
         return (self._rescaled(name, part) for part in made)
 
     def _rescaled(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if name in self.unread:
+            return _of_shape(tensor, self.unread[name])
         rescale = self.rescales.get(name)
         return tensor if rescale is None else rescale(tensor)
 
@@ -103,6 +118,7 @@ class Fitter:
     named: str
     as_class: bool = False
     captures: int = 0
+    modes: tuple[bool, ...] = (True, False)
     _aligned: dict[str, Alignment | None] = field(default_factory=dict)
 
     def fit(self) -> Fit:
@@ -112,36 +128,46 @@ class Fitter:
             NotExpressible: there are none; the message names what differs with the closest.
         """
         self.program = self.program.without_weights()
-        target = {name: tuple(self.program.tensors[name].shape) for name in self._state()}
+        target = self._target
         prober = Prober(
-            self.shapes,
+            self._shapes_read,
             self.base,
             target,
-            _sizes(self.program),
+            sizes_of(self.program),
             tuple(layer_picks(self.program)),
             moved=moved_sizes(self.program),
         )
         closest: Alignment | None = None
         own: Fit | None = None
         reason = ""
-        for match in _shaped_alike(prober):
+        for match in self._shaped_alike(prober):
             match, alignment = self._settle(match, prober)
             if alignment is None:
                 continue
             if alignment.same:
                 try:
-                    return Fit(match.settings, match.changes, fold(self.program, alignment.factors))
+                    return self._fit(match, fold(self.program, alignment.factors))
                 except FoldError as error:
                     reason = reason or str(error)
             if alignment.cost == 0:
                 own = own or self._with_own_constants(match, alignment)
             if closest is None or _distance(alignment) < _distance(closest):
                 closest = alignment
-            if self.captures >= _CAPTURES:
+            if self.captures >= (_CAPTURES_FOR_MORE if own is not None and self.as_class else _CAPTURES):
                 break
         if own is not None and self.as_class:
             return own
-        raise NotExpressible(reason or self._why(closest))
+        raise self._refusal(reason, closest)
+
+    def _shaped_alike(self, prober: Prober) -> Iterator[Match]:
+        """The first settings with which the class has the program's shapes."""
+        try:
+            yield from itertools.islice(prober.matches(), _MATCHES)
+        except ProbeError as error:
+            gap = error.closest
+            stays = obstacles_of(self.program, gap) if gap is not None else ()
+            what = gap.examples[0] if gap is not None and gap.examples else ""
+            raise NotExpressible(str(error), stays, what) from error
 
     def _with_own_constants(self, match: Match, alignment: Alignment) -> Fit:
         """The class as it is, but for factors where parameters can take all of them up."""
@@ -149,12 +175,36 @@ class Fitter:
         with contextlib.suppress(FoldError):
             rescales, factors = fold(self.program, alignment.factors), []
         constants = tuple(dict.fromkeys([*alignment.constants, *factors]))
-        return Fit(match.settings, match.changes, rescales, constants)
+        return self._fit(match, rescales, constants)
 
-    def _why(self, closest: Alignment | None) -> str:
+    def _fit(self, match: Match, rescales: Mapping[str, Rescale], constants: tuple[str, ...] = ()) -> Fit:
+        have = self.shapes(match.settings)
+        unread = {name: have[name] for name in self._unread if have[name] != self._target[name]}
+        return Fit(match.settings, match.changes, rescales, constants, unread)
+
+    @cached_property
+    def _target(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(self.program.tensors[name].shape) for name in self._state()}
+
+    @cached_property
+    def _unread(self) -> list[str]:
+        """The parameters whose sizes nothing in the program tells."""
+        dims = self.program.axes.tensor_dims
+        unknown = (n for n in self.program.axes.unread if any(a.startswith("~") for a in axes_in(dims[n])))
+        return [name for name in unknown if name in self._target]
+
+    def _shapes_read(self, settings: ConfigTree) -> NamedShapes:
+        """The shapes of a class, with those wanted in the place of such that nothing tells."""
+        have = self.shapes(settings)
+        free = {n for n in self._unread if n in have and len(have[n]) == len(self._target[n])}
+        return {name: self._target[name] if name in free else shape for name, shape in have.items()}
+
+    def _refusal(self, reason: str, closest: Alignment | None) -> NotExpressible:
+        if reason:
+            return NotExpressible(reason)
         if closest is None:
-            return f"{self.named} could not be captured on the program's inputs; {INSTEAD}."
-        advice = INSTEAD
+            return NotExpressible(f"{self.named} could not be captured on the program's inputs; {INSTEAD}.")
+        advice, stays = INSTEAD, obstacles_at(self.program, closest.places)
         if closest.breaks:
             what = closest.breaks[0]
         elif closest.sizes:
@@ -162,7 +212,9 @@ class Fitter:
             what = f"it has a size of {theirs} where the program has {ours}"
         else:
             what, advice = closest.constants[0], OR_AS_CLASS
-        return f"No configuration of {self.named} computes the same: {what}; {advice}."
+        return NotExpressible(
+            f"No configuration of {self.named} computes the same: {what}; {advice}.", stays, what
+        )
 
     def _state(self) -> list[str]:
         tensors = self.program.tensors
@@ -255,17 +307,36 @@ class Fitter:
             except Exception:  # a class may reject on real tensors what it takes on shapes alone
                 self._aligned[key] = None
                 return None
-            try:
-                self._aligned[key] = align(self.program, self._capture(model))
-            except CaptureError:
-                self._aligned[key] = None
+            self._aligned[key] = self._nearest_alignment(model)
         return self._aligned[key]
 
-    def _capture(self, model: nn.Module) -> Program:
-        from mlgraph.capture.model import capture
+    def _nearest_alignment(self, model: nn.Module) -> Alignment | None:
+        """How a model differs in training, or in evaluation where the program is that of evaluation."""
+        found: dict[bool, Alignment] = {}
+        for training in self.modes:
+            with contextlib.suppress(CaptureError):
+                found[training] = align(self.program, self._capture(model, training))
+                if not found[training].breaks:
+                    break
+        if not found:
+            return None
+        nearest = min(found, key=lambda training: _distance(found[training]))
+        self.modes = (nearest,)
+        return found[nearest]
 
-        args, kwargs = example_call(self.program)
-        return capture(model, args, kwargs, dynamic_shapes=dynamic_shapes(self.program, model))
+    def _capture(self, model: nn.Module, training: bool) -> Program:
+        from mlgraph.capture.model import capture_unchecked
+
+        shapes = dynamic_shapes(self.program, model)
+        return capture_unchecked(model, example_call(self.program), shapes, training)
+
+
+def _of_shape(tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The leading entries of a tensor, zeros behind them."""
+    made = tensor.new_zeros(shape)
+    common = tuple(slice(min(sizes)) for sizes in zip(shape, tensor.shape, strict=True))
+    made[common] = tensor[common]
+    return made
 
 
 def _both_counts(a: Any, b: Any) -> bool:
@@ -276,98 +347,3 @@ def _with(match: Match, move: Mapping[SettingPath, Any], base: ConfigTree) -> Ma
     values = {change.path: change.new for change in match.changes} | dict(move)
     changes = tuple(FieldChange(path, lookup(base, path), new) for path, new in values.items())
     return Match(assign(base, values), changes)
-
-
-def _sizes(program: Program) -> frozenset[int]:
-    """Sizes that axes, neighbouring axes of a dim together, and chains of the program have."""
-    sizes = {axis.size for axis in program.axes}
-    for dims in program.axes.tensor_dims.values():
-        for dim in dims:
-            own = [leaf.size for leaf in dim.leaves()]
-            sizes |= {math.prod(own[i:j]) for i in range(len(own)) for j in range(i + 1, len(own) + 1)}
-    for chain in program.blocks:
-        sizes |= {len(chain), len(chain) * chain.period}
-    return frozenset(sizes)
-
-
-def _shaped_alike(prober: Prober) -> Iterator[Match]:
-    """The first settings with which the class has the program's shapes."""
-    try:
-        yield from itertools.islice(prober.matches(), _MATCHES)
-    except ProbeError as error:
-        raise NotExpressible(str(error)) from error
-
-
-def moved_sizes(program: Program) -> frozenset[tuple[int, int]]:
-    """Sizes of axes, of neighbouring axes of a dim together and of chains, as (before, after), in which the
-    program differs from those that it came from.
-    """
-    pairs: set[tuple[int, int]] = set()
-    lineage = program.lineage
-    while lineage is not None:
-        before = lineage.parent
-        ours = program.axes.tensor_dims
-        for name, dims in before.axes.tensor_dims.items():
-            for old, new in zip(dims, ours.get(name, ()), strict=False):
-                pairs |= set(_moved_runs(old, new))
-        lengths = {chain.name: len(chain) for chain in before.blocks}
-        pairs |= {(lengths[chain.name], len(chain)) for chain in program.blocks if chain.name in lengths}
-        lineage = before.lineage
-    return frozenset((old, new) for old, new in pairs if old != new)
-
-
-def _moved_runs(old: Dim, new: Dim) -> Iterator[tuple[int, int]]:
-    """The sizes of neighbouring axes of a dim together, before and after."""
-    sizes, others = ([leaf.size for leaf in dim.leaves()] for dim in (old, new))
-    if len(sizes) == len(others):
-        yield from ((math.prod(sizes[i:j]), math.prod(others[i:j])) for i, j in _runs(len(sizes)))
-
-
-def _runs(count: int) -> Iterator[tuple[int, int]]:
-    return ((i, j) for i in range(count) for j in range(i + 1, count + 1))
-
-
-def layer_picks(program: Program) -> Iterator[Layers]:
-    """How the places of every chain that changed are picked from the chain before, over all steps of the
-    lineage.
-    """
-    lineage: Lineage | None = program.lineage
-    if lineage is not None and lineage.direction == "down" and lineage.layers:
-        yield from _stacks(lineage)
-    picks: dict[str, tuple[int, ...]] = {}
-    while lineage is not None:
-        grows = lineage.direction == "up"
-        chains = {chain.name: chain.period for chain in lineage.parent.blocks} if lineage.layers else {}
-        for name, grouping in layers_of(lineage).items():
-            period, groups = chains.get(name, 1), grouping.coarse_of
-            starts = groups if grows else tuple(group[0] for group in grouping.kept)
-            step = tuple(start * period + at for start in starts for at in range(period))
-            picks[name] = tuple(step[at] for at in picks[name]) if name in picks else step
-            before = (max(groups) + 1 if grows else len(groups)) * period
-            yield Layers(before, picks[name])
-        lineage = lineage.parent.lineage
-
-
-def _stacks(lineage: Lineage) -> Iterator[Layers]:
-    """How the places of numbered modules that hold several chains, or more than one, are picked."""
-    groupings = layers_of(lineage)
-    parent = lineage.parent
-    by_prefix: defaultdict[str, dict[int, Chain]] = defaultdict(dict)
-    for chain in parent.blocks:
-        if chain.prefix is not None:
-            by_prefix[chain.prefix][chain.start] = chain
-    for prefix, starting in by_prefix.items():
-        numbers = [n for name in parent.tensors if (n := number_under(name, prefix)) is not None]
-        picks: list[int] = []
-        place = 0
-        while place <= max(numbers, default=-1):
-            here = starting.get(place)
-            taken = here.numbers if here is not None else range(place, place + 1)
-            grouping = groupings.get(here.name) if here is not None else None
-            if here is None or grouping is None:
-                picks += taken
-            else:
-                firsts = (group[0] for group in grouping.kept)
-                picks += [n for first in firsts for n in taken[first * here.period :][: here.period]]
-            place += len(taken)
-        yield Layers(place, tuple(picks))

@@ -16,12 +16,14 @@ class Gap:
     """What still separates the shapes of a build from the wanted ones.
 
     ``dims`` counts, per (size, wanted size), the dims that differ; ``counts`` gives, per numbered
-    container (``model.layers``), its length and the wanted length where these differ.
+    container (``model.layers``), its length and the wanted length where these differ; ``wrong`` lists the
+    dims that differ, as (tensor, position, size, wanted size).
     """
 
     names: int
     dims: Counter[tuple[int, int]]
     counts: Mapping[str, tuple[int, int]]
+    wrong: tuple[tuple[str, int, int, int], ...] = ()
     examples: tuple[str, ...] = ()
 
     @property
@@ -33,6 +35,7 @@ def measure(have: NamedShapes, want: NamedShapes) -> Gap:
     """Compare two sets of named shapes."""
     names = have.keys() ^ want.keys()
     dims: Counter[tuple[int, int]] = Counter()
+    misfits: list[tuple[str, int, int, int]] = []
     examples = [f"{name} is {'not ' if name in want else ''}in the class" for name in sorted(names)[:3]]
     for name, theirs in want.items():
         if name not in have:
@@ -42,8 +45,9 @@ def measure(have: NamedShapes, want: NamedShapes) -> Gap:
             dims[(len(ours), len(theirs))] += 1
             examples.append(f"{name} is {list(ours)}, wanted {list(theirs)}")
             continue
-        wrong = [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]]
-        dims.update(wrong)
+        wrong = [(at, *pair) for at, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1]]
+        dims.update((size, wanted) for _, size, wanted in wrong)
+        misfits += [(name, *misfit) for misfit in wrong]
         if wrong:
             examples.append(f"{name} is {list(ours)}, wanted {list(theirs)}")
     lengths, wanted = lengths_of(have), lengths_of(want)
@@ -52,7 +56,7 @@ def measure(have: NamedShapes, want: NamedShapes) -> Gap:
         for name in sorted(lengths.keys() | wanted.keys())
         if lengths.get(name, 0) != wanted.get(name, 0)
     }
-    return Gap(len(names), dims, counts, tuple(examples[:3]))
+    return Gap(len(names), dims, counts, tuple(misfits), tuple(examples[:3]))
 
 
 def lengths_of(shapes: NamedShapes) -> dict[str, int]:

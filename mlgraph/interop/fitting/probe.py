@@ -38,7 +38,11 @@ Build = Callable[[ConfigTree], NamedShapes]
 
 
 class ProbeError(MlgraphError):
-    """No settings of the class give the wanted shapes."""
+    """No settings of the class give the wanted shapes; ``closest`` is how far the nearest are from them."""
+
+    def __init__(self, message: str, closest: Gap | None = None) -> None:
+        super().__init__(message)
+        self.closest = closest
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,8 @@ class Prober:
         if not yielded:
             raise ProbeError(
                 "No configuration of the class has these shapes; with the closest one "
-                f"{'; '.join(closest.examples)}; {INSTEAD}."
+                f"{'; '.join(closest.examples)}; {INSTEAD}.",
+                closest,
             )
 
     def _nearer(
@@ -196,6 +201,8 @@ class Prober:
             for move in self._ratio_moves(numbers, gap)
             if all(itertools.starmap(self.follows, move.items()))
         )
+        # a size may follow a setting by more than a ratio: a half of what is left to each head
+        yield ({path: new} for old, new in sorted(self.moved) for path, v in numbers.items() if v == old)
         yield self._ratio_moves(numbers, gap)
         yield self._paired(self._equal_moves(settings, numbers, gap), values, settings, numbers)
         yield self._slope_moves(values, numbers)

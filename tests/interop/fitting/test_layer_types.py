@@ -7,7 +7,7 @@ from transformers import Qwen3Config, Qwen3Model
 
 import mlgraph
 from mlgraph.interop.fitting.config_tree import Layers
-from mlgraph.interop.fitting.fit import layer_picks
+from mlgraph.interop.fitting.moved import layer_picks
 from mlgraph.program import Program
 
 KINDS = ["sliding_attention", "sliding_attention", "full_attention", "full_attention"]
