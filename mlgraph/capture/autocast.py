@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -49,7 +50,8 @@ def casts(
         log = _Casts(leaves)
         off = torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False)
         try:
-            with torch.no_grad(), mode, log, off:
+            # in C++, composite ops of torch 2.11 know no symbolic sizes
+            with torch.no_grad(), mode, enable_python_dispatcher(), log, off:
                 result = target(*args, **kwargs)
         except RuntimeError:
             # outside of autocast an op may not take mixed dtypes

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from mlgraph.capture.place import outside
+from mlgraph.capture.place import outside, uses_an_object
 from mlgraph.capture.size_guards import Questions
 from mlgraph.capture.state import State
 from mlgraph.capture.tracing import SizeTooComplex, Tracing
@@ -295,6 +295,9 @@ def _sentence(error: BaseException, gradients: Gradients) -> str:
         )
     elif "DataDependentOutput" in type(error).__name__:
         said = f"{said} gives a value that is known only when the model runs, and the line goes by it"
+    elif kind := re.search(r"argument of type: <class 'torch\._C\.(\w+)'>", said):
+        # torch 2.11 refuses itself what later ones leave for the importer to refuse
+        return uses_an_object(spot, kind[1])
     elif "higher order operator" in said:
         said = "the line uses an operator whose branches (or loop) a flat graph cannot hold"
         advice = "write it without (torch.where), or capture a submodule that does without it"

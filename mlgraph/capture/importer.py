@@ -14,6 +14,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from mlgraph.capture.autocast import Region, casts
+from mlgraph.capture.place import uses_an_object
 from mlgraph.errors import CaptureError
 from mlgraph.graph.effects import mutates
 from mlgraph.graph.ops import traits_of
@@ -99,10 +100,7 @@ class _Importer:
                 user = next(iter(node.users), node)
                 where = source_of(user.meta.get("stack_trace")) or "forward"
                 kind = type(self.exported.constants.get(str(spec.target))).__name__
-                raise CaptureError(
-                    f"{where} uses an object of torch's ({kind}), which a program cannot hold; keep such "
-                    "objects out of forward"
-                )
+                raise CaptureError(uses_an_object(where, kind))
         results = self._body(self.exported.graph_module, env)
         outputs = []
         for spec, value in zip(signature.output_specs, results, strict=True):

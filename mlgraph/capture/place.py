@@ -36,3 +36,11 @@ def place_of_caller() -> SourceLine | None:
     while frame is not None and not outside(frame.f_code.co_filename):
         frame = frame.f_back
     return None if frame is None else (frame.f_code.co_filename, frame.f_lineno)
+
+
+def uses_an_object(where: str, kind: str) -> str:
+    """What is said of a line that uses an object of torch's own, of class ``kind``."""
+    return (
+        f"{where} uses an object of torch's ({kind}), which a program cannot hold; keep such objects out of "
+        "forward"
+    )

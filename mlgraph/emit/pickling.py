@@ -71,10 +71,8 @@ def pack(program: Program) -> PackedProgram:
     """The program as plain data; its tensors are held, not copied."""
     index = {node: position for position, node in enumerate(program.graph.nodes)}
 
-    def refer(value: Any) -> Any:
-        return fx.node.map_aggregate(
-            value, lambda leaf: _Reference(index[leaf]) if isinstance(leaf, fx.Node) else leaf
-        )
+    def refer(node: fx.Node) -> Any:
+        return _Reference(index[node])
 
     nodes = []
     for node in program.graph.nodes:
@@ -82,7 +80,8 @@ def pack(program: Program) -> PackedProgram:
         if isinstance(target, torch._ops.OpOverload):
             target = _Overload(target._schema.name, target._overloadname)
         meta = {key: node.meta[key] for key in _KEPT_META if key in node.meta}
-        nodes.append((node.op, node.name, target, refer(node.args), refer(dict(node.kwargs)), meta))
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), refer)
+        nodes.append((node.op, node.name, target, args, kwargs, meta))
     fields = {
         field.name: getattr(program, field.name)
         for field in dataclasses.fields(program)
