@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 aten = torch.ops.aten
 
 Region = tuple[str, torch.dtype, bool]
+
+
+@contextlib.contextmanager
+def on_fakes(mode: FakeTensorMode | None) -> Iterator[None]:
+    """A context in which ops run on fake tensors of symbolic sizes, without gradients."""
+    assert mode is not None
+    # in C++, composite ops of torch 2.11 know no symbolic sizes
+    with mode, enable_python_dispatcher(), torch.no_grad():
+        yield
 
 
 class _Casts(TorchDispatchMode):
@@ -50,8 +60,7 @@ def casts(
         log = _Casts(leaves)
         off = torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=False)
         try:
-            # in C++, composite ops of torch 2.11 know no symbolic sizes
-            with torch.no_grad(), mode, enable_python_dispatcher(), log, off:
+            with on_fakes(mode), log, off:
                 result = target(*args, **kwargs)
         except RuntimeError:
             # outside of autocast an op may not take mixed dtypes

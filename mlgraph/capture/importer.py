@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
-from mlgraph.capture.autocast import Region, casts
+from mlgraph.capture.autocast import Region, casts, on_fakes
 from mlgraph.capture.place import uses_an_object
 from mlgraph.errors import CaptureError
 from mlgraph.graph.effects import mutates
@@ -203,7 +203,7 @@ class _Importer:
                 return argument
             new = self.graph.call_function(aten.to.dtype, (argument, dtype))
             new.meta = {"module": _module_of(node), "source": source_of(node.meta.get("stack_trace"))}
-            with self.fake_mode, torch.no_grad():  # type: ignore[union-attr]
+            with on_fakes(self.fake_mode):
                 new.meta |= {"symbolic": argument.meta["symbolic"].to(dtype), **self.meta}
             # autocast casts a weight once, and anything else for every op anew, gradients too
             new.meta["apart"] = argument.op != "get_attr"
@@ -211,7 +211,7 @@ class _Importer:
 
         mapped: tuple[Any, Any] = fx.map_arg((args, kwargs), cast)
         fakes = fx.map_arg(mapped, lambda n: n.meta["symbolic"])
-        with self.fake_mode, torch.no_grad():
+        with on_fakes(self.fake_mode):
             plain = target(*fakes[0], **fakes[1])
         given, made = (
             [t.dtype for t in pytree.tree_leaves(r) if isinstance(t, torch.Tensor)] for r in (result, plain)
@@ -229,7 +229,7 @@ class _Importer:
             return node.meta.get("val")
         # torch.export leaves the values inside regions out
         args, kwargs = fx.map_arg((args, kwargs), lambda n: n.meta["symbolic"])
-        with self.fake_mode, torch.no_grad():
+        with on_fakes(self.fake_mode):
             return target(*args, **kwargs)
 
     def _region(self, node: fx.Node, name: str, args: tuple[Any, ...]) -> Any:
