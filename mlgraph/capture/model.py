@@ -230,7 +230,8 @@ def _program(model: nn.Module, exported: Exported, name: str, training: bool) ->
     notes = (*exported.notes, *_in_the_same_bytes(graph, tensors), *_beside_tensors(model, tensors))
     if not training:
         follow_modes(graph, dict(model.named_modules()))
-    fixed = {n: t for n, t in tensors.items() if n not in tensors.persistent | _written_names(graph)}
+    changing = tensors.persistent | _written_names(graph)
+    fixed = {n: t for n, t in tensors.items() if n not in changing}
     trained = {n for n, t in tensors.items() if n in tensors.parameters or t.requires_grad}
     constants |= normalize(graph, fixed | constants, trained, constant_name, training)
     constants = {key: value.detach() for key, value in constants.items()}
