@@ -196,7 +196,7 @@ class Coalesce(Grouped[Pairing]):
         named = {chain.name for chain in program.blocks} if self.axes or self.freeze else set()
         if self.depth != 1 or named or self.layers:
             requests = {name: request for name, request in self.axes.items() if name in named}
-            asked = (self.depth, self.pairing, requests, self.freeze, way, self.layers)
+            asked = (self.depth, self.pairing, requests, self.freeze, way, self.layers, self.check)
             layers = group_layers(program, *asked)
         groupings = choose(
             program,

@@ -55,7 +55,7 @@ class Decoalesce(Grouped[Placement]):
     def _grow(self, program: Program, depth: int, width: int) -> Program:
         from mlgraph.rewrite.notes import nothing_changed
         from mlgraph.rewrite.refine import Noise, apply_up
-        from mlgraph.rewrite.requests import choose, fine_grouping, grown_layers, why_none
+        from mlgraph.rewrite.requests import choose, fine_grouping, grown_layers, passing, why_none
 
         chains = {chain.name: chain for chain in program.blocks} if depth != 1 or self.axes else {}
         if depth != 1 and not chains:
@@ -68,6 +68,8 @@ class Decoalesce(Grouped[Placement]):
             request = self.axes.get(name, depth)
             if request != 1:
                 layers[name] = grown_layers(chain, request, self.pairing)
+        if self.check:
+            layers = passing(program, layers, self.axes, self.depth_mode)
         groupings = choose(
             program,
             width,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mlgraph.blocks.near_misses import near_misses
 from mlgraph.blocks.periodic import divisions, find_runs, fronted
-from mlgraph.graph.constants import loose_constants
+from mlgraph.graph.constants import constants, loose_constants
 from mlgraph.graph.dataflow import Dataflow
 from mlgraph.program.block_table import Block, BlockTable, Chain
 from mlgraph.program.numbering import common_path, number_under, numbered
@@ -28,13 +28,19 @@ if TYPE_CHECKING:
 def find_blocks(program: Program) -> BlockTable:
     """The chains of repeated blocks of a program, in graph order; near misses under ``rejected``."""
     flow = Dataflow(program)
-    chains = _find_chains(flow)
-    if loose := loose_constants(program):
-        # layers that would be one chain but for their tables: the first table of every group is taken
-        others = _find_chains(Dataflow(program, loose))
+    chains, rejected = _chains(flow, flow)
+    # layers that would be one chain but for their tables: the first table of every group is taken
+    for loose in (loose_constants, constants) if rejected else ():
+        others, missing = _chains(flow, Dataflow(program, loose(program)))
         if _covered(others) > _covered(chains):
-            chains = others
-    return BlockTable(chains, tuple(near_misses(flow, chains)))
+            chains, rejected = others, missing
+    return BlockTable(chains, rejected)
+
+
+def _chains(flow: Dataflow, seen: Dataflow) -> tuple[tuple[Chain, ...], tuple[str, ...]]:
+    """The chains of a program as it is seen, and near misses."""
+    chains = _find_chains(seen)
+    return chains, tuple(near_misses(flow, chains))
 
 
 def _covered(chains: Sequence[Chain]) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlgraph.program.soundness import Soundness
     from mlgraph.program.tensors import Tensors
 
-_ANALYSES = ("axes", "blocks", "sound", "_trials")
+_ANALYSES = ("axes", "blocks", "sound", "_trials", "_depth_trials")
 
 
 @dataclass(frozen=True)

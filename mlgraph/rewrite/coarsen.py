@@ -16,7 +16,7 @@ from mlgraph.program.tensors import InMemory, Recipes, TensorRecipe, TensorSourc
 from mlgraph.rewrite.chunks import down_chunks
 from mlgraph.rewrite.depth.restack import Restacked, restack
 from mlgraph.rewrite.grouping import selections_of
-from mlgraph.rewrite.notes import differing_rates, kept_constants, kept_unread, not_finite
+from mlgraph.rewrite.notes import depth_notes, differing_rates, kept_constants, kept_unread, not_finite
 from mlgraph.rewrite.plan import WidthPlan, plan_down
 from mlgraph.rewrite.resize import rewrite
 from mlgraph.rewrite.self_check import trial_notes
@@ -42,12 +42,7 @@ def apply_down(
     stacked = stack_down(narrow, layers)
     members = group_members(narrow, layers, stacked, counting=True)
     fixed = constants(program) if layers else frozenset()
-    moved = effective(program)
-    recipes: dict[str, TensorRecipe] = {}
-    for name in stacked.program.tensors:
-        group = members.get(name, (stacked.sources[name].name,))
-        made = _Coarse(moved, narrow, plan, group[:1] if group[0] in fixed else group)
-        recipes[name] = TensorRecipe(made.whole, made.chunks)
+    recipes = coarse_recipes(program, narrow, plan, layers, stacked)
     tensors = stacked.program.tensors.replace(realise(program, recipes, stacked.program.tensors))
     # a mean is trained where one of its terms is
     trained = {n for n, group in members.items() if not program.tensors.frozen.issuperset(group)}
@@ -57,6 +52,7 @@ def apply_down(
         *program.notes,
         *plan.approximate,
         *trial_notes(program, groupings),
+        *depth_notes(program, layers),
         *kept_constants(program, sizes),
         *kept_unread(program, sizes),
         *_selected(program, layers, fixed),
@@ -120,9 +116,29 @@ def narrowed(program: Program, plan: WidthPlan) -> Program:
     return rewrite(program, sizes, program.tensors.skeleton().replace(shapes), plan.gains)
 
 
-def stack_down(program: Program, layers: Mapping[str, Grouping]) -> Restacked:
+def coarse_recipes(
+    program: Program,
+    narrow: Program,
+    plan: WidthPlan,
+    layers: Mapping[str, Grouping],
+    stacked: Restacked,
+) -> dict[str, TensorRecipe]:
+    """How every tensor of the coarse program is made: along ``plan``, and of its group's blocks."""
+    members = group_members(narrow, layers, stacked, counting=True)
+    fixed = constants(program) if layers else frozenset()
+    moved = effective(program)
+    recipes = {}
+    for name in stacked.program.tensors:
+        group = members.get(name, (stacked.sources[name].name,))
+        made = _Coarse(moved, narrow, plan, group[:1] if group[0] in fixed else group)
+        recipes[name] = TensorRecipe(made.whole, made.chunks)
+    return recipes
+
+
+def stack_down(program: Program, layers: Mapping[str, Grouping], shapes: bool = True) -> Restacked:
     """The program with one block of every group, the first that counts."""
-    return restack(program, {chain: tuple(group[0] for group in g.kept) for chain, g in layers.items()})
+    kept = {chain: tuple(group[0] for group in g.kept) for chain, g in layers.items()}
+    return restack(program, kept, shapes)
 
 
 def group_members(

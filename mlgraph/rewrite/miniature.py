@@ -18,10 +18,11 @@ from torch import fx
 from mlgraph.graph import ops
 from mlgraph.graph.effects import is_random, mutates
 from mlgraph.graph.interpret import Interpretation
-from mlgraph.program.dims import Dim, Dims, NodeDims
+from mlgraph.program.block_table import Block, BlockTable, Chain
+from mlgraph.program.dims import Dim, NodeDims
+from mlgraph.rewrite.copied import Copies
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import WidthPlan, plan_up
-from mlgraph.rewrite.rearrange import Moves, order
 from mlgraph.rewrite.resize import resize_graph
 from mlgraph.rewrite.resizers import Unresizable
 from mlgraph.rewrite.weight_norm import with_lengths
@@ -29,7 +30,7 @@ from mlgraph.rewrite.weight_norm import with_lengths
 if TYPE_CHECKING:
     from mlgraph.program import Program
     from mlgraph.program.axis_table import AxisTable
-    from mlgraph.program.block_table import Block
+    from mlgraph.rewrite.choices import Extend, Reduce
 
 WIDTHS = (4, 5, 3)
 """Sizes that axes take in turn, so that neighbours differ."""
@@ -54,6 +55,22 @@ class TooLarge(Exception):
 
 
 @dataclass(frozen=True)
+class Growth:
+    """How an axis grows on trial: so many copies of each index, of one of them fewer where ``uneven``; and
+    how its groups go down and come back."""
+
+    factor: int
+    uneven: bool = False
+    reduce: Reduce = "mean"
+    extend: Extend = "copy"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is by as many copies of every index, of which means are taken."""
+        return self == Growth(self.factor)
+
+
+@dataclass(frozen=True)
 class Side:
     """One of the two programs: its graph and tensors, and the original node of every node copied."""
 
@@ -64,23 +81,28 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Miniature:
-    """A program in small, and what its growth by ``factors`` (copies per index, by axis id) makes of it.
+    """A program in small, and what its growth by ``factors`` (by axis id) makes of it.
 
     Which copies belong to which index is drawn at random, so that an order of indices that matters shows.
-    ``whole`` names axes that keep their size, ``large_tables`` has embedding tables keep theirs.
+    ``whole`` names axes that keep their size, ``large_tables`` has embedding tables keep theirs. ``chosen``
+    gives, by chain, the blocks that it has, the first among them; of other chains it has as few as can be.
+    ``alike`` names, of axes that are to be as wide as others, the one that they are like.
     """
 
     program: Program
-    factors: Mapping[str, int]
+    factors: Mapping[str, Growth]
     whole: frozenset[str] = frozenset()
     large_tables: bool = False
     seed: int = 0
+    chosen: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    alike: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def sizes(self) -> dict[str, int]:
         """The size of every axis that is small, by axis id."""
         grown = [axis.id for axis in self.program.axes if axis.id in self.factors]
-        width = {axis: WIDTHS[at % len(WIDTHS)] for at, axis in enumerate(grown)}
+        own = list(dict.fromkeys(self.alike.get(axis, axis) for axis in grown))
+        width = {axis: WIDTHS[own.index(self.alike.get(axis, axis)) % len(WIDTHS)] for axis in grown}
         small = {
             axis.id: axis.size if axis.id in self.whole else min(axis.size, width[axis.id])
             for axis in self.program.axes
@@ -116,8 +138,8 @@ class Miniature:
         """The index that every index of a grown axis copies."""
         generator = torch.Generator().manual_seed(self.seed)
         out = {}
-        for axis, factor in self.factors.items():
-            out[axis] = _dealt(self.sizes[axis], factor, generator)
+        for axis, growth in self.factors.items():
+            out[axis] = _dealt(self.sizes[axis], growth, generator)
         return out
 
     @cached_property
@@ -172,31 +194,67 @@ class Miniature:
 
     @cached_property
     def left_out(self) -> dict[fx.Node, fx.Node | None]:
-        """The nodes of all blocks of a chain but the first and the last, and what stands in for their exits.
-
-        A block in which something outside reads stays, and so do chains whose stream changes its dims.
-        """
-        program = self.program
-        nodes = {node.name: node for node in program.graph.nodes}
+        """The nodes of the blocks that it has not, and what stands in for their exits."""
+        nodes = {node.name: node for node in self.program.graph.nodes}
         out: dict[fx.Node, fx.Node | None] = {}
-        dims = program.axes.node_dims
-        for chain in program.blocks:
-            alike = len({dims.get(block.exit) for block in chain}) == 1
-            if any(block.extras for block in chain) or not alike:
-                continue
-            first = self._grows(chain.blocks[0])
-            for block in chain.blocks[1:-1]:
-                if self._grows(block) != first:
+        for chain in self.program.blocks:
+            before = nodes[chain.blocks[0].exit]
+            for block in chain:
+                if block.index in self.kept[chain.name]:
+                    before = nodes[block.exit]
                     continue
                 out |= dict.fromkeys(map(nodes.__getitem__, block.nodes))
-                out[nodes[block.exit]] = nodes[chain.blocks[0].exit]
+                out[nodes[block.exit]] = before
         return out
 
-    def _grows(self, block: Block) -> list[tuple[int, bool]]:
+    @property
+    def blocks(self) -> BlockTable:
+        """The chains of the blocks that it has."""
+        chains = []
+        for chain in self.program.blocks:
+            blocks: list[Block] = []
+            for number in self.kept[chain.name]:
+                entry = blocks[-1].exit if blocks else chain.blocks[number].entry
+                blocks.append(dataclasses.replace(chain.blocks[number], index=len(blocks), entry=entry))
+            chains.append(dataclasses.replace(chain, blocks=tuple(blocks)))
+        return BlockTable(tuple(chains))
+
+    @cached_property
+    def kept(self) -> dict[str, tuple[int, ...]]:
+        """The blocks of every chain that it has: those chosen, else the first, the last and such as grow
+        otherwise.
+
+        Chains in whose blocks something outside reads stay whole, and those whose stream changes its dims.
+        """
+        dims = self.program.axes.node_dims
+        out = {}
+        for chain in self.program.blocks:
+            count = len(chain)
+            alike = len({dims.get(block.exit) for block in chain}) == 1
+            read = any(block.extras for block in chain) or (self.chosen and self._is_read(chain))
+            if read or not alike:
+                out[chain.name] = tuple(range(count))
+                continue
+            first, ends = self._grows(chain.blocks[0]), {0, count - 1}
+            few = tuple(b.index for b in chain if b.index in ends or self._grows(b) != first)
+            out[chain.name] = self.chosen.get(chain.name, few)
+        return out
+
+    def _is_read(self, chain: Chain) -> bool:
+        """Whether what a block but the last gives is read other than by the next one."""
+        inside = [set(block.nodes) for block in chain]
+        nodes = {node.name: node for node in self.program.graph.nodes}
+        return any(
+            user.name not in after
+            for block, after in zip(chain, inside[1:], strict=False)
+            for user in nodes[block.exit].users
+        )
+
+    def _grows(self, block: Block) -> list[tuple[Growth | None, bool]]:
         """How every axis of every tensor of a block grows."""
         dims = self.program.axes.tensor_dims
         held = (leaf.axis for name in block.tensors for dim in dims.get(name, ()) for leaf in dim.leaves())
-        return [(self.factors.get(axis, 1), axis in self.whole) for axis in held]
+        return [(self.factors.get(axis), axis in self.whole) for axis in held]
 
     def plan(self, only: Iterable[str] | None = None, fold: bool = True) -> WidthPlan:
         """How the small program grows, along all axes or only some."""
@@ -229,54 +287,21 @@ class Miniature:
         return Side(with_lengths(program.replace(graph=made.graph, tensors=held)), origin, dims)
 
 
-def _dealt(size: int, factor: int, generator: torch.Generator) -> Grouping:
+def _dealt(size: int, growth: Growth, generator: torch.Generator) -> Grouping:
     """Copies dealt out at random, and so that an axis turned round does not look the same."""
     while True:
-        drawn = tuple((torch.randperm(size * factor, generator=generator) // factor).tolist())
+        drawn = tuple((torch.randperm(size * growth.factor, generator=generator) // growth.factor).tolist())
         turned = tuple(size - 1 - index for index in reversed(drawn))
         if size < 3 or drawn != turned:
-            return Grouping(drawn)
+            break
+    if growth.uneven:
+        drawn = drawn[1:]
+    return Grouping(drawn).going(growth.reduce, growth.extend, max)
 
 
 def _resized(dims: NodeDims, sizes: Mapping[str, int]) -> NodeDims:
     results = tuple(tuple(dim.resized(sizes) for dim in part) for part in dims.results)
     return NodeDims(results, dims.several)
-
-
-@dataclass(frozen=True)
-class Copies:
-    """Copies values along the axes that grow."""
-
-    dims: Mapping[str, NodeDims]
-    moves: Moves
-    _known: dict[Dim, torch.Tensor] = dataclasses.field(default_factory=dict)
-
-    def __call__(self, value: Any, node: fx.Node) -> Any:
-        """The value of a node as it must be after growth; None where its dims do not tell."""
-        dims = self.dims.get(node.name)
-        if isinstance(value, (tuple, list)):
-            known = dims is not None and len(dims.results) == len(value)
-            parts = dims.results if dims is not None and known else [None] * len(value)
-            return [self._one(item, part) for item, part in zip(value, parts, strict=True)]
-        return self._one(value, dims.tensor if dims is not None else None)
-
-    def _one(self, value: Any, dims: Dims | None) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        if dims is None or len(dims) != value.dim():
-            return None
-        for position, dim in enumerate(dims):
-            if dim.size != value.shape[position]:
-                return None
-            if dim not in self._known:
-                self._known[dim] = order(dim, self.moves)
-            places = self._known[dim]
-            if len(places) != value.shape[position] or (dim and self._moved(dim)):
-                value = value.index_select(position, places)
-        return value
-
-    def _moved(self, dim: Dim) -> bool:
-        return any(leaf.axis in self.moves for leaf in dim.leaves())
 
 
 class Trial(Interpretation):

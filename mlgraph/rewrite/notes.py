@@ -26,6 +26,7 @@ from mlgraph.rewrite.sharded import all_finite
 
 if TYPE_CHECKING:
     from mlgraph.program.dims import Dim
+    from mlgraph.program.soundness import Soundness
     from mlgraph.rewrite.grouping import Grouping
 
 _ARGUMENTS = ("scale", "alpha", "beta")
@@ -64,6 +65,18 @@ def kept_unread(program: Program, sizes: Mapping[str, int]) -> list[Note]:
             text = f"{name}{changed}, which nothing reads, changes as its neighbours do"
             found.append(Note("assumed", text, name))
     return found
+
+
+def depth_notes(program: Program, layers: Mapping[str, Grouping], mode: str | None = None) -> Iterator[Note]:
+    """What trials of a change of depth showed, for a program that is made by changing these chains."""
+    trials: Mapping[Any, Soundness] = program.__dict__.get("_depth_trials", {})
+    for (tried, asked), sound in trials.items():
+        if tried != mode or not set(layers.items()) <= asked:
+            continue
+        if sound.unchecked:
+            yield Note("unchecked", f"not checked: {sound.unchecked}")
+        for chain, reason in sound.faults.items():
+            yield Note("approximate" if chain in layers else "kept", f"{chain}, since {reason}", chain)
 
 
 def differing_rates(program: Program, layers: Mapping[str, Grouping]) -> Iterator[Note]:

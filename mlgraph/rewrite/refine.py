@@ -13,10 +13,10 @@ from mlgraph.errors import MlgraphError
 from mlgraph.program import Lineage, Program
 from mlgraph.program.tensors import TensorRecipe
 from mlgraph.rewrite.coarsen import apply_down, group_members, narrowed, realise, stack_down
-from mlgraph.rewrite.depth.residual import CopyScaling, residual_changes
-from mlgraph.rewrite.depth.restack import restack
+from mlgraph.rewrite.depth.residual import Changes, CopyScaling, residual_changes
+from mlgraph.rewrite.depth.restack import Restacked, restack
 from mlgraph.rewrite.grouping import Grouping, groupings_of, layers_of, selections_of
-from mlgraph.rewrite.notes import kept_constants, kept_unread
+from mlgraph.rewrite.notes import depth_notes, kept_constants, kept_unread
 from mlgraph.rewrite.plan import WidthPlan, plan_down, plan_up
 from mlgraph.rewrite.resize import rewrite
 from mlgraph.rewrite.self_check import trial_notes
@@ -51,18 +51,7 @@ def apply_up(
     wide = _widened(program, plan)
     stacked = restack(wide, {chain: grouping.coarse_of for chain, grouping in layers.items()})
     changes = residual_changes(wide, layers, depth_mode, "coarse")
-    moved = effective(program)
-    recipes: dict[str, TensorRecipe] = {}
-    for name, source in stacked.sources.items():
-        place = (source.chain, source.block, source.position)
-        copy = _Copy(
-            name,
-            source.name,
-            plan.transfers.get(source.name),
-            changes.affine.get(place),  # type: ignore[arg-type]
-            source.chain in layers,
-        )
-        recipes[name] = _up_recipe(moved, wide, copy, noise)
+    recipes = grown_recipes(program, wide, plan, layers, stacked, changes, noise)
     lineage = Lineage(
         operation,
         program.skeleton(),
@@ -79,6 +68,7 @@ def apply_up(
         *plan.approximate,
         *changes.approximate,
         *trial_notes(program, groupings),
+        *depth_notes(program, layers, depth_mode),
         *kept_constants(program, sizes),
         *kept_unread(program, sizes),
     ]
@@ -89,6 +79,31 @@ def apply_up(
         history=(*program.history, operation),
     )
     return with_lengths(grown)
+
+
+def grown_recipes(
+    program: Program,
+    wide: Program,
+    plan: WidthPlan,
+    layers: Mapping[str, Grouping],
+    stacked: Restacked,
+    changes: Changes,
+    noise: Noise = _STILL,
+) -> dict[str, TensorRecipe]:
+    """How every tensor of the grown program is made: along ``plan``, and as copies of blocks change."""
+    moved = effective(program)
+    recipes: dict[str, TensorRecipe] = {}
+    for name, source in stacked.sources.items():
+        place = (source.chain, source.block, source.position)
+        copy = _Copy(
+            name,
+            source.name,
+            plan.transfers.get(source.name),
+            changes.affine.get(place),  # type: ignore[arg-type]
+            source.chain in layers,
+        )
+        recipes[name] = _up_recipe(moved, wide, copy, noise)
+    return recipes
 
 
 def _widened(program: Program, plan: WidthPlan) -> Program:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from mlgraph.errors import AxisError, MlgraphError
 from mlgraph.rewrite.calibration.score import best, best_of_groups
 from mlgraph.rewrite.choices import Extend, Reduce
+from mlgraph.rewrite.depth_trials import check_layers
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.self_check import check_groupings
 from mlgraph.rewrite.similarity import similar, similar_blocks
@@ -216,14 +217,48 @@ def group_layers(
     freeze: Iterable[str],
     way: Way = _PAPERS,
     kept: Sequence[int] = (),
+    check: bool = True,
 ) -> dict[str, Grouping]:
     """The grouping of blocks of every chain that is to change, by chain name.
 
-    ``kept`` lists the blocks of a chain that stay, where no request is made of it.
+    ``kept`` lists the blocks of a chain that stay, where no request is made of it. With ``check`` it is tried
+    on a miniature first, and chains that fail are left out unless they were requested by name.
 
     Raises:
-        AxisError: there is no chain, or a chain's number of blocks does not divide.
+        AxisError: there is no chain, a chain's number of blocks does not divide, or one that was requested
+            fails.
     """
+    out = _grouped_layers(program, depth, pairing, requests, freeze, way, kept)
+    return passing(program, out, requests) if check else out
+
+
+def passing(
+    program: Program,
+    layers: Mapping[str, Grouping],
+    requests: Mapping[str, AxisRequest],
+    depth_mode: str | None = None,
+) -> dict[str, Grouping]:
+    """The chains of a change of depth that pass their trial, going down or growing in a ``depth_mode``.
+
+    Raises:
+        AxisError: one that was requested by name fails.
+    """
+    faults = check_layers(program, layers, depth_mode).faults
+    for chain, reason in faults.items():
+        if chain in requests:
+            raise AxisError(f"the layer axis {chain} cannot change: {reason} ({reason.node}).")
+    return {chain: grouping for chain, grouping in layers.items() if chain not in faults}
+
+
+def _grouped_layers(
+    program: Program,
+    depth: int,
+    pairing: Pairing,
+    requests: Mapping[str, AxisRequest],
+    freeze: Iterable[str],
+    way: Way,
+    kept: Sequence[int],
+) -> dict[str, Grouping]:
     chains = list(program.blocks)
     if (depth != 1 or kept) and not chains:
         raise AxisError(
@@ -254,8 +289,8 @@ def group_layers(
             raise AxisError(
                 f"the layer axis {chain.name} has {count} blocks"
                 f"{f' of {chain.period} layers each' if chain.period > 1 else ''}, which {request} does "
-                "not divide: "
-                f"choose a divisor, give an explicit grouping, or freeze {chain.name}."
+                f"not divide{why_none(program)}: choose a divisor, give an explicit grouping, "
+                f"or freeze {chain.name}."
             )
         if pairing == "similarity":
             grouping = similar_blocks(program, [block.tensors for block in chain.blocks], request)
@@ -277,7 +312,7 @@ def _selected(program: Program, chain: Chain, way: Way, grouping: Grouping, whol
 
 
 def why_none(program: Program) -> str:
-    """Why there is no chain, in brackets, where modules look alike; else nothing."""
+    """Why modules that look alike are in no chain, in brackets; else nothing."""
     rejected = program.blocks.rejected
     return f" ({'; '.join(rejected)})" if rejected else ""
 

@@ -19,7 +19,7 @@ from mlgraph.graph.example_call import example_leaves
 from mlgraph.program.axis_table import Axis, Reason
 from mlgraph.program.notes import Note, NoteKind
 from mlgraph.program.soundness import Soundness
-from mlgraph.rewrite.miniature import Miniature, Misfit, TooLarge, Trial
+from mlgraph.rewrite.miniature import Growth, Miniature, Misfit, TooLarge, Trial
 from mlgraph.rewrite.trials import (
     TOLERANCE,
     Healed,
@@ -27,6 +27,7 @@ from mlgraph.rewrite.trials import (
     axes_in,
     drawn,
     gradient_pairs,
+    kin,
     relative_miss,
     run_trial,
 )
@@ -34,13 +35,14 @@ from mlgraph.rewrite.weight_norm import lengths
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
+    from mlgraph.rewrite.choices import Reduce
     from mlgraph.rewrite.grouping import Grouping, Groupings
     from mlgraph.rewrite.plan import WidthPlan
 
 _MOST_COPIES = 3
 _SEEDS = 3
 
-AxisFactors = Mapping[str, int]
+AxisFactors = Mapping[str, Growth]
 
 
 def check_defaults(program: Program) -> Soundness:
@@ -50,23 +52,26 @@ def check_defaults(program: Program) -> Soundness:
 
 
 def check_groupings(program: Program, groupings: Groupings) -> Soundness:
-    """What a trial of these axes together shows, in groups as large as those given (at most 3).
+    """What a trial of these axes together shows, in groups as large as those given (at most 3), equal or
+    not, that go down and come back as they do.
 
-    Groups of unequal size, which means over them do not keep, are tried as groups of two.
+    What is said to be approximate of such groups is tried as equal ones.
     """
-    return check_factors(program, {axis: _copies(grouping) for axis, grouping in groupings.items()})
+    return check_factors(program, {axis: _growth(grouping) for axis, grouping in groupings.items()})
 
 
-def _copies(grouping: Grouping) -> int:
-    uniform = grouping.uniform
-    return 2 if uniform is None else min(uniform, _MOST_COPIES)
+def _growth(grouping: Grouping) -> Growth:
+    factor = min(max(grouping.group_sizes), _MOST_COPIES)
+    reduce: Reduce = "mean" if grouping.selected is None else "select"
+    return Growth(factor, grouping.uniform is None, reduce, grouping.extend)
 
 
-def check_factors(program: Program, factors: AxisFactors) -> Soundness:
-    """What a trial shows of axes (by id) that get so many copies per index; made once per program."""
+def check_factors(program: Program, given: Mapping[str, int | Growth]) -> Soundness:
+    """What a trial shows of axes (by id) that grow so, or by so many copies; made once per program."""
     sizes = {axis.id: axis.size for axis in program.axes}
-    factors = {axis: factor for axis, factor in factors.items() if factor > 1 and sizes[axis] > 1}
-    known: dict[frozenset[tuple[str, int]], Soundness] = program.__dict__.setdefault("_trials", {})
+    asked = {axis: Growth(growth) if isinstance(growth, int) else growth for axis, growth in given.items()}
+    factors = {axis: growth for axis, growth in asked.items() if growth.factor > 1 and sizes[axis] > 1}
+    known: dict[frozenset[tuple[str, Growth]], Soundness] = program.__dict__.setdefault("_trials", {})
     key = frozenset(factors.items())
     if key not in known:
         known[key] = _Check(program.for_analysis(), factors).run() if factors else Soundness()
@@ -77,8 +82,8 @@ def check_factors(program: Program, factors: AxisFactors) -> Soundness:
 
 def trial_notes(program: Program, groupings: Groupings) -> list[Note]:
     """What trials of a program showed, for one that is made of it along these axes."""
-    trials: Mapping[frozenset[tuple[str, int]], Soundness] = program.__dict__.get("_trials", {})
-    made = trials.get(frozenset((axis, _copies(g)) for axis, g in groupings.items()))
+    trials: Mapping[frozenset[tuple[str, Growth]], Soundness] = program.__dict__.get("_trials", {})
+    made = trials.get(frozenset((axis, _growth(g)) for axis, g in groupings.items()))
     notes = []
     if made is not None and made.unchecked:
         notes.append(Note("unchecked", f"not checked: {made.unchecked}"))
@@ -92,7 +97,7 @@ def trial_notes(program: Program, groupings: Groupings) -> list[Note]:
 
 def known_faults(program: Program) -> dict[str, Reason]:
     """The axes (by id) that failed in the trials made so far, and why."""
-    trials: Mapping[frozenset[tuple[str, int]], Soundness] = program.__dict__.get("_trials", {})
+    trials: Mapping[frozenset[tuple[str, Growth]], Soundness] = program.__dict__.get("_trials", {})
     return {axis: reason for trial in trials.values() for axis, reason in trial.faults.items()}
 
 
@@ -184,6 +189,9 @@ class _Check:
     def _compare(self, miniature: Miniature, small: Results) -> bool | None:
         """Whether every axis had an effect; None where something failed and was taken out."""
         plan = miniature.plan()
+        if said := {note.subject for note in plan.approximate} & self._other_than_plain():
+            self.factors |= {axis: Growth(self.factors[axis].factor) for axis in said}
+            return None
         copies = miniature.moves(plan)
         for name, tensor in miniature.tensors.items():
             transfer = plan.transfers.get(name)
@@ -194,13 +202,20 @@ class _Check:
                     self._take_out(held, None, error, f"restriction does not undo prolongation of {name}")
                     return None
         grown = run_trial(Trial(miniature.grown(plan), drawn(small, copies)), self.inputs, gradients=True)
+        padded = {axis for axis, growth in self.factors.items() if growth.extend == "pad"}
         for node, x, y in zip(self._outputs(), small.outputs, grown.outputs, strict=True):
             if isinstance(x, torch.Tensor) and isinstance(node, fx.Node):
-                wanted = copies(x, node)
+                wanted = None if padded.intersection(self._axes_of(node)) else copies(x, node)
                 if wanted is not None and relative_miss(y, wanted) > TOLERANCE:
-                    self._locate(miniature, small, node, relative_miss(y, wanted))
+                    self._locate(miniature, small, node, relative_miss(y, wanted), padded)
                     return None
+        if any(growth.reduce == "select" for growth in self.factors.values()):
+            # of copies that are read as one, the one has all of the gradient
+            return True
         return self._compare_gradients(miniature, plan, small, grown)
+
+    def _other_than_plain(self) -> set[str]:
+        return {axis for axis, growth in self.factors.items() if not growth.is_plain}
 
     def _outputs(self) -> list[Any]:
         return list(self.program.graph.output_node().args[0])  # type: ignore[arg-type]
@@ -236,11 +251,25 @@ class _Check:
             if other == name
         )
 
-    def _locate(self, miniature: Miniature, small: Results, output: fx.Node, error: float) -> None:
+    def _locate(
+        self, miniature: Miniature, small: Results, output: fx.Node, error: float, padded: set[str]
+    ) -> None:
         """Find the ops that do not turn copies into copies, each given what it must be given."""
+        if padded:
+            does = f"{output.target} is not kept by zeros that pad, as tried on a miniature"
+            alone = {axis for axis in padded if not self._kept(miniature, small, output, axis)}
+            self._take_out(alone or padded, output, error, does)
+            return
         plan = miniature.plan(fold=False)
         found = self._deviating(miniature, small, plan)
         self._blame(miniature, small, found or {output: error})
+
+    def _kept(self, miniature: Miniature, small: Results, output: fx.Node, axis: str) -> bool:
+        """Whether a result stays as it is where one axis grows alone."""
+        plan = miniature.plan([axis])
+        grown = run_trial(Trial(miniature.grown(plan), drawn(small, miniature.moves(plan))), self.inputs)
+        at = self._outputs().index(output)
+        return relative_miss(grown.outputs[at], small.outputs[at]) <= TOLERANCE
 
     def _deviating(self, miniature: Miniature, small: Results, plan: WidthPlan) -> dict[fx.Node, float]:
         copies = miniature.moves(plan)
@@ -309,18 +338,6 @@ class _Check:
 
     def _axes_of(self, node: fx.Node) -> set[str]:
         return set(axes_in(self.program.axes.node_dims.get(node.name, ()))) & set(self.factors)
-
-
-def kin(program: Program) -> dict[str, set[str]]:
-    """The axes that lie where an axis lies in other blocks of its chain, by axis id."""
-    out: dict[str, set[str]] = {}
-    for chain in program.blocks:
-        for column in chain.columns():
-            held = [list(axes_in(program.axes.tensor_dims.get(name, ()))) for name in column]
-            for alike in zip(*held, strict=False):
-                together = {kin for axis in alike for kin in out.get(axis, {axis})}
-                out |= dict.fromkeys(together, together)
-    return out
 
 
 def _fixed(program: Program) -> set[fx.Node]:

@@ -9,10 +9,12 @@ import torch
 from torch import fx
 
 from mlgraph.graph.compare import relative_error
-from mlgraph.rewrite.miniature import Copies, Trial, draws
+from mlgraph.rewrite.miniature import Trial, draws
 
 if TYPE_CHECKING:
+    from mlgraph.program import Program
     from mlgraph.program.dims import Dim
+    from mlgraph.rewrite.copied import Copies
     from mlgraph.rewrite.plan import WidthPlan
 
 TOLERANCE = 1e-8
@@ -23,6 +25,18 @@ _FLOOR = 1e-6
 def axes_in(dims: Iterable[Dim]) -> Iterator[str]:
     """The ids of the axes that some dims are made of."""
     return (leaf.axis for dim in dims for leaf in dim.leaves())
+
+
+def kin(program: Program) -> dict[str, set[str]]:
+    """The axes that lie where an axis lies in other blocks of its chain, by axis id."""
+    out: dict[str, set[str]] = {}
+    for chain in program.blocks:
+        for column in chain.columns():
+            held = [list(axes_in(program.axes.tensor_dims.get(name, ()))) for name in column]
+            for alike in zip(*held, strict=False):
+                together = {kin for axis in alike for kin in out.get(axis, {axis})}
+                out |= dict.fromkeys(together, together)
+    return out
 
 
 class Results:

@@ -18,6 +18,7 @@ from mlgraph.axes.rules.registry import _RULES, Context, DimList, Rule, RuleResu
 from mlgraph.inspect.explain import explain
 from mlgraph.program import Program
 from mlgraph.program.families import judged
+from mlgraph.rewrite.miniature import Growth
 from mlgraph.rewrite.self_check import check_factors
 from tests.oracles import relative_error
 
@@ -174,6 +175,38 @@ def test_what_is_asked_for_in_spite_of_a_reason_is_noted_as_approximate(captured
         mlgraph.decoalesce(captured, axes={axis: 2})
     grown = mlgraph.decoalesce(captured, axes={axis: 2}, force=True)
     assert {note.subject for note in grown.notes if note.kind == "approximate"} == {axis}
+
+
+WAYS = {
+    "uneven": Growth(3, uneven=True),
+    "select": Growth(2, reduce="select"),
+    "pad": Growth(2, reduce="select", extend="pad"),
+    "uneven select": Growth(2, True, "select"),
+}
+# What moves weights wrongly: the way of groups that shows it, the function, what stands there instead.
+MOVES: list[tuple[str, str, Any]] = [
+    ("uneven", "_scale", lambda tensor, at, grouping, kind: tensor.div_(grouping.group_sizes[0])),
+    ("select", "Grouping.weights", lambda grouping, restricts: (1.0,) * grouping.fine),
+    ("pad", "_weighed", lambda tensor, at, weights, kind: tensor),
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_groups_of_every_kind_are_tried(captured: Program, way: str) -> None:
+    (axis,) = feature_axes(captured, "matmul")
+    (other,) = feature_axes(captured, "layer_norm")
+    found = check_factors(captured.replace(), {axis: WAYS[way], other: WAYS[way]})
+    assert (found.faults, found.unchecked) == ({}, "")
+
+
+@pytest.mark.parametrize(("way", "name", "wrong"), MOVES, ids=[way for way, *_ in MOVES])
+def test_weights_moved_wrongly_in_such_groups_are_caught(
+    captured: Program, monkeypatch: pytest.MonkeyPatch, way: str, name: str, wrong: Any
+) -> None:
+    monkeypatch.setattr(f"mlgraph.rewrite.transfer.{name}", wrong)
+    (axis,) = feature_axes(captured, "matmul")
+    found = check_factors(captured.replace(), {axis: WAYS[way]})
+    assert list(found.faults) == [axis]
 
 
 def test_one_trial_serves_one_request(captured: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ def _contract_size_one(graph: fx.Graph) -> None:
 
 
 def _merge_equal(graph: fx.Graph, dirty: set[fx.Node]) -> None:
-    seen: dict[Any, fx.Node] = {}
+    seen: dict[Any, list[fx.Node]] = {}
     for node in list(graph.nodes):
         if node.op != "call_function" or node in dirty or is_random(node) or mutates(node):
             continue
@@ -189,11 +189,21 @@ def _merge_equal(graph: fx.Graph, dirty: set[fx.Node]) -> None:
         key = _key(node)
         if key is None or node.meta.get("apart"):
             continue
-        first = seen.setdefault(key, node)
-        if first is not node:
-            first.meta["module"] = common_module(first.meta["module"], node.meta["module"])
-            node.replace_all_uses_with(first)
-            graph.erase_node(node)
+        known = seen.setdefault(key, [])
+        if not known or any(user in other.users for other in known for user in node.users):
+            # what enters a first block and what all blocks read may be one value in that block
+            known.append(node)
+            continue
+        places = _places(node)
+        first = next((other for other in known if places & _places(other)), known[0])
+        first.meta["module"] = common_module(first.meta["module"], node.meta["module"])
+        node.replace_all_uses_with(first)
+        graph.erase_node(node)
+
+
+def _places(node: fx.Node) -> set[tuple[Any, int]]:
+    """The ops that read a node, and as which of their arguments."""
+    return {(user.target, at) for user in node.users for at, arg in enumerate(user.args) if arg is node}
 
 
 def _key(node: fx.Node) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from mlgraph.rewrite.self_check import kin
+from mlgraph.rewrite.trials import kin
 
 if TYPE_CHECKING:
     from mlgraph.interop.fitting.gap import Gap

@@ -22,18 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Restacked:
-    """A program with other blocks, and the old tensor from which each of its tensors was copied."""
+    """A program with other blocks, and the old tensor and node from which its own were copied."""
 
     program: Program
     sources: Mapping[str, OldTensor]
+    origins: Mapping[fx.Node, Instance]
 
 
-def restack(program: Program, layout: Mapping[str, tuple[int, ...]]) -> Restacked:
+def restack(program: Program, layout: Mapping[str, tuple[int, ...]], shapes: bool = True) -> Restacked:
     """The program in which new block j of a chain is a copy of its old block ``layout[chain][j]``.
 
     Chains that ``layout`` doesn't name stay as they are. Tensors are numbered as in a class with that
     many layers; the first copy of a tensor is the old tensor itself, further ones are clones. Lists
     of per-block values (hidden states in the output, tensors that are concatenated) follow the layout.
+    Without ``shapes`` nodes keep those of their old ones, and nothing is run to know them.
 
     Raises:
         MlgraphError: a chain or block isn't there, or something outside reads the inner values of a
@@ -51,8 +53,10 @@ def restack(program: Program, layout: Mapping[str, tuple[int, ...]]) -> Restacke
     signature = replace(program.signature, out_spec=out_spec)
     tensors = relabel(program, labels, sources)
     graph.lint()
-    propagate(graph, signature, tensors)
-    return Restacked(program.replace(graph=graph, tensors=tensors, signature=signature), sources)
+    if shapes:
+        propagate(graph, signature, tensors)
+    laid = program.replace(graph=graph, tensors=tensors, signature=signature)
+    return Restacked(laid, sources, {node: instance for instance, node in surgery.made.items()})
 
 
 def _layout(chain: Chain, layouts: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
@@ -90,6 +94,7 @@ class _Surgery:
         self.entries: dict[BlockPlace, fx.Node] = {}
         self.exits: dict[BlockPlace, fx.Node] = {}
         self.begin: list[int] = []
+        self.made: dict[Instance, fx.Node] = {}
         aligned: dict[fx.Node, int] = {}
         for index, chain in enumerate(labels.chains):
             for block in chain.blocks:
@@ -133,7 +138,7 @@ class _Surgery:
         results = [self.read(leaf, place) if isinstance(leaf, fx.Node) else leaf for leaf, place in placed]
         operands = self.reached([*results, *self.effects()])
         graph = fx.Graph()
-        made: dict[Instance, fx.Node] = {}
+        made = self.made
         for node in self.program.graph.nodes:
             if node.op == "placeholder":
                 made[Instance(node)] = graph.node_copy(node)
