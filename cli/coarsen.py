@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlgraph.cli.results import Written
     from mlgraph.inspect.changes import Effect
     from mlgraph.passes.base import Pass
+    from mlgraph.passes.pipeline import Pipeline
     from mlgraph.program import Program
     from mlgraph.rewrite.targets import Candidate
 
@@ -82,7 +83,7 @@ class Job:
 
     source: str
     opening: Opening
-    operator: Pass
+    operator: Pass | Pipeline
     sizes: Considered = Considered()
     program: Program | None = None
 
@@ -92,7 +93,7 @@ def _label(operator: Coalesce) -> str:
     return "".join(parts) or "coarse"
 
 
-def _calibrated(operator: Pass, program: Program, source: str) -> Callable[[Program], Program]:
+def _calibrated(operator: Pass | Pipeline, program: Program, source: str) -> Callable[[Program], Program]:
     """The pass, which takes along what data shows of the program where a file of data is named."""
     from mlgraph.cli.calibrate import measured
 
@@ -107,7 +108,7 @@ def run(
     job: Job,
     write: Write | None,
     json: bool,
-    prepare: Callable[[Pass, Program], Callable[[Program], Program]] | None = None,
+    prepare: Callable[[Pass | Pipeline, Program], Callable[[Program], Program]] | None = None,
 ) -> None:
     """Apply a pass, or what ``prepare`` makes of it, to a model, write the result and tell what was done.
 
@@ -142,7 +143,7 @@ def run(
     report(job, effect(program, after, getattr(job.operator, "freeze", ()), dtype), made, json)
 
 
-def leaving(operator: Pass, stays: tuple[str, ...]) -> Pass:
+def leaving(operator: Pass | Pipeline, stays: tuple[str, ...]) -> Pass | Pipeline:
     """The pass with which these axes and chains stay.
 
     Raises:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from typing import ClassVar
 
 from mlgraph.errors import MlgraphError
 from mlgraph.passes.base import Pass
@@ -23,12 +25,15 @@ class Pipeline:
     """Passes that run one after another."""
 
     passes: tuple[Pass, ...] = ()
+    name: ClassVar[str] = "pipeline"
 
     def __call__(self, program: Program) -> Program:
         """The program that the last pass makes."""
-        for operator in self.passes:
-            program = operator(program)
-        return program
+        return reduce(lambda made, operator: operator(made), self.passes, program)
+
+    def on_shapes(self, program: Program) -> Program:
+        """The same on shapes alone, as :meth:`Pass.on_shapes`."""
+        return reduce(lambda made, operator: operator.on_shapes(made), self.passes, program)
 
     def __iter__(self) -> Iterator[Pass]:
         return iter(self.passes)

@@ -50,17 +50,27 @@ class Effect:
 def effect(
     before: Program, after: Program, freeze: Iterable[str] = (), dtype: torch.dtype | None = None
 ) -> Effect:
-    """What a pass that made ``after`` of ``before`` did.
+    """What a pass that made ``after`` of ``before`` did; of several passes, what became of chains is told.
 
     ``freeze`` names axes that it was told to leave, ``dtype`` is the one in which the result is written.
     """
+    first, second = summarize(before), summarize(after, dtype)
     return Effect(
-        summarize(before),
-        summarize(after, dtype),
-        tuple(changes(before, after)),
+        first,
+        second,
+        tuple(changes(before, after) or chain_changes(first, second)),
         tuple(kept(before, after, freeze)),
         new_notes(before, after),
     )
+
+
+def chain_changes(before: Summary, after: Summary) -> list[Change]:
+    """The chains of blocks whose length differs between two programs, however one was made of the other."""
+    return [
+        Change("blocks", name, number, after.blocks[name])
+        for name, number in before.blocks.items()
+        if after.blocks.get(name, number) != number
+    ]
 
 
 def new_notes(before: Program, after: Program) -> tuple[str, ...]:

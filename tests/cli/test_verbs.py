@@ -106,6 +106,17 @@ def test_a_name_ending_in_pt_gives_a_program(cli, models, tmp_path):
     )
 
 
+def test_a_pipeline_is_told_of_as_its_passes_are(cli, bert):
+    passes = "coalesce{depth=2,width=2}"
+    told = cli("apply", passes, bert, "--dry-run", "--json").json
+    assert told == cli("coarsen", bert, "--depth", 2, "--width", 2, "--dry-run", "--json").json
+    both = cli("apply", f"{passes};decoalesce", bert, "--dry-run", "--json").json
+    assert (both["pass"], both["changed"], both["out"]) == (f"{passes};decoalesce", [], None)
+    assert both["after"] == both["before"]
+    shorter = cli("apply", "coalesce{depth=2};coalesce{width=2}", bert, "--dry-run", "--json").json
+    assert [(change["before"], change["after"]) for change in shorter["changed"]] == [(4, 2)]
+
+
 def test_down_up_and_between(cli, bert, tmp_path):
     small, big, mixed = (tmp_path / name for name in ("small.pt", "big.pt", "mixed.pt"))
     assert cli("coarsen", bert, "--depth", 2, "--width", 2, "-o", small).code == 0

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from mlgraph.inspect.changes import Change, Kept
 from mlgraph.inspect.text.console import bullets, heading, table
 from mlgraph.inspect.text.numbers import count, plural, ratio, size
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from mlgraph.inspect.changes import Change, Kept
     from mlgraph.inspect.summary import Summary
     from mlgraph.program import Note
 
@@ -43,15 +43,6 @@ def figures_table(
 
 def _dtypes(before: Summary, after: Summary) -> str:
     return " → ".join(dict.fromkeys("+".join(each.dtypes) for each in (before, after)))
-
-
-def chain_changes(before: Summary, after: Summary) -> list[Change]:
-    """The chains of blocks whose length differs between two programs."""
-    return [
-        Change("blocks", name, number, after.blocks[name])
-        for name, number in before.blocks.items()
-        if after.blocks.get(name, number) != number
-    ]
 
 
 def left_alone(kept: Iterable[Kept]) -> list[Any]:

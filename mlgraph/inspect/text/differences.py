@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from mlgraph.inspect.changes import chain_changes
 from mlgraph.inspect.paired_modules import ADDED, CHANGED, REMOVED, SAME, ModulePair, TensorPair
-from mlgraph.inspect.text.comparison import chain_changes, figures_table
+from mlgraph.inspect.text.comparison import figures_table
 from mlgraph.inspect.text.console import heading
 from mlgraph.inspect.text.layout import Row, lay_out, wrapped
 from mlgraph.inspect.text.modules import MARK, dims_of

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 from mlgraph.errors import MlgraphError
 from mlgraph.program import Program
@@ -49,7 +48,6 @@ def _after(here: Stage, phase: Phase) -> Stage:
                 return Stage(fine)
             return Stage(here.aside[-1], here.aside[:-1])
         case Apply():
-            made = reduce(lambda program, operator: operator.on_shapes(program), phase.operator, here.program)
-            return Stage(made)
+            return Stage(phase.operator.on_shapes(here.program))
         case _:
             return here
