@@ -234,6 +234,9 @@ def coalesce(
         AxisError: a size or number of blocks does not divide, or an axis is unknown or frozen, fails its
             trial, or cannot change exactly and is not forced.
     """
+    from mlgraph.program import require_program
+
+    require_program(program)
     path = calibration if isinstance(calibration, str) else None
     operator = call(Coalesce, depth=depth, width=width, calibration=path, **options)
     assert isinstance(operator, Coalesce)

@@ -100,4 +100,7 @@ def decoalesce(
         MlgraphError: there is no parent to go back to, blocks cannot be scaled as ``depth_mode`` asks, or an
             axis cannot change exactly and is not forced.
     """
+    from mlgraph.program import require_program
+
+    require_program(program)
     return call(Decoalesce, depth_mode=depth_mode, depth=depth, width=width, **options)(program)

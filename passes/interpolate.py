@@ -71,11 +71,16 @@ def interpolate(
     """The program with tensors ``(1 - alpha) * first + alpha * second``; see :class:`Interpolate`.
 
     Raises:
+        OptionError: a share is no number between 0 and 1.
         MlgraphError: the programs differ in architecture; the message names the first difference. Or
             ``detail`` is given, and ``second`` is not a coarse program made of one like ``first``.
     """
+    from mlgraph.program import require_program
     from mlgraph.rewrite.refine import is_coarse, refine_by_lineage, smoothed
 
+    require_program(first, second)
+    asked = Interpolate(alpha, detail, align)
+    alpha, detail = asked.alpha, asked.detail
     coarse = second if is_coarse(second, first) else None
     if detail is not None and coarse is None:
         raise MlgraphError(

@@ -171,6 +171,7 @@ def _fit(value: Any, annotation: Any, where: str) -> Any:
 
 
 def _fit_plain(value: Any, annotation: Any) -> Any:
+    value = _frozen(value)
     if isinstance(value, bool):
         return value if annotation is bool else _MISFIT
     if annotation is float and isinstance(value, int):

@@ -95,8 +95,13 @@ def _covers(chain: Chain, prefix: str, first: int, second: int) -> bool:
 
 
 def _difference(flow: Dataflow, prefix: str, family: NumberedModules, first: int, second: int) -> str:
-    nodes = [_nodes(flow, f"{prefix}{number}") for number in (first, second)]
-    found = _unlike_parameters(prefix, family, first, second) or _unlike_operations(flow, *nodes)
+    within = [_nodes(flow, f"{prefix}{number}") for number in (first, second, second + 1)]
+    found = _unlike_parameters(prefix, family, first, second) or _unlike_operations(flow, *within[:2])
+    nodes = within[:2]
+    if found is None and all(within):
+        # what blocks do is not all within the modules; behind the last of a list there is another thing
+        nodes = [_until(flow, *ends) for ends in pairwise(within)]
+        found = _unlike_operations(flow, *nodes)
     if found is not None:
         return f"differ: {found}"
     passed_on = {arg for node in nodes[1] for arg in flow.data[node]} & set(nodes[0])
@@ -156,6 +161,12 @@ def _nodes(flow: Dataflow, path: str) -> list[fx.Node]:
         if node.op == "call_function" and inside and flow.data[node] and not flow.is_transparent(node):
             found.append(node)
     return found
+
+
+def _until(flow: Dataflow, left: Sequence[fx.Node], right: Sequence[fx.Node]) -> list[fx.Node]:
+    """Operations from one module's first to before the next one's first."""
+    calls = flow.nodes[flow.order[left[0]] : flow.order[right[0]]]
+    return [n for n in calls if n.op == "call_function" and flow.data[n] and not flow.is_transparent(n)]
 
 
 def _described(node: fx.Node) -> str:

@@ -116,8 +116,8 @@ class _Checks:
                 new.append(f"{self.sizes[symbol]} = {name}.size({dim})")
         sizes = ", ".join(s or str(n) for n, s in zip(leaf.shape, leaf.symbols, strict=True))
         lines = [
-            f"if {name} is None:",
-            f"    self._refuse({leaf.name!r}, 'is missing; the model was captured with it')",
+            f"if not isinstance({name}, torch.Tensor):",
+            f"    self._refuse_value({leaf.name!r}, {name})",
             f"if {' or '.join(fixed)}:",
             f"    self._refuse({leaf.name!r}, f'must have shape [{sizes}], not {{list({name}.shape)}}')",
             *new,

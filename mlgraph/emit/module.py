@@ -19,8 +19,9 @@ from mlgraph.emit.pickling import PackedProgram, pack
 from mlgraph.emit.places import Places, bodies, module_tree
 from mlgraph.emit.precision import holds_double, widen, with_dtype
 from mlgraph.emit.runtime import GLOBALS, Holder, Outlined, outlined
-from mlgraph.errors import MlgraphError
+from mlgraph.errors import MlgraphError, first_line
 from mlgraph.graph.ops import op_name
+from mlgraph.program import require_program
 
 if TYPE_CHECKING:
     from mlgraph.program import Program, Tensors
@@ -74,6 +75,13 @@ class EmittedModule(Outlined):
         """Raise for an argument that the captured graph cannot take."""
         raise MlgraphError(f"argument {argument} {why}")
 
+    def _refuse_value(self, argument: str, value: object) -> None:
+        """Raise for an argument that is no tensor, where the captured graph takes one."""
+        missing = "is missing; the model was captured with it"
+        self._refuse(
+            argument, missing if value is None else f"must be a tensor, not a {type(value).__name__}"
+        )
+
     def _refuse_sizes(self, sizes: Mapping[str, int]) -> None:
         """Raise for sizes that break a guard of the captured graph."""
         self._refuse(*broken_guard(self._program.signature, sizes))
@@ -114,12 +122,24 @@ def emit(
     ``into`` is the model that a program was captured from with ``module=``: the result is a copy of it that
     shares all else, with the emitted module in that submodule's place and mode.
     """
+    require_program(program)
+    _require_place(device, dtype)
     emitted = _emitted(program, device, dtype, compile)
     if into is None:
         return emitted
     from mlgraph.emit.splice import splice
 
     return splice(program, emitted, into)
+
+
+def _require_place(device: object, dtype: object) -> None:
+    """Raise MlgraphError where no module can have this device or dtype."""
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise MlgraphError(f"dtype is {dtype!r}, and must be a floating-point one such as torch.bfloat16.")
+    try:
+        torch.empty(0, device=device)  # type: ignore[arg-type]
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch built without it, or without a driver
+        raise MlgraphError(f"device {device!r} cannot be used: {first_line(error)}.") from error
 
 
 def _emitted(

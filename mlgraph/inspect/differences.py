@@ -12,6 +12,7 @@ from mlgraph.inspect.changes import Change, changes
 from mlgraph.inspect.history import PassStep, lineage
 from mlgraph.inspect.paired_modules import ModulePair, TensorDistance, paired_tree
 from mlgraph.inspect.summary import Summary, families, summarize
+from mlgraph.program import require_program
 from mlgraph.program.display import Shown
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def diff(before: Program, after: Program) -> Differences:
 
     >>> print(mlgraph.diff(program, small))
     """
+    require_program(before, after)
     tensors, equal = _tensors(before, after)
     first, second = _operations(before), _operations(after)
     known = {change.name: change.relative for change in tensors}

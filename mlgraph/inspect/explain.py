@@ -12,6 +12,7 @@ from torch import fx
 
 from mlgraph.errors import AxisError, suggestion
 from mlgraph.graph.ops import op_label
+from mlgraph.program import require_program
 from mlgraph.program.dims import Dim, Join
 from mlgraph.program.families import judged
 
@@ -84,6 +85,7 @@ def explain(program: Program, target: str, freeze: Iterable[str] = ()) -> tuple[
     names axes, as for ``coalesce``, that are to stay. Raises AxisError where there is no such tensor, with
     the nearest name, or no such dim or axis.
     """
+    require_program(program)
     name, wanted = _parse(program, target)
     shape = tuple(program.skeleton().tensors[name].shape)
     if wanted is not None and not -len(shape) <= wanted < len(shape):

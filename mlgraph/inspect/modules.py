@@ -75,6 +75,9 @@ def modules(program: Program) -> Module:
     >>> [(child.path, child.repeat, child.parameters) for child in mlgraph.modules(program).children]
     """
     from mlgraph.graph.flops import forward_by_module
+    from mlgraph.program import require_program
+
+    require_program(program)
 
     return module_tree(program, forward_by_module(program))
 

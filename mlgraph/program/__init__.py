@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlgraph.program.notes import Note
 from mlgraph.program.origin import HuggingFaceOrigin, ModuleOrigin, Origin, TimmOrigin
-from mlgraph.program.program import Input, Lineage, Program, Signature
+from mlgraph.program.program import Input, Lineage, Program, Signature, require_program
 from mlgraph.program.selection import Selection
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = [
     "Signature",
     "Tensors",
     "TimmOrigin",
+    "require_program",
 ]
 
 

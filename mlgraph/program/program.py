@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlgraph.errors import MlgraphError
 from mlgraph.program.display import Shown
 from mlgraph.program.late import late
 
@@ -187,3 +188,14 @@ class Program(Shown):
         """Number of scalars in distinct parameters."""
         meta = self.tensors.meta()
         return sum(meta[name].numel() for name in self.tensors.parameters)
+
+
+def require_program(*given: object) -> None:
+    """Raise MlgraphError at what is no program."""
+    for value in given:
+        if isinstance(value, Program):
+            continue
+        kind = type(value).__name__
+        has_one = isinstance(getattr(value, "program", None), Program)
+        instead = "take its .program" if has_one else "capture it first: mlgraph.capture(model, args)"
+        raise MlgraphError(f"what is given is a {kind} and no program; {instead}.")

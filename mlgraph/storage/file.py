@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from mlgraph.errors import FileError, MlgraphError, first_line
 from mlgraph.files import OnProgress, atomic_write, file_errors, require_space
+from mlgraph.program import require_program
 from mlgraph.storage.container import (
     Header,
     make_header,
@@ -50,6 +51,7 @@ def save(program: Program, path: str | os.PathLike[str], *, progress: OnProgress
     meta device are kept as shapes. ``progress(done, total)`` counts bytes. Raises ``FileError`` where the
     file cannot be written or a part of the program has no form in a file.
     """
+    require_program(program)
     source = program.tensors.source
     shapes = {name: known for name, known in source.shapes.items() if name not in source.absent}
     try:

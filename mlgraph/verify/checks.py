@@ -20,6 +20,7 @@ from mlgraph.errors import MlgraphError
 from mlgraph.graph.compare import relative_error
 from mlgraph.graph.example_call import example_call, example_leaves
 from mlgraph.graph.interpret import Interpretation, evaluate
+from mlgraph.program import require_program
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import plan_up
 from mlgraph.rewrite.refine import apply_up
@@ -107,6 +108,7 @@ def verify(
     Raises:
         MlgraphError: a check is not known.
     """
+    require_program(program)
     wanted = list(checks)
     for name in wanted:
         if name not in CHECKS:

@@ -11,12 +11,12 @@ from torch import fx
 
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.dataflow import Dataflow
-from mlgraph.graph.propagate import propagate
+from mlgraph.graph.propagate import PropagationError, propagate
 from mlgraph.rewrite.depth.block_lists import BlockPlace, Collections, Instance, cones, relayout_output
 from mlgraph.rewrite.depth.block_names import Labels, OldTensor, relabel, relabel_tensors
 
 if TYPE_CHECKING:
-    from mlgraph.program import Program
+    from mlgraph.program import Program, Signature, Tensors
     from mlgraph.program.block_table import Chain
 
 
@@ -38,7 +38,8 @@ def restack(program: Program, layout: Mapping[str, tuple[int, ...]], shapes: boo
     Without ``shapes`` nodes keep those of their old ones, and nothing is run to know them.
 
     Raises:
-        MlgraphError: a chain or block isn't there, or something outside reads the inner values of a
+        MlgraphError: a chain or block isn't there, something takes the results of so many blocks alone, or
+            something outside reads the inner values of a
             block that is dropped or multiplied.
     """
     chains = tuple(program.blocks)
@@ -54,9 +55,18 @@ def restack(program: Program, layout: Mapping[str, tuple[int, ...]], shapes: boo
     tensors = relabel(program, labels, sources)
     graph.lint()
     if shapes:
-        propagate(graph, signature, tensors)
+        _propagated(graph, signature, tensors, " and ".join(layout))
     laid = program.replace(graph=graph, tensors=tensors, signature=signature)
     return Restacked(laid, sources, {node: instance for instance, node in surgery.made.items()})
+
+
+def _propagated(graph: fx.Graph, signature: Signature, tensors: Tensors, changed: str) -> None:
+    try:
+        propagate(graph, signature, tensors)
+    except PropagationError as error:
+        raise MlgraphError(
+            f"the depth of {changed} cannot change: with another number of blocks {error}; freeze {changed}"
+        ) from error
 
 
 def _layout(chain: Chain, layouts: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
