@@ -80,7 +80,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="MODEL",
-        help="Of a state dict: a config.json, timm:NAME,key=value, or FILE.py:CLASS(ARGUMENTS).",
+        help="Of a state dict, or to verify against: a config.json, timm:NAME,key=value, or "
+        "FILE.py:CLASS(ARGUMENTS).",
         show_default=False,
     ),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -23,17 +24,22 @@ def command(
 ) -> None:
     """Check a model's axes by permuting them, and the transfers, growth, gradients and files by their laws.
 
-    Exits with code 1 where a check fails, naming the axis and where the largest error arose.
+    With --model, the model that it came from, the two also run side by side. Exits with code 1 where a check
+    fails, naming the axis and where the largest error arose.
     """
     import mlgraph
     from mlgraph.cli.results import status
     from mlgraph.inspect.text.console import show, show_json
     from mlgraph.inspect.text.verification import verdict, verification
+    from mlgraph.interop.open import holds_weights_alone
+    from mlgraph.interop.state_dict import model_of
     from mlgraph.verify.checks import CHECKS
 
-    program = opening.program(source)
+    # a state dict takes it to be opened, anything else to be compared with
+    program = (opening if holds_weights_alone(source) else replace(opening, model=None)).program(source)
     with status("verifying"):
-        report = mlgraph.verify(program, tuple(checks or CHECKS), seed=seed)
+        model = model_of(program, opening.model) if opening.model is not None else None
+        report = mlgraph.verify(program, tuple(checks or CHECKS), seed=seed, model=model)
     if json:
         show_json(report.to_json())
     else:

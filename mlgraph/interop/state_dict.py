@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from mlgraph.capture.inputs.origin import origin_of
+from mlgraph.capture.submodules import submodule
 from mlgraph.errors import CaptureError, FileError, first_line
 from mlgraph.files import file_errors
 from mlgraph.interop.load import Built, huggingface_random, timm_model
 from mlgraph.storage import open_safetensors
 from mlgraph.storage.kinds import is_safetensors
 from mlgraph.storage.safetensors import INDEX, SINGLE
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _NESTED = ("state_dict", "model_state_dict", "model", "module")
@@ -96,6 +101,10 @@ def model_with(path: Path, state: Mapping[str, torch.Tensor], model: str) -> Bui
     values as arguments; the file is run. Raises ``FileError`` where weights are missing or left over.
     """
     built = _built(model)
+    return Built(_filled(path, built, state, model), built.origin, path.stem, built.notes)
+
+
+def _filled(path: Path, built: Built, state: Mapping[str, torch.Tensor], model: str) -> nn.Module:
     target: nn.Module = built.model
     own = target.state_dict()
     for what, names in (
@@ -108,7 +117,18 @@ def model_with(path: Path, state: Mapping[str, torch.Tensor], model: str) -> Bui
             beside = ", which the model does not have" if what == "has" else ""
             raise FileError(f"{path} {what} {min(names)}{more}{beside}: check that {model} is its model.")
     target.load_state_dict(state)
-    return Built(target, built.origin, path.stem, built.notes)
+    return target
+
+
+def model_of(program: Program, model: str) -> nn.Module:
+    """The model that ``model`` names, or the part of it that was captured, with the weights of a program.
+
+    Raises ``FileError`` where it has other ones.
+    """
+    built = _built(model)
+    if program.submodule is not None:
+        built = dataclasses.replace(built, model=submodule(built.model, program.submodule))
+    return _filled(Path(program.name), built, program.state_dict(), model)
 
 
 def _built(model: str) -> Built:

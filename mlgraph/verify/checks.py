@@ -21,6 +21,7 @@ from mlgraph.graph.compare import relative_error
 from mlgraph.graph.example_call import example_call, example_leaves
 from mlgraph.graph.interpret import Interpretation, evaluate
 from mlgraph.program import require_program
+from mlgraph.rewrite.depth_trials import check_layers
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.plan import plan_up
 from mlgraph.rewrite.refine import apply_up
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from mlgraph.program.axis_table import Axis
     from mlgraph.program.dims import Dims
 
-CHECKS = ("soundness", "inverse", "growth", "gradients", "storage")
+CHECKS = ("soundness", "inverse", "growth", "gradients", "depth", "storage")
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,9 @@ def verify(
     ``soundness``: permuting an axis in all its slots changes nothing (1e-9), one line per family of axes,
     per axis where a family fails. ``inverse``: coalescing what was de-coalesced gives the same bits.
     ``growth``: doubling every axis keeps the function (1e-10). ``gradients``: twins get equal gradients
-    (1e-9). ``storage``: saving and loading changes no bit. Axes that stay, having failed a trial on a
-    miniature, are skipped.
+    (1e-9). ``depth``: on a miniature, blocks that are copied, and averaged in pairs, run as they do one after
+    another. ``storage``: saving and loading changes no bit. Axes and chains that stay, having failed a trial
+    on a miniature, are skipped.
 
     With ``model``, the module that the program was captured from, the two also run side by side on random
     inputs: results, gradients and written buffers must agree, in evaluation and in training.
@@ -125,6 +127,9 @@ def verify(
     if {"inverse", "growth", "gradients"} & set(wanted):
         tell("growing")
         found.extend(_growth(double, leaves, wanted, skipped))
+    if "depth" in wanted:
+        tell("copying blocks")
+        found.extend(_depth(program, skipped))
     if model is not None:
         tell("running the model beside its program")
         found.extend(_beside(program, model, seed))
@@ -139,6 +144,7 @@ def _beside(program: Program, model: torch.nn.Module, seed: int) -> Iterator[Che
     named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     known = program.tensors.keys() - program.tensors.aliases.keys()
     call = Call(*example_call(program, seed))
+    program = program.with_values(program.tensors.replace(_trainable(program)))
     with preserved(model), torch.enable_grad():
         model.train()
         comparison = Comparison(model, {name: tensor for name, tensor in named if name in known})
@@ -148,6 +154,35 @@ def _beside(program: Program, model: torch.nn.Module, seed: int) -> Iterator[Che
             except CannotRun as error:
                 raise MlgraphError(f"the model does not run on its example inputs: {error}.") from error
             yield Check("model", mode, math.inf if found else 0.0, 0.0, str(found[0]) if found else "")
+
+
+def _trainable(program: Program) -> dict[str, torch.Tensor]:
+    """The tensors, of which those are parameters that train; as read from a file none are."""
+    tensors = program.tensors
+    trains = tensors.parameters - tensors.frozen
+    return {
+        name: torch.nn.Parameter(t.detach()) if name in trains and t.is_floating_point() else t
+        for name, t in tensors.items()
+    }
+
+
+def _depth(program: Program, skipped: list[str]) -> Iterator[Check]:
+    for chain in program.blocks:
+        count = len(chain)
+        ways = [
+            (Grouping.adjacent(2 * count, 2), "copy"),
+            (Grouping.even(count, (count + 1) // 2, chain.name), None),
+        ]
+        trials = [check_layers(program, {chain.name: grouping}, mode) for grouping, mode in ways]
+        faults = [reason for trial in trials for reason in trial.faults.values()]
+        unchecked = next((trial.unchecked for trial in trials if trial.unchecked), "")
+        if faults:
+            where = _line(program, faults[0].node)
+            skipped.append(f"depth of {chain.name}, which stays: {faults[0]} ({where})")
+        elif unchecked:
+            skipped.append(f"depth of {chain.name}: {unchecked}")
+        else:
+            yield Check("depth", chain.name, 0.0, 0.0)
 
 
 def _line(program: Program, node: str) -> str:

@@ -242,6 +242,29 @@ def test_verify(cli, models):
     assert {check["check"] for check in told["checks"]} >= {"soundness", "growth"}
 
 
+def test_verify_runs_the_model_beside_what_came_from_it(cli, tmp_path, monkeypatch):
+    (tmp_path / "net.py").write_text(
+        "import torch\n\n\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self, factor=1.0):\n"
+        "        super().__init__()\n"
+        "        self.one, self.factor = torch.nn.Linear(6, 8), factor\n\n"
+        "    def forward(self, x):\n"
+        "        return self.factor * self.one(x)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    net = __import__("net").Net()
+    path = tmp_path / "net.pt"
+    mlgraph.save(mlgraph.capture(net, (torch.randn(3, 6),)), path)
+    only = ("--check", "storage", "--json")
+    told = cli("verify", path, "--model", f"{tmp_path / 'net.py'}:Net", *only).json
+    assert [row["check"] for row in told["checks"]] == ["model", "model", "storage"]
+    assert told["passed"]
+    other = cli("verify", path, "--model", f"{tmp_path / 'net.py'}:Net(2.0)", *only)
+    assert other.code == 1
+    assert "result 0 differs" in other.out
+
+
 def test_verify_fails_with_exit_code_1(cli, bert, monkeypatch):
     from mlgraph.verify.checks import Check, Verification
 

@@ -56,6 +56,7 @@ def test_a_sound_program_passes_every_check() -> None:
         "inverse",
         "growth",
         "gradients",
+        "depth",
         "storage",
     }
 
