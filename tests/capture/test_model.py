@@ -245,6 +245,7 @@ def llama() -> nn.Module:
     return transformers.LlamaForCausalLM(config)
 
 
+@pytest.mark.slow
 def test_a_model_without_bytes_has_the_graph_of_one_with() -> None:
     ids = torch.zeros(2, 7, dtype=torch.long)
     with torch.device("meta"):

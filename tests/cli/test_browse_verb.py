@@ -87,7 +87,7 @@ class Terminal:
         subprocess.run([*self.command, "kill-server"], check=False, capture_output=True)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 @pytest.mark.parametrize(("columns", "rows"), [(80, 24), (140, 40)])
 def test_in_a_real_terminal(tmp_path, columns, rows):

@@ -115,6 +115,7 @@ def test_verbs_of_two_models_give_inputs_to_the_one_that_is_captured(cli, folder
     assert (both.code, "leave --input" in both.err) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_gguf_file_goes_out_and_comes_back(cli, folder: Path, models: Path) -> None:
     pytest.importorskip("gguf")
     result = cli("export", models / "llama.pt", "-o", "llama.gguf")
@@ -129,6 +130,7 @@ def test_a_gguf_file_goes_out_and_comes_back(cli, folder: Path, models: Path) ->
     assert (coarse.code, coarse.err) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_class_that_gguf_has_no_layout_for_is_refused(cli, folder: Path, models: Path) -> None:
     result = cli("export", models / "bert.pt", "-o", "bert.gguf")
     assert result.code == 1

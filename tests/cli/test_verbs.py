@@ -74,6 +74,7 @@ def test_axes_and_groupings_by_name(cli, bert, tmp_path):
     assert shapes[LAYER].shape == (12, 24)
 
 
+@pytest.mark.slow
 def test_the_default_name_says_what_was_done(cli, models, in_empty_folder):
     for source in ("bert.pt", "bert"):
         assert cli("coarsen", models / source, "--depth", 2, "--width", 2).code == 0
@@ -335,6 +336,7 @@ def test_python_m_mlgraph_and_the_time_of_help():
     assert imported.isdisjoint({"torch", "transformers", "numpy", "networkx", "mlgraph.program.program"})
 
 
+@pytest.mark.slow
 def test_weights_are_written_in_another_dtype(cli, models, tmp_path):
     assert (
         cli("coarsen", models / "bert", "--width", 2, "-o", tmp_path / "a", "--dtype", "bfloat16").code == 0
@@ -348,6 +350,7 @@ def test_weights_are_written_in_another_dtype(cli, models, tmp_path):
     assert mlgraph.load(tmp_path / "a.pt").tensors[LAYER].dtype == torch.bfloat16
 
 
+@pytest.mark.slow
 def test_a_timm_model_gives_the_call_that_loads_it(cli, tmp_path):
     import timm
 
@@ -387,6 +390,7 @@ def test_selecting_and_leaving_out(cli, bert, tmp_path):
     assert (refused.code, "averaged and cannot be padded" in refused.err) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_huggingface_directory_of_some_layers(cli, models, tmp_path):
     assert cli("coarsen", models / "bert", "--layers", "1,3", "-o", tmp_path / "small").code == 0
     model, report = transformers.AutoModelForMaskedLM.from_pretrained(

@@ -12,10 +12,10 @@ from torch.utils import _pytree as pytree
 
 import mlgraph
 from tests.captured import captured, tensors_of
+from tests.selection import CORE
 from tests.train.models import points, program
 from tests.zoo import entries
 
-FEW = ("bert",)
 NAMES = [entry.name for entry in entries()]
 
 
@@ -25,7 +25,9 @@ def _on_cuda(value: Any) -> Any:
     return torch.empty(value.shape, dtype=value.dtype, device="cuda")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in NAMES])
+@pytest.mark.parametrize(
+    "name", [n if n in CORE else pytest.param(n, marks=pytest.mark.thorough) for n in NAMES]
+)
 def test_a_forward_pass_stays_on_the_device_of_its_inputs(name: str) -> None:
     """What is made on the host inside the step would meet a CUDA tensor, and fake tensors refuse that."""
     found = captured(name)

@@ -14,13 +14,10 @@ from mlgraph import MlgraphError, capture, emit
 from mlgraph.emit import checkpoint_blocks
 from mlgraph.emit.module import EmittedBlock
 from tests.captured import captured, same_function, worst
+from tests.selection import some
 from tests.zoo import entries
 
-QUICK = ("bert", "gpt2", "llama", "swin", "torch-encoder", "fused-gpt")
-SPINE = [
-    pytest.param(entry.name, marks=() if entry.name in QUICK else pytest.mark.slow)
-    for entry in entries(tag="spine")
-]
+SPINE = some(entry.name for entry in entries(tag="spine"))
 
 
 @pytest.mark.parametrize("name", SPINE)
@@ -168,7 +165,7 @@ def test_batch_norm_without_statistics_does_not_follow_the_mode() -> None:
     torch.testing.assert_close(module(x), Standardized()(x))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "swin"])
+@pytest.mark.parametrize("name", some(["gpt2", "swin"], ["gpt2"]))
 def test_compiles_without_a_graph_break(name: str) -> None:
     case = captured(name)
     module = emit(case.program).eval()
@@ -251,7 +248,7 @@ def test_bfloat16_is_as_close_to_float32_as_the_model_in_bfloat16(name: str) -> 
     }
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("name", some(["gpt2", "llama", "qwen3"]))
 def test_autocast_gives_what_it_gives_on_the_model(name: str) -> None:
     case = captured(name)
     with torch.autocast("cpu", torch.bfloat16):

@@ -95,7 +95,7 @@ def test_losses_are_emitted_as_they_are() -> None:
         torch.testing.assert_close(found, wanted)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("start", range(0, len(NAMES), _TOGETHER))
 def test_ops_are_emitted_as_they_are(start: int) -> None:
     assert not list(_faults(NAMES[start : start + _TOGETHER], 4))

@@ -131,6 +131,7 @@ def test_coarse_llama_there_and_back(tmp_path: Path) -> None:
     assert check_outputs(big, loaded(tmp_path / "big", transformers.LlamaForCausalLM)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_factor_that_follows_the_width_is_folded_and_taken_out_again(tmp_path: Path) -> None:
     program = captured(tiny_t5())
     small = mlgraph.coalesce(program, width=2)
@@ -148,6 +149,7 @@ def test_a_factor_that_follows_the_width_is_folded_and_taken_out_again(tmp_path:
     assert relative_error(before, after) < 1e-5
 
 
+@pytest.mark.slow
 def test_live_model_shares_nothing_and_computes_the_same() -> None:
     small = mlgraph.coalesce(captured(tiny_llama()), width=2)
     model = to_huggingface(small)
@@ -157,6 +159,7 @@ def test_live_model_shares_nothing_and_computes_the_same() -> None:
     assert small.tensors["model.embed_tokens.weight"].abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_growth_without_a_parent(tmp_path: Path) -> None:
     big = mlgraph.decoalesce(captured(tiny_llama()), width=2, depth=2, depth_mode="identity")
     saved = save_huggingface(big, tmp_path / "big")
@@ -165,6 +168,7 @@ def test_growth_without_a_parent(tmp_path: Path) -> None:
     assert open_source(tmp_path / "big").lineage is not None
 
 
+@pytest.mark.slow
 def test_another_dtype(tmp_path: Path) -> None:
     program = captured(tiny_llama(1))
     save_huggingface(program, tmp_path / "half", dtype=torch.bfloat16)
@@ -172,6 +176,7 @@ def test_another_dtype(tmp_path: Path) -> None:
     assert next(model.parameters()).dtype is torch.bfloat16
 
 
+@pytest.mark.slow
 def test_large_directories_are_read_tensor_by_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_llama().save_pretrained(tmp_path / "fine")  # type: ignore[operator]
     monkeypatch.setattr(directory, "LARGE", 1)
@@ -218,6 +223,7 @@ def test_groups_that_no_config_expresses_are_refused_by_name() -> None:
         express(small)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_the_programs_are_refused(tmp_path: Path) -> None:
     save_huggingface(captured(tiny_llama(1)), tmp_path / "a")
     save_huggingface(mlgraph.coalesce(captured(tiny_llama(1)), width=2), tmp_path / "b")
@@ -232,7 +238,7 @@ def test_shard_sizes_that_mean_nothing_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ROUND_TRIPS)
 def test_round_trip(name: str, tmp_path: Path) -> None:
     entry = zoo.get(name)
@@ -243,7 +249,7 @@ def test_round_trip(name: str, tmp_path: Path) -> None:
     assert check_outputs(small, loaded(tmp_path / "small", type(model)), 1e-5) < 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", REFUSED)
 def test_refusal(name: str, tmp_path: Path) -> None:
     entry = zoo.get(name)

@@ -118,6 +118,7 @@ def test_an_opened_model_takes_its_arguments_in_the_order_of_its_own_forward(ber
         mlgraph.emit(program)(ids, torch.ones_like(ids), torch.zeros_like(ids))
 
 
+@pytest.mark.slow
 def test_capture_takes_what_the_command_line_takes(bert_directory):
     for source in (bert_directory, str(bert_directory)):
         program = mlgraph.capture(source)
@@ -132,6 +133,7 @@ def test_capture_refuses_what_is_no_model():
         mlgraph.capture({"weight": torch.zeros(2)})
 
 
+@pytest.mark.slow
 def test_weights_that_the_files_lack_are_named(bert_directory, tmp_path):
     from safetensors.torch import load_file, save_file
 
@@ -144,6 +146,7 @@ def test_weights_that_the_files_lack_are_named(bert_directory, tmp_path):
     assert "weights missing in the files, so left at random: bert.encoder.layer.0.output.dense.bias" in notes
 
 
+@pytest.mark.slow
 def test_a_configuration_gives_random_weights(bert_directory):
     program = open_source(f"hf:{bert_directory / 'config.json'}")
     assert isinstance(program.origin, HuggingFaceOrigin)

@@ -15,6 +15,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 import mlgraph
 from mlgraph.interop.huggingface import save_huggingface
 from mlgraph.interop.open import open_source
+from tests.selection import some
 
 SENTENCES = ["the small cat sat", "a dog ran over the hill", "cat"]
 WORDS = [
@@ -69,7 +70,7 @@ def embedded(folder: Path, program) -> torch.Tensor:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("width", some([1, 2], [1]))
 def test_the_package_embeds_as_the_emitted_module_does(source: Path, tmp_path: Path, width: int) -> None:
     small = mlgraph.coalesce(open_source(source), depth=2, width=width)
     saved = save_huggingface(small, tmp_path / "small")
@@ -81,6 +82,7 @@ def test_the_package_embeds_as_the_emitted_module_does(source: Path, tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_the_dense_layer_sees_what_averaged_features_give(source: Path, tmp_path: Path) -> None:
     """Grown back, the small model feeds copies; the dense layer of the source then gives what the small one's
     gives of the features themselves."""
@@ -96,6 +98,7 @@ def test_the_dense_layer_sees_what_averaged_features_give(source: Path, tmp_path
     torch.testing.assert_close(features @ coarse.T, features[:, list(coarse_of)] @ fine.T)
 
 
+@pytest.mark.slow
 def test_a_module_that_cannot_follow_is_named(source: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -121,6 +124,7 @@ def test_what_else_stands_in_a_directory_is_named(source: Path, tmp_path: Path) 
     assert any(note.startswith("left out of the directory:") and "onnx/" in note for note in saved.notes)
 
 
+@pytest.mark.slow
 def test_the_card_tells_what_was_done_and_keeps_the_licence(source: Path, tmp_path: Path) -> None:
     import shutil
 

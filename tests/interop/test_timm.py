@@ -41,6 +41,7 @@ def test_the_call_beside_the_weights_loads_them(tmp_path: Path) -> None:
     assert check_outputs(small, model.eval()) < 1e-5
 
 
+@pytest.mark.slow
 def test_lists_per_stage(tmp_path: Path) -> None:
     kwargs = {
         "img_size": 32,
@@ -74,7 +75,7 @@ def test_a_program_of_no_timm_model_is_refused() -> None:
         express(program)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name",
     [

@@ -22,6 +22,7 @@ from mlgraph.passes.stack import Stack
 from mlgraph.program import Program
 from mlgraph.verify.twins import symmetry
 from tests import zoo
+from tests.selection import some
 
 
 @cache
@@ -66,7 +67,7 @@ def test_growth_round_trips_as_a_pipeline(grow: Pass) -> None:
     assert list(parse_pipeline(str(grow))) == [grow]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "vit"])
+@pytest.mark.parametrize("name", some(["gpt2", "llama", "t5", "vit"]))
 def test_surplus_indices_are_unseen_by_the_norms_of_pre_norm_models(name: str) -> None:
     model, args, kwargs = zoo.get(name).build("full")
     program = mlgraph.capture(model, args, kwargs)

@@ -11,15 +11,12 @@ import torch
 
 from mlgraph.rewrite.rearrange import rearrange
 from tests import oracles, zoo
+from tests.selection import some
 from tests.zoo_table import checks
 from tests.zoo_table.checks import Subject
 
-# Families that have little in common; the zoo's table and the slow tests have the others.
-CORE = {"bert-mlm", "gemma2", "t5", "swin", "clip"}
-FAMILIES = [
-    pytest.param(entry, marks=() if entry.name in CORE else pytest.mark.slow)
-    for entry in zoo.entries(tag="spine")
-]
+# The zoo's table has them all.
+FAMILIES = some(zoo.entries(tag="spine"), lambda entry: entry.name in ("bert-mlm", "swin"))
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=str)

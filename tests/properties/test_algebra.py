@@ -24,10 +24,11 @@ from mlgraph.program import Program
 from mlgraph.rewrite.rearrange import rearrange
 from tests import captured as known
 from tests import oracles
+from tests.selection import some
 from tests.strategies import THOROUGH, Shape, groupings, transformers
 
 # Capture takes most of the time of an example, so each captured model is put to several groupings.
-EXAMPLES = int(os.environ.get("MLGRAPH_EXAMPLES", "40" if THOROUGH else "5"))
+EXAMPLES = int(os.environ.get("MLGRAPH_EXAMPLES", "40" if THOROUGH else "2"))
 GROUPINGS = 3
 PROPERTY = settings(
     max_examples=EXAMPLES,
@@ -254,21 +255,21 @@ def in_double(program: Program) -> Program:
     return program.replace(tensors=program.tensors.replace(values))
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert-mlm", "t5", "llama"])
+@pytest.mark.parametrize("name", some(["gpt2", "bert-mlm", "t5", "llama"]))
 @pytest.mark.parametrize("factor", [2, 3])
 def test_growing_a_family_in_width_keeps_the_function(name: str, factor: int) -> None:
     program, inputs = family(name)
     assert relative_difference(mlgraph.decoalesce(program, width=factor), program, inputs) <= 1e-10
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert-mlm", "t5", "llama"])
+@pytest.mark.parametrize("name", some(["gpt2", "bert-mlm", "t5", "llama"]))
 def test_regrowing_a_family_in_width_keeps_the_coarse_function(name: str) -> None:
     program, inputs = family(name)
     small = mlgraph.coalesce(program, width=2)
     assert relative_difference(mlgraph.decoalesce(small), small, inputs) <= 1e-10
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert-mlm", "t5", "llama"])
+@pytest.mark.parametrize("name", some(["gpt2", "bert-mlm", "t5", "llama"]))
 def test_growing_a_family_in_depth_by_identity_keeps_the_function(name: str) -> None:
     program, inputs = family(name)
     grown = mlgraph.decoalesce(program, depth=2, depth_mode="identity")

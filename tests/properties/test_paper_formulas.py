@@ -238,7 +238,7 @@ def assert_equal_to(program: Program, expected: dict[str, torch.Tensor]) -> None
     scope="module",
     params=[
         pytest.param((name, head_dim), id=f"{name}-{12 * head_dim}", marks=marks)
-        for head_dim, marks in ((8, ()), (64, (pytest.mark.slow,)))
+        for head_dim, marks in ((8, ()), (64, (pytest.mark.thorough,)))
         for name in FAMILIES
     ],
 )

@@ -36,7 +36,7 @@ def test_what_was_found_is_not_wrong_any_more(recipe: Recipe) -> None:
     examine(recipe)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(4))
 def test_five_hundred_random_modules_are_exact_or_refused(seed: int) -> None:
     counts = survey(500, seed)

@@ -17,7 +17,10 @@ from mlgraph.train import Coarsen, Train, run
 from tests.captured import captured
 from tests.train.models import cross_entropy, points, program
 
-MODELS = ["deit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bert", "gpt2", "t5", "llama"))]
+MODELS = [
+    "deit",
+    *(pytest.param(name, marks=pytest.mark.thorough) for name in ("bert", "gpt2", "t5", "llama")),
+]
 
 
 def amounts(of: Program) -> dict[str, float]:

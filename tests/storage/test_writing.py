@@ -96,7 +96,7 @@ for number in range(10**9):
 """
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.thorough)])
 def test_kills_at_random_moments_leave_a_whole_file(tmp_path: Path, rounds: int) -> None:
     path = tmp_path / "model.pt"
     generator = random.Random(rounds)
@@ -134,7 +134,9 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
-@pytest.mark.parametrize(("mode", "share"), [("keep", 1.5), ("drop", 0.7)])
+@pytest.mark.parametrize(
+    ("mode", "share"), [pytest.param("keep", 1.5, marks=pytest.mark.slow), ("drop", 0.7)]
+)
 def test_loading_takes_no_more_memory_than_the_file(tmp_path: Path, mode: str, share: float) -> None:
     """A file of 40 MB, every tensor read: kept, its size; given back, little more than two of five."""
     path = tmp_path / "model.pt"

@@ -66,6 +66,7 @@ def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     return json.loads(captured.out)
 
 
+@pytest.mark.slow
 def test_torchrun_starts_the_same_command(work: Path) -> None:
     together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     found = []
@@ -85,7 +86,7 @@ def test_torchrun_starts_the_same_command(work: Path) -> None:
     assert json.loads((work / "runs/2/run.json").read_text())["run"]["processes"] == 2
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")
 def test_a_configured_cycle_trains_resumes_and_reports(
     work: Path, capsys: pytest.CaptureFixture[str]
@@ -150,7 +151,7 @@ def test_every_field_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"model", "out", "data.task", "recipe.kind", "run.schedule.kind"} <= names
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")
 def test_the_demo_ends_in_figures_of_both_runs(capsys: pytest.CaptureFixture[str]) -> None:
     found = _json(capsys, "demo", "--steps", "20")
@@ -191,6 +192,7 @@ def test_a_trunk_is_given_the_head_that_the_task_needs(
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_a_class_that_is_named_is_taken(work: Path) -> None:
     BertModel(BertConfig(**TRUNK)).save_pretrained("trunk")
     program = open_source("trunk", model_class="BertLMHeadModel")

@@ -34,6 +34,7 @@ def test_files_that_are_there_stay(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_a_first_run_trains_as_it_stands(tmp_path, capsys, monkeypatch):
     """One task here, for fewer steps; the others differ in data, which tests of tasks cover."""
     monkeypatch.chdir(tmp_path)

@@ -74,7 +74,7 @@ def test_a_block_shows_its_attention_sums_and_parameters(shape):
     check_blocks(shape, program)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @given(transformers())
 def test_any_block_shows_its_attention_sums_and_parameters(shape):
     program = capture(shape)

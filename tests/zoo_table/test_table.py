@@ -14,7 +14,7 @@ from tests.zoo_table.checks import COLUMNS, NO, REFUSED, YES, Row, check
 BASELINE = table.read_baseline()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(BASELINE))
 def test_a_model_does_not_get_worse(name: str) -> None:
     row = check(zoo.get(name))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from mlgraph import capture
 from mlgraph.graph.interpret import run
 from mlgraph.program import Program
+from tests.strategies import THOROUGH
 
 aten = torch.ops.aten
 Mask = Callable[[torch.Tensor], torch.Tensor]
@@ -159,7 +160,7 @@ _LEAVES = st.sampled_from([
 ])  # fmt: skip
 
 
-@settings(max_examples=25)
+@settings(max_examples=200 if THOROUGH else 8)
 @given(
     first=_LEAVES,
     second=_LEAVES,

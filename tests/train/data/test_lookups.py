@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,10 +17,18 @@ from mlgraph.train.data.lookups import check_lookups
 SIZES = {"vocab_size": 30, "n_positions": 12, "n_embd": 8, "n_layer": 2, "n_head": 2, "use_cache": False}
 
 
-def gpt() -> mlgraph.Program:
+@cache
+def _captured() -> mlgraph.Program:
     ids = torch.arange(2 * 7).reshape(2, 7)
     config = transformers.GPT2Config(**SIZES, bos_token_id=0, eos_token_id=0)
     return mlgraph.capture(transformers.GPT2LMHeadModel(config), kwargs={"input_ids": ids, "labels": ids})
+
+
+def gpt() -> mlgraph.Program:
+    """The captured model with parameters of its own."""
+    program = _captured()
+    own = {name: nn.Parameter(tensor.detach().clone()) for name, tensor in program.tensors.items()}
+    return program.with_values(program.tensors.replace(own))
 
 
 def _batch(length: int = 7, **changes: tuple[int, int]) -> dict[str, torch.Tensor]:

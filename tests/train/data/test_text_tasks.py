@@ -102,6 +102,7 @@ def t5(folder: Path, vocabulary: int) -> str:
     return f"hf:{folder / 't5.json'}"
 
 
+@pytest.mark.slow
 def test_a_t5_learns_from_spans_and_from_pairs(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("".join(f"{n} bottles on wall {n * n % 97}\n" for n in range(900)))
     rows = [{"text": f"count {n}", "target": f"{n} and {n + 1}"} for n in range(40)]

@@ -32,6 +32,7 @@ from mlgraph.train.engine.carry import counterparts, new_parameters, only_first_
 from mlgraph.train.engine.levels import Level, change_level, mix_state
 from mlgraph.train.engine.optimizer_state import write_state
 from mlgraph.train.optimizer import OptimizerState
+from tests.selection import some
 from tests.train.models import cross_entropy, points, program
 
 
@@ -108,7 +109,7 @@ def test_the_same_holds_for_growth_by_uneven_shares(seed: int) -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("mode", ["carry", "asymmetric"])
+@pytest.mark.parametrize("mode", some(["carry", "asymmetric"], ["carry"]))
 def test_a_cycle_trains_whatever_the_way(options: dict[str, Any], mode: str) -> None:
     phases = vcycle(20, init_steps=6, coarse_steps=10, **options)
     chosen: dict[str, Any] = {"optimizer": Optimizer(lr=1e-2), "optimizer_state": mode, "log_every": 1}
@@ -233,7 +234,7 @@ def test_interpolating_puts_the_mix_into_the_users_tensors(alpha: float) -> None
         torch.testing.assert_close(tensor.detach(), expected)
 
 
-@pytest.mark.parametrize("kind", ["adamw", "sgd"])
+@pytest.mark.parametrize("kind", some(["adamw", "sgd"], ["adamw"]))
 def test_a_cycle_trains_with_all_of_the_detail(kind: str) -> None:
     phases = vcycle(30, init_steps=6, coarse_steps=10, alpha=1.0, detail=1.0)
     assert phases[4] == Interpolate(alpha=1.0, detail=1.0)
@@ -271,8 +272,8 @@ def test_refining_without_mixing_is_interpolating_fully() -> None:
     assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
 
 
-@pytest.mark.parametrize("kind", ["adamw", "sgd"])
-@pytest.mark.parametrize("mode", ["reset", "carry", "asymmetric"])
+@pytest.mark.parametrize("kind", some(["adamw", "sgd"], ["adamw"]))
+@pytest.mark.parametrize("mode", some(["reset", "carry", "asymmetric"], ["carry"]))
 def test_a_cycle_trains_in_every_mode(kind: str, mode: str) -> None:
     options: dict[str, Any] = {"schedule": Schedule(rewarm=3, rewarm_new=True), "optimizer_state": mode}
     phases = vcycle(30, init_steps=6, coarse_steps=10)
@@ -305,7 +306,9 @@ def test_a_pass_that_goes_back_is_no_apply() -> None:
         change_level(Level(coarse), [Apply("decoalesce")], 0, "carry", _aside)
 
 
-@pytest.mark.parametrize("name", sorted(PASSES.keys() - {"decoalesce", "interpolate"}))
+@pytest.mark.parametrize(
+    "name", some(sorted(PASSES.keys() - {"decoalesce", "interpolate"}), ("lemon", "stack"))
+)
 def test_every_pass_is_a_phase(name: str) -> None:
     phases = [Train(2), Apply(name), Train(2)]
     result = run(program(depth=2), phases, points(), None, cross_entropy, log_every=1)

@@ -14,7 +14,7 @@ from mlgraph.train import Settings, TrainError
 from mlgraph.train.engine.launched import as_launched
 from mlgraph.train.engine.processes import make_accelerator
 
-slow = pytest.mark.slow
+thorough = pytest.mark.thorough
 
 
 def _free_port() -> int:
@@ -52,7 +52,7 @@ def _accelerate(kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "mode", [pytest.param(mode, marks=slow) for mode in ("carry", "reset", "asymmetric")]
+    "mode", [pytest.param(mode, marks=thorough) for mode in ("carry", "reset", "asymmetric")]
 )
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_two_processes_train_as_one(tmp_path: Path, sharding: str, mode: str) -> None:
@@ -65,7 +65,8 @@ def test_two_processes_train_as_one(tmp_path: Path, sharding: str, mode: str) ->
     assert len(one["losses"]) == 6 + 3 + 3
 
 
-@pytest.mark.parametrize("kind", [pytest.param("ddp", marks=slow), "fsdp"])
+@pytest.mark.parametrize("kind", [pytest.param("ddp", marks=thorough), "fsdp"])
+@pytest.mark.slow
 def test_accelerate_launch_does_too(tmp_path: Path, kind: str) -> None:
     one = _losses(tmp_path / "one.json", [], "ddp", "carry", 2)
     two = _losses(tmp_path / "two.json", _accelerate(kind), "ddp", "carry", 1)
@@ -97,7 +98,7 @@ def test_what_sharding_does_not_do_is_refused(
         make_accelerator(Settings(), None)
 
 
-@slow
+@thorough
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_two_killed_processes_go_on_as_if_nothing_had_happened(tmp_path: Path, sharding: str) -> None:
     whole = _losses(tmp_path / "whole.json", _torchrun(), sharding, "carry", 1, str(tmp_path / "whole"))

@@ -56,7 +56,7 @@ def test_a_killed_run_ends_bit_identical(uninterrupted: Path, tmp_path: Path, ki
     assert _losses(tmp_path / "run") == _losses(uninterrupted / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_twenty_random_kills_change_nothing(uninterrupted: Path, tmp_path: Path) -> None:
     draw = random.Random(0)
     kinds = [Kill("step", draw.randrange(0, 8)) for _ in range(7)]

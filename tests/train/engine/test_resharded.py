@@ -173,7 +173,7 @@ def _equal_after(folder: Path, whole: Path, kill: tuple[str, int, int]) -> bool:
     return died
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("count", [40])
 def test_whichever_process_is_killed_the_run_goes_on(tmp_path: Path, count: int) -> None:
     whole = tmp_path / "whole"

@@ -81,7 +81,7 @@ def _check(found: dict[str, dict[str, Any]], one: dict[str, dict[str, Any]]) -> 
             torch.testing.assert_close(tensor, one[case]["weights"][name], rtol=1e-3, atol=1e-4, msg=case)
 
 
-@pytest.mark.parametrize("cases", [["fsdp"], pytest.param(list(CASES), marks=pytest.mark.slow)], ids=len)
+@pytest.mark.parametrize("cases", [["fsdp"], pytest.param(list(CASES), marks=pytest.mark.thorough)], ids=len)
 def test_four_processes_train_as_one(cases: list[str]) -> None:
     one = trained(cases)
     for found in Processes(4, trained, cases).results(900):

@@ -79,6 +79,7 @@ def test_a_study_is_run_once(tmp_path):
     assert all(math.isfinite(outcome.loss) for outcome in first.outcomes.values())
 
 
+@pytest.mark.slow
 def test_runs_of_one_seed_begin_at_the_same_weights(tmp_path):
     """A program that is opened once and given out again is as untrained as the first time."""
     study = made(tmp_path)
@@ -103,6 +104,7 @@ def test_another_study_in_the_folder_is_refused(tmp_path):
         StudyFolder.of(made(tmp_path, more={"tune": {"run.optimizer.lr": [1.0]}}))
 
 
+@pytest.mark.slow
 def test_a_diverging_setting_is_written_down_and_the_study_goes_on(tmp_path):
     study = made(tmp_path, wild={"set": {"run.clip": 1e30, "run.optimizer.lr": 1e30}})
     outcomes = sweep(study, opened).outcomes
@@ -110,7 +112,7 @@ def test_a_diverging_setting_is_written_down_and_the_study_goes_on(tmp_path):
     assert set(wild) == {math.inf}
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_killed_at_random_it_ends_in_the_same_table(tmp_path):
     study = made(tmp_path)
     expected = sweep(study, opened).outcomes
