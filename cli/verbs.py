@@ -44,6 +44,7 @@ VERBS = (
     Verb("view", _LOOK, "Draw a model as a block diagram, in an HTML page or an SVG."),
     Verb("diff", _LOOK, "Compare two models."),
     Verb("verify", _LOOK, "Check the inferred axes by permuting them."),
+    Verb("plan", _TRAIN, "Tell what a budget of FLOPs pays for, and what recipes could save of it."),
     Verb("train", _TRAIN, "Train a model by a phase program, as a TOML file says."),
     Verb("sweep", _TRAIN, "Tune recipes and a baseline alike, and compare what they cost."),
     Verb("report", _TRAIN, "Compare training runs in one HTML page."),

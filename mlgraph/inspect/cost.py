@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlgraph.errors import MlgraphError
 from mlgraph.inspect.summary import summarize
 
 if TYPE_CHECKING:
-    from mlgraph.program import Input, Program
+    from mlgraph.program import Program
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,10 @@ def cost(program: Program, batch: int | None = None, sequence: int | None = None
     """
     from mlgraph.graph.activations import activations
     from mlgraph.graph.flops import flops_at, forward_by_node
+    from mlgraph.graph.input_sizes import shapes_at
     from mlgraph.graph.propagate import at_sizes
 
-    inputs = program.signature.inputs
-    shapes = [_shape(leaf, {"batch": batch, "sequence": sequence}) for leaf in inputs]
-    for name, size in (("batch", batch), ("sequence", sequence)):
-        if size is not None and not any(_varies(symbol, name) for leaf in inputs for symbol in leaf.symbols):
-            raise MlgraphError(f"{program.name} has no {name} size that varies: leave --{name} out.")
-    _check(program, shapes)
+    inputs, shapes = program.signature.inputs, shapes_at(program, batch, sequence)
     graph = at_sizes(program, shapes)
     resized = tuple(replace(leaf, shape=shape) for leaf, shape in zip(inputs, shapes, strict=True))
     sized = program.with_values(program.tensors, graph, replace(program.signature, inputs=resized))
@@ -77,25 +72,3 @@ def cost(program: Program, batch: int | None = None, sequence: int | None = None
         summarize(program).bytes,
         (*parts, PartCost("outside of blocks", 1, *rest)),
     )
-
-
-def _varies(symbol: str | None, name: str) -> bool:
-    return symbol is not None and (symbol == name or symbol.endswith(f"_{name}"))
-
-
-def _shape(leaf: Input, wanted: dict[str, int | None]) -> tuple[int, ...]:
-    symbols = leaf.symbols or (None,) * len(leaf.shape)
-    found = []
-    for symbol, size in zip(symbols, leaf.shape, strict=True):
-        asked = next((w for name, w in wanted.items() if w is not None and _varies(symbol, name)), None)
-        found.append(size if asked is None else asked)
-    return tuple(found)
-
-
-def _check(program: Program, shapes: list[tuple[int, ...]]) -> None:
-    for leaf, shape in zip(program.signature.inputs, shapes, strict=True):
-        for symbol, size in zip(leaf.symbols, shape, strict=False):
-            low, high = program.signature.ranges.get(str(symbol), (0, None))
-            if symbol is not None and (size < low or (high is not None and size > high)):
-                most = "" if high is None else f" and at most {high}"
-                raise MlgraphError(f"{leaf.name} takes {symbol} of at least {low}{most}, not {size}.")

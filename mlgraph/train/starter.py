@@ -117,6 +117,17 @@ def write_starter(task: str, config: Path) -> list[Path]:
     return list(files)
 
 
+def write_configuration(chosen: Mapping[str, Any], path: Path) -> None:
+    """Write a configuration in which these fields are chosen and all others explained.
+
+    Raises:
+        TrainError: there is a file already.
+    """
+    if path.exists():
+        raise TrainError(f"{path} is there already: move it, or name another file.")
+    write_text(path, _toml(chosen))
+
+
 def _toml(chosen: Mapping[str, Any]) -> str:
     """Every field with its help above it: those that are chosen with their values, others commented out."""
     lines = ["# A run of mlgraph train. Fields that are commented out stand at their defaults."]

@@ -406,3 +406,13 @@ def test_a_huggingface_directory_of_some_layers(cli, models, tmp_path):
             else name.replace("layer.1.", "layer.3.")
         )
         assert torch.equal(tensor, fine[before]), name
+
+
+def test_plan(cli, models, tmp_path):
+    found = cli("plan", models / "llama.pt", "--budget", "1e12", "--batch", 8, "-o", tmp_path / "run.toml")
+    assert found.code == 0
+    assert "vcycle  depth" in found.out
+    assert max(map(len, found.out.splitlines())) <= 80
+    assert (tmp_path / "run.toml").exists()
+    assert cli("plan", models / "llama.pt", "--budget", "1e12", "--json").json["ceilings"]
+    assert cli("plan", models / "llama.pt", "--budget", "5").code == 1
