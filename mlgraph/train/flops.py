@@ -12,6 +12,12 @@ from mlgraph.program import Program
 from mlgraph.train.data.batches import Binder
 
 
+def step_flops(program: Program, inputs: Any, teacher: Program | None = None) -> int:
+    """Operations of a training step of ``program``, with the forward pass of a teacher where it has one."""
+    own = count_flops(program, inputs).training
+    return own if teacher is None else own + count_flops(teacher, inputs).forward
+
+
 def count_flops(program: Program, inputs: Any = None) -> Flops:
     """Operations of ``program`` on a batch of ``inputs``, by default of the sizes it was captured with.
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from mlgraph.passes.options import option
-from mlgraph.train.engine.rates import Rate
 from mlgraph.train.errors import TrainError
+from mlgraph.train.schedule import Rate
 
 if TYPE_CHECKING:
     import torch

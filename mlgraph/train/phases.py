@@ -21,6 +21,7 @@ from mlgraph.passes.base import Pass
 from mlgraph.passes.options import default_of, inline, option, required, table_of
 from mlgraph.passes.pipeline import Pipeline, parse_pipeline
 from mlgraph.train.errors import TrainError
+from mlgraph.train.optimizer import Optimizer
 from mlgraph.train.schedule import Schedule
 from mlgraph.train.tables import build
 
@@ -38,7 +39,10 @@ class Train:
     level made new. ``batch`` and ``sequence`` take less of every batch of the data: its first samples, and
     the first tokens of each; ``accumulate`` is the run's option for this phase. ``freeze`` names what is left
     untrained: axes, chains, modules, or globs of parameter names; its part of the backward pass counts no
-    FLOPs.
+    FLOPs. With ``average`` the phase ends with the mean of the weights at so many of its last checkpoints,
+    its end among them (as LAWA, Kaddour, arXiv 2209.14981). ``distill`` is the share in the loss of what the
+    program set aside last predicts; its forward pass counts. With an ``optimizer`` of another kind than the
+    phase before had, optimizer state begins anew.
     """
 
     steps: int = required("optimizer steps")
@@ -49,6 +53,9 @@ class Train:
     sequence: int | None = option(None, "tokens taken of every sample; nothing: all", least=1)
     accumulate: int | None = option(None, "batches per optimizer step; nothing: the run's", least=1)
     freeze: tuple[str, ...] = option((), "what is not trained: axes, chains, modules, globs of names")
+    optimizer: Optimizer | None = option(None, "an optimizer of its own; nothing: the run's")
+    average: int | None = option(None, "last checkpoints of which it ends with the mean", least=1)
+    distill: float = option(0.0, "share of the finer level's predictions in the loss", least=0, most=1)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", whole_steps(self.steps))
@@ -57,7 +64,9 @@ class Train:
                 raise TrainError(f"Train({name}={value}): give a finite learning rate that is not negative.")
         if self.schedule is not None and not isinstance(self.schedule, Schedule):
             raise TrainError(f"Train(schedule={self.schedule!r}): give a mlgraph.train.Schedule.")
-        for name in ("batch", "sequence", "accumulate"):
+        if not 0.0 <= self.distill <= 1.0:
+            raise TrainError(f"Train(distill={self.distill}): give a share of 0 to 1.")
+        for name in ("batch", "sequence", "accumulate", "average"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise TrainError(f"Train({name}={value}): give a whole number of at least 1.")
@@ -230,6 +239,8 @@ def check_phases(phases: Sequence[Phase], has_parent: bool = False) -> None:
                 f"{where} has nothing to mix: put it right after a refine that undoes a coarsen."
             )
         refined = False
+        if isinstance(phase, Train) and phase.distill and not any(aside):
+            raise TrainError(f"{where} has no finer level to learn from: distill after a coarsen.")
         if isinstance(phase, Coarsen):
             aside.append(True)
         elif isinstance(phase, Refine) and not phase.operator.grows:

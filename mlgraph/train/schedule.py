@@ -73,3 +73,11 @@ def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         hint = suggestion(value, choices, "choose one of {}.")
         raise TrainError(f"The {what} {value!r} is unknown: {hint}")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The learning rate of one step, for parameters that were there before and for new ones."""
+
+    old: float
+    new: float

@@ -25,7 +25,7 @@ from mlgraph.program import Program
 from mlgraph.train import Optimizer, Schedule, plain, run, vcycle
 from mlgraph.train.engine.engine import Engine
 from mlgraph.train.engine.processes import make_accelerator
-from mlgraph.train.engine.rates import Rate
+from mlgraph.train.schedule import Rate
 from mlgraph.train.settings import Settings
 
 

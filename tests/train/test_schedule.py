@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlgraph.train import Coarsen, Interpolate, Refine, Schedule, Train, TrainError, vcycle
-from mlgraph.train.engine.rates import LearningRates, Rate
+from mlgraph.train.engine.rates import LearningRates
+from mlgraph.train.schedule import Rate
 
 KINDS = st.sampled_from(["cosine", "wsd", "linear", "constant"])
 

@@ -15,9 +15,11 @@ import torch
 from mlgraph.program import Program
 from mlgraph.train.data.batches import Loss, Metric, count_tokens, cut
 from mlgraph.train.data.stream import RandomState, Stream, seed_all
+from mlgraph.train.engine.averaging import averaged_steps
 from mlgraph.train.engine.checkpoint import RunDirectory
 from mlgraph.train.engine.freezing import frozen_names, with_frozen
 from mlgraph.train.engine.levels import Level, change_level
+from mlgraph.train.engine.phase_settings import begins_anew, settings_of
 from mlgraph.train.engine.processes import Interruption, shards, wait_at_most
 from mlgraph.train.engine.progress import Progress
 from mlgraph.train.engine.rates import LearningRates
@@ -25,7 +27,7 @@ from mlgraph.train.engine.saving import Resumed, Saver
 from mlgraph.train.engine.sharding import Gathered, is_sharded_program, make_layout, sharded, shell
 from mlgraph.train.engine.worker import Worker
 from mlgraph.train.errors import DivergedError, TrainError
-from mlgraph.train.flops import count_flops
+from mlgraph.train.flops import step_flops
 from mlgraph.train.optimizer import States
 from mlgraph.train.phases import Interpolate, Phase, Train, kind_of, levels_of
 from mlgraph.train.results.metrics import Clock, Metrics, Record, peak_memory
@@ -44,6 +46,11 @@ def _check_sharded(phases: Sequence[Phase], settings: Settings, accelerator: Any
     if settings.fsdp_policy and accelerator.mixed_precision != "bf16":
         raise TrainError("fsdp_policy gathers parameters in bf16: set mixed_precision = 'bf16' too.")
     for number, phase in enumerate(phases):
+        if isinstance(phase, Train) and phase.distill:
+            raise TrainError(
+                f"Phase {number} (train) distills from a program that fsdp keeps in parts on the host: leave "
+                "distill out, or train without fsdp."
+            )
         if isinstance(phase, Interpolate) and phase.operator.align:
             raise TrainError(
                 f"Phase {number} (interpolate) aligns neurons by whole weights, which no process has under "
@@ -158,7 +165,7 @@ class Engine:
         return Result(program, self.metrics.history)
 
     def _train(self, phase: Train, progress: Progress, interruption: Interruption) -> None:
-        worker = self._ready()
+        worker = self._ready(phase)
         settings, at = self.settings, self.at
         window, self._window = self._window, []
         on_cpu = self.accelerator.device.type == "cpu"
@@ -166,13 +173,16 @@ class Engine:
         frozen = frozen_names(self.level.program, phase.freeze) if phase.freeze else frozenset[str]()
         worker.freeze(frozen)
         metered, self._flops = with_frozen(self.level.program, frozen), {}
+        teacher = self.level.aside[-1].program if phase.distill else None
+        worker.teach(teacher, phase.distill)
+        averaged = averaged_steps(phase, settings.checkpoint_every)
         count = self._batches(phase)
         self.clock.start()
         while at.phase_step < phase.steps:
             if interruption.agreed(self.accelerator, at.step, settings.log_every):
                 self._stop(window, interruption.code)
             batches = [self._next(phase) for _ in range(count)]
-            self._meter(worker, metered, batches)
+            self._meter(worker, metered, batches, teacher)
             rate = self.rates.at(at.phase, at.phase_step)
             window.append(worker.step(batches, rate))
             if first_step:
@@ -181,6 +191,10 @@ class Engine:
                 first_step = False
             at.step, at.phase_step = at.step + 1, at.phase_step + 1
             ends = at.phase_step == phase.steps
+            if at.phase_step in averaged:
+                worker.average(1 + averaged.index(at.phase_step))
+            if ends and averaged:
+                worker.take_average()
             if on_cpu:
                 self._check_finite(window[-1:])
             if ends or at.step % settings.log_every == 0:
@@ -193,6 +207,7 @@ class Engine:
                 self._checkpoint(window, last=False)
                 last_saved = at.step
         worker.freeze(())
+        worker.teach(None, 0.0)
         at.phase, at.phase_step = at.phase + 1, 0
         self._checkpoint()
         self.clock.stop()
@@ -212,10 +227,15 @@ class Engine:
             )
         return count
 
-    def _ready(self) -> Worker:
-        """The worker of the current level, made on first use."""
+    def _ready(self, phase: Train) -> Worker:
+        """The worker of the current level, made on first use and for another optimizer."""
+        settings = settings_of(phase, self.settings)
+        if self.worker is not None and settings.optimizer != self.worker.optimizer:
+            self.level, self._optimizer = self._leave()
         if self.worker is None:
-            settings, before = self.settings, RandomState.now()
+            before = RandomState.now()
+            if self.at.phase_step == 0 and begins_anew(self.phases, self.at.phase, self.settings):
+                self._optimizer = {}
             wait_at_most(None, self.layout)
             self._shard()
             self.worker = Worker(
@@ -234,11 +254,13 @@ class Engine:
             self._optimizer = {}
         return self.worker
 
-    def _meter(self, worker: Worker, program: Program, batches: Sequence[Any]) -> None:
+    def _meter(
+        self, worker: Worker, program: Program, batches: Sequence[Any], teacher: Program | None
+    ) -> None:
         for batch in batches:
             key = worker.binder.check(batch, "A training batch")
             if key not in self._flops:
-                self._flops[key] = (count_flops(program, batch).training, count_tokens(batch))
+                self._flops[key] = (step_flops(program, batch, teacher), count_tokens(batch))
             flops, tokens = self._flops[key]
             self.at.flops += flops * self.accelerator.num_processes
             self.at.tokens += tokens * self.accelerator.num_processes

@@ -13,9 +13,10 @@ from mlgraph.graph.activations import activations
 from mlgraph.graph.propagate import at_sizes
 from mlgraph.train.data.batches import Binder, count_tokens, cut
 from mlgraph.train.engine.freezing import frozen_names, with_frozen
+from mlgraph.train.engine.phase_settings import settings_of
 from mlgraph.train.engine.rehearsal import rehearse
 from mlgraph.train.errors import TrainError
-from mlgraph.train.flops import count_flops
+from mlgraph.train.flops import step_flops
 from mlgraph.train.phases import Phase, Train, levels_of
 
 if TYPE_CHECKING:
@@ -127,7 +128,6 @@ def forecast(
         TrainError: a phase cannot be done, or processes and copies do not go together.
     """
     shards = _shards(settings, processes)
-    ratio = state_ratio(settings.optimizer)
     stages, levels = rehearse(program, phases), levels_of(phases)
     found = []
     for number, (phase, stage) in enumerate(zip(phases, stages, strict=True)):
@@ -137,6 +137,7 @@ def forecast(
         frozen = frozen_names(stage.program, phase.freeze) if phase.freeze else frozenset[str]()
         trained = with_frozen(stage.program, frozen)
         times = phase.steps * (phase.accumulate or settings.accumulate) * processes
+        ratio = state_ratio(settings_of(phase, settings).optimizer)
         sizes = _Sizes.of(trained, ratio)
         aside = sum(_Sizes.of(above, ratio).weights for above in stage.aside)
         memory = _memory(sizes, aside, _activations(trained, own, settings.recompute), shards, settings)
@@ -150,13 +151,14 @@ def forecast(
                 stage.program.num_parameters(),
                 phase.steps,
                 times * count_tokens(own),
-                times * count_flops(trained, own).training,
+                times * step_flops(trained, own, stage.aside[-1] if phase.distill else None),
                 memory,
                 sizes.weights + sizes.optimizer,
             )
         )
     if not found:
         raise TrainError("No phase trains: there is nothing to forecast.")
+    ratio = state_ratio(settings.optimizer)
     kept = settings.keep * max(phase.checkpoint for phase in found)
     set_aside = max((stage.aside for stage in stages), key=len)
     kept += sum(s.weights + s.optimizer for s in (_Sizes.of(above, ratio) for above in set_aside))

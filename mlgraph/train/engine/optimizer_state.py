@@ -44,6 +44,20 @@ def read_state(
     return state
 
 
+def without(state: States, key: str) -> tuple[States, dict[str, torch.Tensor]]:
+    """The state without a key that is no optimizer's, and the values that stood there."""
+    taken = {name: entries[key] for name, entries in state.items() if key in entries}
+    if not taken:
+        return state, {}
+    rest = {name: {k: v for k, v in entries.items() if k != key} for name, entries in state.items()}
+    return {name: entries for name, entries in rest.items() if entries}, taken
+
+
+def placed(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """A value of a parameter's shape where and as the parameter lies."""
+    return _placed(value, parameter, False)
+
+
 def write_state(
     optimizer: torch.optim.Optimizer,
     named: Iterable[tuple[str, torch.nn.Parameter]],

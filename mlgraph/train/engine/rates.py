@@ -6,15 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlgraph.train.phases import Phase, Train, levels_of
-from mlgraph.train.schedule import Schedule
-
-
-@dataclass(frozen=True)
-class Rate:
-    """The learning rate of one step, for parameters that were there before and for new ones."""
-
-    old: float
-    new: float
+from mlgraph.train.schedule import Rate, Schedule
 
 
 class LearningRates:
@@ -37,7 +29,8 @@ class LearningRates:
                 continue
             own = schedule if phase.schedule is None else phase.schedule
             key = _span_key(schedule, number, levels[number], phase)
-            peak = lr if phase.lr is None else phase.lr
+            peak = lr if phase.optimizer is None else phase.optimizer.lr
+            peak = peak if phase.lr is None else phase.lr
             new = 1.0 if phase.lr_new is None else phase.lr_new / peak if peak else 0.0
             self._spans[number] = _Span(key, totals.get(key, 0), own, peak, changed, new)
             totals[key] = totals.get(key, 0) + phase.steps

@@ -12,6 +12,7 @@ from torch import nn
 from mlgraph.program import Program
 from mlgraph.train.config import known_defaults
 from mlgraph.train.data.batches import Binder, Loss, Metric, call_of, check_call, peek
+from mlgraph.train.engine.averaging import check_averages
 from mlgraph.train.engine.checkpoint import RunDirectory
 from mlgraph.train.engine.engine import Engine, Result
 from mlgraph.train.engine.launched import as_launched
@@ -65,6 +66,7 @@ def run(
     if chosen.recompute and not model.blocks:
         raise TrainError("recompute goes block by block, and the model has no chain of blocks: leave it out.")
     rehearse(model, phases)
+    check_averages(phases, chosen.checkpoint_every)
     spare = loss is not None
     Binder(model, spare).check(first, "The first training batch")
     if eval_data is not None:

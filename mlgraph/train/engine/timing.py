@@ -13,9 +13,10 @@ import torch
 from mlgraph.train.engine.forecast import taken
 from mlgraph.train.engine.freezing import frozen_names
 from mlgraph.train.engine.levels import Level, change_level
-from mlgraph.train.engine.rates import Rate
+from mlgraph.train.engine.phase_settings import settings_of
 from mlgraph.train.engine.worker import Worker
 from mlgraph.train.phases import Phase, Train, levels_of
+from mlgraph.train.schedule import Rate
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -51,9 +52,14 @@ def step_seconds(
         level = change_level(level, changes, number - len(changes), "reset", _forgotten).level
         changes = []
         count = phase.accumulate or settings.accumulate
-        key = (level.architecture, levels[number], phase.batch, phase.sequence, count, phase.freeze)
+        own = settings_of(phase, settings)
+        key = (
+            (level.architecture, levels[number], phase.batch, phase.sequence, count),
+            (phase.freeze, own.optimizer, phase.distill),
+        )
         if key not in known:
-            worker = Worker(accelerator, level.program, settings, loss=loss)
+            worker = Worker(accelerator, level.program, own, loss=loss)
+            worker.teach(level.aside[-1].program if phase.distill else None, phase.distill)
             worker.freeze(frozen_names(level.program, phase.freeze) if phase.freeze else ())
             known[key] = _median(worker, [taken(phase, batch)] * count, accelerator.device)
             worker.close()

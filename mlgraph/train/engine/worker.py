@@ -10,12 +10,15 @@ import torch
 from torch import nn
 
 from mlgraph.program import Program
+from mlgraph.rewrite.sharded import is_sharded
 from mlgraph.train.data.batches import Binder, Loss, Metric, own_loss
-from mlgraph.train.engine.optimizer_state import read_state, write_state
-from mlgraph.train.engine.rates import Rate
+from mlgraph.train.engine.averaging import AVERAGE
+from mlgraph.train.engine.distillation import divergence
+from mlgraph.train.engine.optimizer_state import placed, read_state, without, write_state
 from mlgraph.train.engine.sharding import fill, shard_module, sharded_names, shell
 from mlgraph.train.errors import TrainError
 from mlgraph.train.optimizer import OptimizerFactory, OptimizerState, parameter_groups, set_rate
+from mlgraph.train.schedule import Rate
 
 if TYPE_CHECKING:
     from mlgraph.rewrite.sharded import Layout
@@ -58,16 +61,16 @@ class Worker:
         if settings.recompute:
             recompute(module)
         self._sharded = layout is not None
-        optimizer: OptimizerFactory = settings.optimizer
+        self.optimizer: OptimizerFactory = settings.optimizer
         if layout is not None:
             self._module = module
             self._shard(module, program, layout, settings)
             groups = parameter_groups(module.named_parameters(), new, settings.weight_decay)
-            self._optimizer = accelerator.prepare(optimizer(groups))
+            self._optimizer = accelerator.prepare(self.optimizer(groups))
         else:
             if accelerator.ddp_handler is not None:
                 accelerator.ddp_handler.find_unused_parameters = leaves_parameters_out(program, loss)
-            bare = optimizer(parameter_groups(module.named_parameters(), new, settings.weight_decay))
+            bare = self.optimizer(parameter_groups(module.named_parameters(), new, settings.weight_decay))
             self._module, self._optimizer = accelerator.prepare(module, bare)
         self._parameters = list(self._module.parameters())
         self._bare_optimizer: torch.optim.Optimizer = getattr(self._optimizer, "optimizer", self._optimizer)
@@ -79,8 +82,13 @@ class Worker:
         self._clip_norm = (
             nn.utils.clip_grad_norm_ if simple and not self._sharded else accelerator.clip_grad_norm_
         )
+        self._average: dict[str, torch.Tensor] = {}
+        self._teacher: tuple[nn.Module, float] | None = None
         if state:
+            state, averages = without(state, AVERAGE)
             write_state(self._bare_optimizer, self._named_parameters(), state)
+            own = dict(self._named_parameters())
+            self._average = {name: placed(value, own[name]) for name, value in averages.items()}
 
     def _shard(self, module: nn.Module, program: Program, layout: Layout, settings: Settings) -> None:
         whole = frozenset(self._program.tensors.parameters).difference(sharded_names(program))
@@ -103,13 +111,41 @@ class Worker:
             parameter.requires_grad_(name in self._trains and name not in names)
         self._frozen = set(names)
 
+    def teach(self, teacher: Program | None, share: float) -> None:
+        """Let a teacher's predictions have that share in the loss from now on; none: the loss alone."""
+        from mlgraph.emit.module import emit
+
+        if teacher is None:
+            self._teacher = None
+            return
+        device = self._accelerator.device
+        values = {name: tensor.detach().to(device) for name, tensor in teacher.tensors.items()}
+        module = emit(teacher.with_values(teacher.tensors.replace(values)))
+        self._teacher = module.eval().requires_grad_(False), share
+
+    @torch.no_grad()
+    def average(self, number: int) -> None:
+        """Take the weights as they are as number ``number``, from 1, into the running mean."""
+        for name, parameter in self._named_parameters():
+            if number == 1:
+                self._average[name] = parameter.detach().clone()
+            else:
+                self._average[name].lerp_(parameter.detach(), 1.0 / number)
+
+    @torch.no_grad()
+    def take_average(self) -> None:
+        """Set the weights to their running mean, and forget it."""
+        for name, parameter in self._named_parameters():
+            parameter.copy_(self._average[name])
+        self._average = {}
+
     def step(self, batches: Sequence[Any], rate: Rate) -> torch.Tensor:
         """One optimizer step on the mean of the batches' losses, which is returned, detached."""
         set_rate(self._bare_optimizer, rate)
         total: torch.Tensor | None = None
         for number, batch in enumerate(batches, 1):
             with self._gathering(number == len(batches)):
-                loss = self._forward(batch)[0]
+                loss = self._taught(*self._forward(batch))
                 if not loss.requires_grad:
                     raise TrainError("The loss has no gradient: compute it from the model's outputs.")
                 if len(batches) > 1:
@@ -143,6 +179,15 @@ class Worker:
         with self._accelerator.autocast():
             outputs = self._module(*args, **kwargs)
         return _scalar(self._loss(outputs, batch)), outputs, batch
+
+    def _taught(self, loss: torch.Tensor, outputs: Any, batch: Any) -> torch.Tensor:
+        if self._teacher is None:
+            return loss
+        teacher, share = self._teacher
+        args, kwargs = self.binder.call(batch)
+        with torch.no_grad(), self._accelerator.autocast():
+            wanted = teacher(*args, **kwargs)
+        return (1.0 - share) * loss + share * divergence(outputs, wanted)
 
     def evaluate(
         self, batches: Iterable[tuple[Any, float]], metric: Metric | None = None
@@ -178,7 +223,11 @@ class Worker:
 
     def optimizer_state(self) -> OptimizerState:
         """Optimizer state by parameter name: on the CPU, or sharded as the parameters are."""
-        return read_state(self._bare_optimizer, self._named_parameters())
+        state = read_state(self._bare_optimizer, self._named_parameters())
+        for name, mean in self._average.items():
+            kept = mean if is_sharded(mean) else mean.detach().cpu()
+            state[name] = {**state.get(name, {}), AVERAGE: kept}
+        return state
 
     def close(self) -> None:
         """Let go of module, gradients and optimizer."""

@@ -14,9 +14,9 @@ from mlgraph.program import Program
 from mlgraph.train import Settings, Train, TrainError, run, vcycle
 from mlgraph.train.engine.forecast import forecast, state_ratio
 from mlgraph.train.engine.processes import make_accelerator
-from mlgraph.train.engine.rates import Rate
 from mlgraph.train.engine.timing import step_seconds
 from mlgraph.train.engine.worker import Worker
+from mlgraph.train.schedule import Rate
 from tests.train.models import classifier, cross_entropy, points
 
 PHASES = vcycle(steps=6, init_steps=2, coarse_steps=3)
