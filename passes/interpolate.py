@@ -79,7 +79,11 @@ def interpolate(
     from mlgraph.rewrite.refine import is_coarse, refine_by_lineage, smoothed
 
     require_program(first, second)
-    asked = Interpolate(alpha, detail, align)
+    asked = Interpolate(
+        dict(alpha) if isinstance(alpha, Mapping) else alpha,
+        dict(detail) if isinstance(detail, Mapping) else detail,
+        align,
+    )
     alpha, detail = asked.alpha, asked.detail
     coarse = second if is_coarse(second, first) else None
     if detail is not None and coarse is None:

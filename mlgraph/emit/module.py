@@ -132,12 +132,12 @@ def emit(
     return splice(program, emitted, into)
 
 
-def _require_place(device: object, dtype: object) -> None:
+def _require_place(device: Any, dtype: object) -> None:
     """Raise MlgraphError where no module can have this device or dtype."""
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise MlgraphError(f"dtype is {dtype!r}, and must be a floating-point one such as torch.bfloat16.")
     try:
-        torch.empty(0, device=device)  # type: ignore[arg-type]
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError) as error:  # torch built without it, or without a driver
         raise MlgraphError(f"device {device!r} cannot be used: {first_line(error)}.") from error
 
