@@ -79,5 +79,8 @@ def test_what_takes_the_results_of_so_many_blocks_is_named() -> None:
     program = mlgraph.capture(Around("collected"), (torch.randn(3, 8),))
     words = "the depth of layers cannot change: with another number of blocks node mul .*; freeze layers"
     with pytest.raises(mlgraph.MlgraphError, match=words):
-        mlgraph.coalesce(program, depth=2)
+        mlgraph.coalesce(program, depth=2, check=False)
+    kept = mlgraph.coalesce(program, depth=2)
+    assert [len(chain) for chain in kept.blocks] == [4]
+    assert any("kept: layers, since aten.mul.Tensor does not run at another depth" in n for n in kept.notes)
     assert mlgraph.coalesce(program, width=2).tensors["mixed"].shape == (5,)
