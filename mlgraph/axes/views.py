@@ -57,7 +57,8 @@ class Views:
                     factors.add_role(view.dims[index], "emits")
 
     def join(self, node: fx.Node, operands: Sequence[Any], position: int) -> None:
-        held = [operand for operand in operands if 0 not in self.value(operand).shape]
+        sizes = {operand: self.value(operand).shape for operand in operands}
+        held = [a for a in operands if not any(isinstance(size, int) and size == 0 for size in sizes[a])]
         views = [self.views.get(operand) for operand in held]
         known = [view for view in views if view is not None and isinstance(view.dims, list)]
         if len(known) < len(held) or not known:

@@ -29,8 +29,11 @@ def _writes(node: fx.Node) -> bool:
 
 
 def _shape(value: Any) -> Hashable:
+    # sizes that data decide are alike, whichever symbols stand for them
     if isinstance(value, torch.Tensor):
-        return (tuple(size if isinstance(size, int) else str(size) for size in value.shape), str(value.dtype))
+        return (tuple(size if isinstance(size, int) else None for size in value.shape), str(value.dtype))
+    if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+        return type(value).__name__
     if isinstance(value, (tuple, list)):
         return tuple(_shape(item) for item in value)
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)

@@ -118,7 +118,7 @@ def _parts(known: _Facts, values: Mapping[str, Any]) -> int:
         return 4 * max(tensors[0].shape[:2], default=0)
     shape = tensors[0].shape
     if known.traits & Trait.SPLITS and shape:
-        step = values.get("split_size", 1)
+        step = values.get("split_sizes", values.get("split_size", 1))
         parts = -(-shape[values.get("dim", 0)] // max(step, 1)) if isinstance(step, int) else len(step)
         return int(max(min(parts, values.get("chunks", parts)), values.get("sections", 0)))
     return max((size for tensor in tensors for size in tensor.shape if isinstance(size, int)), default=0)

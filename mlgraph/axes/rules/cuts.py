@@ -36,8 +36,12 @@ def cut(ctx: Context, node: fx.Node, dim: Factors, sizes: Sequence[int]) -> list
 def _split(ctx: Context, node: fx.Node, dims: DimList) -> RuleResult:
     position: Any = argument(node, "dim")
     position %= len(dims)
-    sizes = [int(part.shape[position]) for part in ctx.value(node)]
-    parts = cut(ctx, node, dims[position], sizes)
+    sizes = [shape_of(ctx, node, at)[position] for at in range(len(ctx.value(node)))]
+    if -1 in sizes:
+        parts = [fresh(size) for size in sizes]
+        freeze_all(ctx, [dims[position], *parts], _CUT_BY_DATA, node)
+    else:
+        parts = cut(ctx, node, dims[position], sizes)
     return [[*dims[:position], part, *dims[position + 1 :]] for part in parts]
 
 
@@ -133,6 +137,11 @@ def _cat(ctx: Context, node: fx.Node) -> RuleResult:
     out: DimList = []
     for i in range(rank):
         column = [dims[i] for dims in every]
+        if i == position and any(size_of(dim) < 0 for dim in column):
+            # what is as long as data make it is a size of the batch, whatever its parts are
+            out.append(fresh(-1))
+            freeze_all(ctx, [*column, out[-1]], _CUT_BY_DATA, node)
+            continue
         if i == position:
             out.append(concatenate(column))
             continue
