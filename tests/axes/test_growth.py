@@ -50,7 +50,7 @@ def _faults(names: list[str], count: int, mixtures: int, thorough: bool) -> list
     ]
 
 
-@pytest.mark.parametrize("start", some(range(0, len(RULED), _TOGETHER), range(0, len(RULED), 4 * _TOGETHER)))
+@pytest.mark.parametrize("start", some(range(0, len(RULED), _TOGETHER), range(0, len(RULED), 6 * _TOGETHER)))
 def test_ops_keep_what_their_rules_say(start: int) -> None:
     """Those that have a rule of their own; the others are decomposed into them."""
     assert not _faults(RULED[start : start + _TOGETHER], 1, 1, thorough=False)

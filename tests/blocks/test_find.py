@@ -91,6 +91,7 @@ def test_convolution_stages_are_chains() -> None:
     assert {chain.name for chain in program.blocks} == {f"stages.{stage}.blocks" for stage in range(4)}
 
 
+@pytest.mark.slow
 def test_decoder_reads_the_encoder_as_a_side_input() -> None:
     program = captured("t5")
     encoder, decoder = program.blocks

@@ -50,7 +50,8 @@ def captures(monkeypatch, tmp_path):
     return seen
 
 
-@pytest.mark.parametrize("words", some(VERBS, VERBS[-1:]), ids=" ".join)
+@pytest.mark.parametrize("words", VERBS, ids=" ".join)
+@pytest.mark.slow
 def test_verbs_say_the_same_with_and_without(cli, models, captures, words):
     verb, *options = words
     fresh = cli(verb, models / "bert", *options, "--no-cache")

@@ -16,7 +16,6 @@ from mlgraph.interop import directory
 from mlgraph.interop.huggingface import save_huggingface
 from mlgraph.interop.open import open_source
 from mlgraph.program.tensors import Recipes, TensorRecipe
-from tests.selection import some
 from tests.zoo import get
 
 
@@ -50,7 +49,8 @@ def computed(monkeypatch):
     return names
 
 
-@pytest.mark.parametrize("form", some(["huggingface", "program"], ["program"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["huggingface", "program"])
 def test_a_command_computes_each_weight_as_often_as_python(llama, form, cli, computed, tmp_path):
     small = mlgraph.coalesce(open_source(llama), depth=2, width=2)
     save, ending = (save_huggingface, "") if form == "huggingface" else (mlgraph.save, ".pt")

@@ -297,6 +297,7 @@ def test_export_of_the_graph(cli, models, tmp_path):
     torch.testing.assert_close(module(input=x), mlgraph.emit(mlgraph.load(models / "mlp.pt")).eval()(x))
 
 
+@pytest.mark.slow
 def test_capture_tells_the_inputs(cli, models, tmp_path):
     result = cli("capture", models / "bert", "-o", tmp_path / "bert.pt")
     assert result.code == 0

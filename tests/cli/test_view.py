@@ -14,6 +14,7 @@ def test_a_page(cli, bert, tmp_path):
     assert "figcaption>" not in text.replace("figcaption {", "")
 
 
+@pytest.mark.slow
 def test_a_picture_of_a_directory(cli, models, tmp_path):
     assert cli("view", models / "llama", "-o", tmp_path / "llama.svg").code == 0
     assert "<svg" in (tmp_path / "llama.svg").read_text()

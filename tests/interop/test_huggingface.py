@@ -99,6 +99,7 @@ def loaded(folder: Path, cls: Any) -> nn.Module:
     return model.eval()  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_coarse_llama_there_and_back(tmp_path: Path) -> None:
     model = tiny_llama()
     program = captured(model)

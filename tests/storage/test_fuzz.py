@@ -16,7 +16,7 @@ from tests.storage.programs import descended
 
 @pytest.mark.parametrize(
     ("count", "seed"),
-    [(300, 0), *(pytest.param(2500, seed, marks=pytest.mark.thorough) for seed in (1, 2, 3, 4))],
+    [(100, 0), *(pytest.param(2500, seed, marks=pytest.mark.thorough) for seed in (1, 2, 3, 4))],
 )
 def test_mutants_of_a_program(tmp_path: Path, count: int, seed: int) -> None:
     save(descended(), tmp_path / "model.pt")

@@ -57,6 +57,7 @@ def test_they_go_back_up_or_down_by_their_lineage() -> None:
         mlgraph.decoalesce(opened("vit"))
 
 
+@pytest.mark.slow
 def test_they_are_expressed_by_their_library(tmp_path: Path) -> None:
     from mlgraph.interop import huggingface, timm
 

@@ -96,7 +96,9 @@ for number in range(10**9):
 """
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "rounds", [pytest.param(3, marks=pytest.mark.slow), pytest.param(30, marks=pytest.mark.thorough)]
+)
 def test_kills_at_random_moments_leave_a_whole_file(tmp_path: Path, rounds: int) -> None:
     path = tmp_path / "model.pt"
     generator = random.Random(rounds)
