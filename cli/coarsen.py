@@ -121,11 +121,11 @@ def run(
     from mlgraph.cli.results import output, status, write_program
     from mlgraph.cli.screening import floating_dtype, require_numbers
     from mlgraph.inspect.changes import effect
-    from mlgraph.interop.fitting.retry import expressible
 
     path = output(write.out, write.label, job.source)
     program = job.program or job.opening.program(job.source)
     require_numbers(program)
+    from mlgraph.interop.fitting.retry import expressible
 
     def apply(stays: tuple[str, ...]) -> Program:
         operator = leaving(job.operator, stays)

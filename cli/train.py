@@ -88,7 +88,6 @@ def command(
         raise typer.BadParameter("--processes and --memory go with --dry-run")
     from mlgraph.cli.opening import open_program
     from mlgraph.cli.results import is_huggingface, status, write_program
-    from mlgraph.rewrite.targets import amount_of
     from mlgraph.train.config import load_config
 
     loaded = load_config(config, change or ())
@@ -103,6 +102,7 @@ def command(
         return program
 
     if dry_run:
+        from mlgraph.rewrite.targets import amount_of
         from mlgraph.train.launch import dry_run as forecast
 
         with status("measuring steps"):

@@ -214,6 +214,7 @@ RULES = {
     "mlgraph/axes/rules/": "rules per op for axes",
     "mlgraph/capture/masks/": "rules per op for masks read as functions of their indices",
     "mlgraph/emit/codegen.py": "code per op",
+    "mlgraph/emit/spelling.py": "how ops are written in code",
     "mlgraph/storage/op_table.py": "the closed list of what a file may name",
     "mlgraph/capture/size_guards.py": "functions in formulas of sizes",
     "mlgraph/capture/tracing.py": "methods met in Python while a model is traced, before there is a graph",
@@ -262,4 +263,4 @@ def test_no_other_module_keeps_a_table_of_ops() -> None:
 
 
 def test_such_a_table_is_found_where_there_is_one() -> None:
-    assert tables(ROOT / "mlgraph/emit/codegen.py")
+    assert tables(ROOT / "mlgraph/emit/spelling.py")

@@ -12,14 +12,14 @@ from mlgraph.train.phases import Apply, Coarsen, Phase, Refine, check_phases, ki
 
 
 @dataclass(frozen=True)
-class Stage:
+class Rehearsed:
     """What a phase leaves behind, without values: its program, and those set aside above it."""
 
     program: Program
     aside: tuple[Program, ...] = ()
 
 
-def rehearse(program: Program, phases: Sequence[Phase]) -> list[Stage]:
+def rehearse(program: Program, phases: Sequence[Phase]) -> list[Rehearsed]:
     """The stage after each phase.
 
     It takes no memory for weights, and for each level the time of one rewriting.
@@ -28,7 +28,7 @@ def rehearse(program: Program, phases: Sequence[Phase]) -> list[Stage]:
         TrainError: naming the first phase that cannot follow those before it or cannot be done.
     """
     check_phases(phases, has_parent=program.lineage is not None)
-    here, stages = Stage(program.skeleton()), list[Stage]()
+    here, stages = Rehearsed(program.skeleton()), list[Rehearsed]()
     for number, phase in enumerate(phases):
         try:
             here = _after(here, phase)
@@ -38,16 +38,16 @@ def rehearse(program: Program, phases: Sequence[Phase]) -> list[Stage]:
     return stages
 
 
-def _after(here: Stage, phase: Phase) -> Stage:
+def _after(here: Rehearsed, phase: Phase) -> Rehearsed:
     match phase:
         case Coarsen():
-            return Stage(phase.operator.on_shapes(here.program), (*here.aside, here.program))
+            return Rehearsed(phase.operator.on_shapes(here.program), (*here.aside, here.program))
         case Refine():
             fine = phase.operator.on_shapes(here.program)
             if phase.operator.grows or not here.aside:
-                return Stage(fine)
-            return Stage(here.aside[-1], here.aside[:-1])
+                return Rehearsed(fine)
+            return Rehearsed(here.aside[-1], here.aside[:-1])
         case Apply():
-            return Stage(phase.operator.on_shapes(here.program))
+            return Rehearsed(phase.operator.on_shapes(here.program))
         case _:
             return here
