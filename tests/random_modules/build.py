@@ -107,6 +107,25 @@ class Applied(nn.Module):
         return self.function(self, *given)
 
 
+def _cleared(m: Any, h: torch.Tensor) -> torch.Tensor:
+    """Written to, through views of a copy of the weight."""
+    w = m.w.clone()
+    w[:, 0] = 0
+    w.diagonal().add_(1)
+    return F.linear(h, w)
+
+
+def _registered(m: Any, h: torch.Tensor) -> torch.Tensor:
+    """Made on the first call, and anew at another length."""
+    if not hasattr(m, "late") or m.late.shape[0] != h.shape[1]:
+        m.register_buffer("late", torch.arange(h.shape[1]).to(h.dtype).cos(), persistent=False)
+    return h * m.late[:, None]
+
+
+def _dropped(m: Any, h: torch.Tensor) -> torch.Tensor:
+    return F.dropout(h, 0.25, training=True)
+
+
 def _mixed(step: Step, sizes: Sequence[int]) -> nn.Module:
     return nn.Linear(sizes[0], step.size, bias=step.variant != "plain")
 
@@ -138,6 +157,7 @@ def _weighted(step: Step, sizes: Sequence[int]) -> nn.Module:
         "softmaxed": lambda m, h: h @ m.w.softmax(0),
         "twice": lambda m, h: F.linear(F.gelu(F.linear(h, m.w)), m.w.t()),
         "transposed": lambda m, h: h @ m.w,
+        "cleared": _cleared,
         "sliced": lambda m, h: torch.cat(
             [F.linear(h, m.w[: m.w.shape[0] // 2]), h[..., m.w.shape[0] // 2 :]], -1
         ),
@@ -156,6 +176,7 @@ def _buffered(step: Step, sizes: Sequence[int]) -> nn.Module:
         "selected": lambda m, h: h.index_select(-1, m.order),
         "looked_up": lambda m, h: h + m.table[m.positions][:, :1],
         "where": lambda m, h: torch.where(m.flags, h, m.kept),
+        "registered": _registered,
     }
     held = {
         "t": torch.rand(size),
@@ -220,7 +241,7 @@ PARTS: dict[str, Callable[[Step, Sequence[int]], nn.Module]] = {
     "buffer": _buffered,
     "blocks": Blocks,
     "channels": Convolved,
-    "drop": lambda step, sizes: nn.Dropout(0.25),
+    "drop": lambda step, sizes: nn.Dropout(0.25) if not step.variant else Applied(_dropped, {}),
 }
 
 

@@ -80,6 +80,7 @@ def examine(recipe: Recipe) -> str:
     heads = 2 if recipe.loss else 1
 
     def results(of: Program) -> list[Any]:
+        torch.manual_seed(3)
         return list(run(of, inputs))[:heads]
 
     with torch.no_grad():

@@ -44,8 +44,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "twice",
         "transposed",
         "sliced",
+        "cleared",
     ),
-    "buffer": ("added", "multiplied", "masked", "gathered", "selected", "looked_up", "where"),
+    "buffer": ("added", "multiplied", "masked", "gathered", "selected", "looked_up", "where", "registered"),
     "blocks": (
         "",
         "norm",
@@ -85,7 +86,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "soft",
         "classes",
     ),
-    "drop": ("",),
+    "drop": ("", "always"),
     "unary": (
         "tanh",
         "relu",
