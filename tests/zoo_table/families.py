@@ -170,6 +170,8 @@ def render(found: list[dict[str, Any]]) -> str:
         if rows:
             lines += ["", f"## {_SAYS[stage]} ({len(rows)})", ""]
             lines += [f"- `{row['name']}`: {_INSTALLED.sub('', row['error'])}" for row in rows]
+    known = len(transformers_types()) + len(timm_modules())
+    lines = [f"{len(found)} of {known} types have been run.", "", *lines]
     return _HEAD + "\n".join(lines) + "\n"
 
 

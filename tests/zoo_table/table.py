@@ -37,7 +37,8 @@ A column says **yes** only if the check passed:
   bit for bit exact.
 - *round trip*: the coarse model, written in its library's own format, is loaded by the library with
   nothing missing or left over, and gives the same outputs; or it is written as its class, with constants
-  that the class makes from its width, which are listed below with how far they move the outputs.
+  that the class makes from its width, which are listed below with how far they move the outputs; or by width
+  alone, or without an axis that the class has no other size for, as is listed too.
 
 **refused** means that mlgraph said no in a sentence that names the axis, op or line, or kept a width that
 the class halves, for the reason that the axis gives; **NO** that the result was wrong or an error escaped;
