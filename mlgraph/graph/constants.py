@@ -10,7 +10,7 @@ from mlgraph.graph.ops import op_name
 if TYPE_CHECKING:
     import torch
 
-    from mlgraph.program import Program
+    from mlgraph.program import Program, Tensors
 
 _COUNTING = ("batch_norm", "instance_norm")
 
@@ -27,9 +27,10 @@ def constants(program: Program) -> frozenset[str]:
     for node in program.graph.nodes:
         if node.op == "call_function" and op_name(node).removeprefix("native_") in _COUNTING:
             state.update(str(arg.target) for arg in node.all_input_nodes if arg.op == "get_attr")
-    like = tensors.meta()
     return frozenset(
-        name for name in tensors if name not in state and not _is_trained(program, name, like[name])
+        name
+        for name, (_, dtype) in tensors.source.shapes.items()
+        if name not in state and not _is_trained(tensors, name, dtype)
     )
 
 
@@ -38,13 +39,14 @@ def loose_constants(program: Program) -> frozenset[str]:
 
     Statistics that a frozen norm keeps as buffers are of this kind.
     """
-    like = program.tensors.meta()
+    shapes = program.tensors.source.shapes
     held = constants(program).intersection(program.tensors.persistent)
-    return frozenset(name for name in held if like[name].is_floating_point() or like[name].is_complex())
+    return frozenset(name for name in held if _is_numeric(shapes[name][1]))
 
 
-def _is_trained(program: Program, name: str, like: torch.Tensor) -> bool:
-    tensors = program.tensors
-    if name not in tensors.parameters:
-        return False
-    return (like.is_floating_point() or like.is_complex()) and not tensors.is_mask(name)
+def _is_trained(tensors: Tensors, name: str, dtype: torch.dtype) -> bool:
+    return name in tensors.parameters and _is_numeric(dtype) and not tensors.is_mask(name)
+
+
+def _is_numeric(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex

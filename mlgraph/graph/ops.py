@@ -49,7 +49,10 @@ def op_name(node: fx.Node) -> str:
 def has(value: Any, traits: Trait) -> bool:
     """Whether a value is a node whose op has one of ``traits``."""
     return (
-        isinstance(value, fx.Node) and value.op == "call_function" and bool(traits_of(value.target) & traits)
+        isinstance(value, fx.Node)
+        and value.op == "call_function"
+        # as numbers, since flags are slow and this is asked of every node many times
+        and _bits(value.target) & traits.value != 0
     )
 
 
@@ -101,6 +104,11 @@ def _name(target: Any) -> str:
     if schema is not None:
         return str(schema.name).split("::")[-1]
     return str(getattr(target, "__name__", target))
+
+
+@lru_cache(maxsize=1024)
+def _bits(target: Any) -> int:
+    return int(_facts(target).traits.value)
 
 
 @lru_cache(maxsize=1024)
