@@ -34,7 +34,7 @@ def architecture(name: str) -> type[nn.Module]:
     if found is None:
         raise FileError(
             f"transformers {transformers.__version__} has no class {name!r}; install a version that has it, "
-            "or open the directory that brings it first."
+            "or open the directory that brings it with --trust (in Python, trust=True)."
         )
     return found  # type: ignore[no-any-return]
 

@@ -70,6 +70,25 @@ def huggingface_directory(path: Path, *, trust: bool = False, model_class: str |
     return Built(model, origin_of(model, path), path.resolve().name, notes)
 
 
+def bring_own_class(path: Path) -> None:
+    """Load the class that a directory's own code defines, if it has such, so that it is found by its name.
+
+    Raises FileError where the code does not run.
+    """
+    config = read_config(path / "config.json")
+    names = config.get("architectures") or []
+    for key, reference in (config.get("auto_map") or {}).items():
+        if not key.startswith("AutoModel") or str(reference).rpartition(".")[2] not in names:
+            continue
+        from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+        try:
+            bring(get_class_from_dynamic_module(reference, str(path), local_files_only=True))
+        except Exception as error:  # a directory's own code raises anything
+            raise FileError(f"the code of {path} does not give {reference}: {first_line(error)}.") from error
+        return
+
+
 def huggingface_random(path: Path, *, model_class: str | None = None) -> Built:
     """The transformers model of a config.json, or of a directory with one, with random weights.
 

@@ -112,7 +112,7 @@ def open_source(
         return _open_unnamed(path, asked, model)
     _refuse_model(path, model)
     if module is None and model_class is None:
-        written = _open_directory(path, asked)
+        written = _open_directory(path, asked, trust)
         if written is not None:
             return written
     return _capture(build.huggingface_directory(path, trust=trust, model_class=model_class), asked)
@@ -219,12 +219,15 @@ def _kind(path: str | os.PathLike[str]) -> str | None:
         return foreign_kind(file)
 
 
-def _open_directory(path: Path, asked: _Asked) -> Program | None:
+def _open_directory(path: Path, asked: _Asked, trust: bool) -> Program | None:
     """The program that a directory was written from, or one captured without weights too large for memory."""
     from mlgraph.interop import directory
     from mlgraph.interop.huggingface import read_skeleton
 
     written = read_skeleton(path) if asked.inputs is None else None
+    if written is not None and trust:
+        # what is made of it may be written in its class
+        build.bring_own_class(path)
     if written is not None or not directory.is_large(path):
         return written
     config = build.read_config(path / "config.json")

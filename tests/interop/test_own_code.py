@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import mlgraph
+from mlgraph.errors import FileError
+from mlgraph.interop import hollow
 from mlgraph.interop.huggingface import save_huggingface
 from mlgraph.interop.open import open_source
 
@@ -79,3 +81,11 @@ def test_a_directory_with_code_of_its_own_is_written_back(
     again = open_source(tmp_path / "out", trust=True)
     ids = torch.randint(0, 11, (2, 5))
     torch.testing.assert_close(mlgraph.emit(again).eval()(ids), mlgraph.emit(coarse).eval()(ids))
+    # as in a process that has not loaded the code yet
+    monkeypatch.setattr(hollow, "_BROUGHT", {})
+    with pytest.raises(FileError, match="open the directory that brings it with --trust"):
+        save_huggingface(mlgraph.decoalesce(open_source(tmp_path / "out")), tmp_path / "fine")
+    fine = mlgraph.decoalesce(open_source(tmp_path / "out", trust=True))
+    save_huggingface(fine, tmp_path / "fine")
+    written = json.loads((tmp_path / "fine" / "config.json").read_text())
+    assert (written["width"], written["layers"]) == (8, 4)
