@@ -35,10 +35,10 @@ def keep_alike(
     return [known[axis.id] for axis in axes]
 
 
-Held = Iterator[tuple[str, Reason]]
+NamedReasons = Iterator[tuple[str, Reason]]
 
 
-def _without_counterpart(counterparts: Sequence[Sequence[str]], known: Mapping[str, Axis]) -> Held:
+def _without_counterpart(counterparts: Sequence[Sequence[str]], known: Mapping[str, Axis]) -> NamedReasons:
     for ids in counterparts:
         found = [known[name] for name in ids if name in known]
         stays = next((axis for axis in found if not axis.coarsenable_by_default), None)
@@ -50,7 +50,7 @@ def _without_counterpart(counterparts: Sequence[Sequence[str]], known: Mapping[s
                 yield axis.id, Reason("alike", reason, stays.where)
 
 
-def _in_part_of_a_mean(means: Means, known: Mapping[str, Axis]) -> Held:
+def _in_part_of_a_mean(means: Means, known: Mapping[str, Axis]) -> NamedReasons:
     """Free axes of which the rest of what a mean is taken over is not coarsened by the same factor."""
     halves = {name: frozenset({2}) for name, axis in known.items() if axis.coarsenable_by_default}
     for node, dim in means:

@@ -26,7 +26,7 @@ from mlgraph.rewrite.depth.residual import Changes, residual_changes, stream
 from mlgraph.rewrite.depth.restack import Restacked, restack
 from mlgraph.rewrite.grouping import Grouping
 from mlgraph.rewrite.laid_out import Held, Values, laid_out
-from mlgraph.rewrite.miniature import Growth, Miniature, Misfit, TooLarge, Trial, draws
+from mlgraph.rewrite.miniature import AxisGrowth, Miniature, Misfit, TooLarge, Trial, draws
 from mlgraph.rewrite.plan import WidthPlan
 from mlgraph.rewrite.refine import grown_recipes
 from mlgraph.rewrite.trials import TOLERANCE, axes_in, kin, relative_miss, run_trial
@@ -44,10 +44,10 @@ _STEP = 1e-4
 _OF_HIGHER_ORDER = 1e-2
 _NO_PLAN = WidthPlan({}, {}, (), ())
 
-Layers = Mapping[str, Grouping]
+ChainGroupings = Mapping[str, Grouping]
 
 
-def check_layers(program: Program, layers: Layers, depth_mode: str | None = None) -> Soundness:
+def check_layers(program: Program, layers: ChainGroupings, depth_mode: str | None = None) -> Soundness:
     """What a trial shows of a change of depth, by chain: going down, or growth in a ``depth_mode``.
 
     Groupings of growth give the block that each new one copies. Made once per program and request.
@@ -55,7 +55,7 @@ def check_layers(program: Program, layers: Layers, depth_mode: str | None = None
     known: dict[Any, Soundness] = program.__dict__.setdefault("_depth_trials", {})
     key = depth_mode, frozenset(layers.items())
     if key not in known:
-        known[key] = _Check(program.for_analysis(), layers, depth_mode).run() if layers else Soundness()
+        known[key] = _DepthCheck(program.for_analysis(), layers, depth_mode).run() if layers else Soundness()
     return known[key]
 
 
@@ -64,7 +64,7 @@ class _Small:
     """A program in small with few blocks, how these are grouped, its inputs, and what all nodes give."""
 
     program: Program
-    layers: Layers
+    layers: ChainGroupings
     inputs: list[Any]
     values: Values
 
@@ -80,10 +80,10 @@ class _Fault:
     text: str
 
 
-class _Check:
+class _DepthCheck:
     """One trial: chains are taken out until the rest passes."""
 
-    def __init__(self, program: Program, layers: Layers, depth_mode: str | None) -> None:
+    def __init__(self, program: Program, layers: ChainGroupings, depth_mode: str | None) -> None:
         self.program, self.layers, self.mode = program, layers, depth_mode
 
     def run(self) -> Soundness:
@@ -109,7 +109,7 @@ class _Check:
         default = {axis.id for axis in program.axes if axis.coarsenable_by_default and axis.size > 1}
         together = kin(program)
         # blocks of which means are taken are as wide as one another
-        factors = {axis: Growth(2) for axis in default if together.get(axis, {axis}) <= default}
+        factors = {axis: AxisGrowth(2) for axis in default if together.get(axis, {axis}) <= default}
         alike = {axis: min(others) for axis, others in together.items()}
         whole: frozenset[str] = frozenset()
         large = False

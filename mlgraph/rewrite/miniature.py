@@ -55,7 +55,7 @@ class TooLarge(Exception):
 
 
 @dataclass(frozen=True)
-class Growth:
+class AxisGrowth:
     """How an axis grows on trial: so many copies of each index, of one of them fewer where ``uneven``; and
     how its groups go down and come back."""
 
@@ -67,7 +67,7 @@ class Growth:
     @property
     def is_plain(self) -> bool:
         """Whether it is by as many copies of every index, of which means are taken."""
-        return self == Growth(self.factor)
+        return self == AxisGrowth(self.factor)
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Miniature:
     """
 
     program: Program
-    factors: Mapping[str, Growth]
+    factors: Mapping[str, AxisGrowth]
     whole: frozenset[str] = frozenset()
     large_tables: bool = False
     seed: int = 0
@@ -250,7 +250,7 @@ class Miniature:
             for user in nodes[block.exit].users
         )
 
-    def _grows(self, block: Block) -> list[tuple[Growth | None, bool]]:
+    def _grows(self, block: Block) -> list[tuple[AxisGrowth | None, bool]]:
         """How every axis of every tensor of a block grows."""
         dims = self.program.axes.tensor_dims
         held = (leaf.axis for name in block.tensors for dim in dims.get(name, ()) for leaf in dim.leaves())
@@ -287,7 +287,7 @@ class Miniature:
         return Side(with_lengths(program.replace(graph=made.graph, tensors=held)), origin, dims)
 
 
-def _dealt(size: int, growth: Growth, generator: torch.Generator) -> Grouping:
+def _dealt(size: int, growth: AxisGrowth, generator: torch.Generator) -> Grouping:
     """Copies dealt out at random, and so that an axis turned round does not look the same."""
     while True:
         drawn = tuple((torch.randperm(size * growth.factor, generator=generator) // growth.factor).tolist())

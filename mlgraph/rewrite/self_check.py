@@ -19,7 +19,7 @@ from mlgraph.graph.example_call import example_leaves
 from mlgraph.program.axis_table import Axis, Reason
 from mlgraph.program.notes import Note, NoteKind
 from mlgraph.program.soundness import Soundness
-from mlgraph.rewrite.miniature import Growth, Miniature, Misfit, TooLarge, Trial
+from mlgraph.rewrite.miniature import AxisGrowth, Miniature, Misfit, TooLarge, Trial
 from mlgraph.rewrite.trials import (
     TOLERANCE,
     Healed,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _MOST_COPIES = 3
 _SEEDS = 3
 
-AxisFactors = Mapping[str, Growth]
+AxisFactors = Mapping[str, AxisGrowth]
 
 
 def check_defaults(program: Program) -> Soundness:
@@ -60,18 +60,20 @@ def check_groupings(program: Program, groupings: Groupings) -> Soundness:
     return check_factors(program, {axis: _growth(grouping) for axis, grouping in groupings.items()})
 
 
-def _growth(grouping: Grouping) -> Growth:
+def _growth(grouping: Grouping) -> AxisGrowth:
     factor = min(max(grouping.group_sizes), _MOST_COPIES)
     reduce: Reduce = "mean" if grouping.selected is None else "select"
-    return Growth(factor, grouping.uniform is None, reduce, grouping.extend)
+    return AxisGrowth(factor, grouping.uniform is None, reduce, grouping.extend)
 
 
-def check_factors(program: Program, given: Mapping[str, int | Growth]) -> Soundness:
+def check_factors(program: Program, given: Mapping[str, int | AxisGrowth]) -> Soundness:
     """What a trial shows of axes (by id) that grow so, or by so many copies; made once per program."""
     sizes = {axis.id: axis.size for axis in program.axes}
-    asked = {axis: Growth(growth) if isinstance(growth, int) else growth for axis, growth in given.items()}
+    asked = {
+        axis: AxisGrowth(growth) if isinstance(growth, int) else growth for axis, growth in given.items()
+    }
     factors = {axis: growth for axis, growth in asked.items() if growth.factor > 1 and sizes[axis] > 1}
-    known: dict[frozenset[tuple[str, Growth]], Soundness] = program.__dict__.setdefault("_trials", {})
+    known: dict[frozenset[tuple[str, AxisGrowth]], Soundness] = program.__dict__.setdefault("_trials", {})
     key = frozenset(factors.items())
     if key not in known:
         known[key] = _Check(program.for_analysis(), factors).run() if factors else Soundness()
@@ -82,7 +84,7 @@ def check_factors(program: Program, given: Mapping[str, int | Growth]) -> Soundn
 
 def trial_notes(program: Program, groupings: Groupings) -> list[Note]:
     """What trials of a program showed, for one that is made of it along these axes."""
-    trials: Mapping[frozenset[tuple[str, Growth]], Soundness] = program.__dict__.get("_trials", {})
+    trials: Mapping[frozenset[tuple[str, AxisGrowth]], Soundness] = program.__dict__.get("_trials", {})
     made = trials.get(frozenset((axis, _growth(g)) for axis, g in groupings.items()))
     notes = []
     if made is not None and made.unchecked:
@@ -97,7 +99,7 @@ def trial_notes(program: Program, groupings: Groupings) -> list[Note]:
 
 def known_faults(program: Program) -> dict[str, Reason]:
     """The axes (by id) that failed in the trials made so far, and why."""
-    trials: Mapping[frozenset[tuple[str, Growth]], Soundness] = program.__dict__.get("_trials", {})
+    trials: Mapping[frozenset[tuple[str, AxisGrowth]], Soundness] = program.__dict__.get("_trials", {})
     return {axis: reason for trial in trials.values() for axis, reason in trial.faults.items()}
 
 
@@ -190,7 +192,7 @@ class _Check:
         """Whether every axis had an effect; None where something failed and was taken out."""
         plan = miniature.plan()
         if said := {note.subject for note in plan.approximate} & self._other_than_plain():
-            self.factors |= {axis: Growth(self.factors[axis].factor) for axis in said}
+            self.factors |= {axis: AxisGrowth(self.factors[axis].factor) for axis in said}
             return None
         copies = miniature.moves(plan)
         for name, tensor in miniature.tensors.items():

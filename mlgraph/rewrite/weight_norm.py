@@ -19,7 +19,7 @@ from mlgraph.program.tensors import InMemory, Recipes, TensorRecipe
 if TYPE_CHECKING:
     from mlgraph.program import Program
 
-Values = Mapping[str, torch.Tensor]
+NamedTensors = Mapping[str, torch.Tensor]
 
 
 def lengths(program: Program) -> dict[str, tuple[str, int]]:
@@ -59,7 +59,7 @@ def with_lengths(program: Program) -> Program:
     return _with(program, made)
 
 
-def _effective(tensors: Values, direction: str, length: str, dim: int) -> torch.Tensor:
+def _effective(tensors: NamedTensors, direction: str, length: str, dim: int) -> torch.Tensor:
     v, g = tensors[direction].detach(), tensors[length].detach()
     if not v.is_meta and torch.equal(torch.norm_except_dim(v, 2, dim), g):
         return v
@@ -70,7 +70,7 @@ def _length_of(weight: Callable[[], torch.Tensor], dim: int) -> torch.Tensor:
     return torch.norm_except_dim(weight().detach(), 2, dim)
 
 
-def _never_zero(tensors: Values, direction: str, dim: int) -> torch.Tensor:
+def _never_zero(tensors: NamedTensors, direction: str, dim: int) -> torch.Tensor:
     v = tensors[direction].detach()
     return torch.where(torch.norm_except_dim(v, 2, dim) == 0, torch.ones_like(v), v)
 

@@ -18,7 +18,7 @@ from mlgraph.axes.rules.registry import _RULES, Context, DimList, Rule, RuleResu
 from mlgraph.inspect.explain import explain
 from mlgraph.program import Program
 from mlgraph.program.families import judged
-from mlgraph.rewrite.miniature import Growth
+from mlgraph.rewrite.miniature import AxisGrowth
 from mlgraph.rewrite.self_check import check_factors
 from tests.oracles import relative_error
 
@@ -178,10 +178,10 @@ def test_what_is_asked_for_in_spite_of_a_reason_is_noted_as_approximate(captured
 
 
 WAYS = {
-    "uneven": Growth(3, uneven=True),
-    "select": Growth(2, reduce="select"),
-    "pad": Growth(2, reduce="select", extend="pad"),
-    "uneven select": Growth(2, True, "select"),
+    "uneven": AxisGrowth(3, uneven=True),
+    "select": AxisGrowth(2, reduce="select"),
+    "pad": AxisGrowth(2, reduce="select", extend="pad"),
+    "uneven select": AxisGrowth(2, True, "select"),
 }
 # What moves weights wrongly: the way of groups that shows it, the function, what stands there instead.
 MOVES: list[tuple[str, str, Any]] = [
