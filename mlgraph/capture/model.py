@@ -175,7 +175,8 @@ def _bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ca
     names = [p.name for p in parameters.values() if p.kind in kinds]
     positional = [p.name for p in parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     by_position: tuple[str, ...] = ()
-    if len(args) <= len(positional):
+    nameless = any(p.kind is inspect.Parameter.POSITIONAL_ONLY for p in parameters.values())
+    if len(args) <= len(positional) and not nameless:
         named = dict(zip(positional, args, strict=False))
         by_position = tuple(named)
         clash = named.keys() & kwargs.keys()

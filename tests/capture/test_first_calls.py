@@ -159,3 +159,17 @@ def test_dynamic_shapes_that_do_not_fit(shapes: Any, words: str) -> None:
     with pytest.raises(CaptureError, match=f"dynamic_shapes do not fit the model.*{words}") as refused:
         capture(nn.Sequential(nn.Linear(6, 4)), (torch.zeros(2, 6),), dynamic_shapes=shapes)
     assert "--module" not in str(refused.value)
+
+
+def test_arguments_that_have_no_name() -> None:
+    class Nameless(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 4)
+
+        def forward(self, x: torch.Tensor, /, scale: torch.Tensor | None = None) -> torch.Tensor:
+            return self.linear(x) if scale is None else self.linear(x) * scale
+
+    model, x, scale = Nameless(), torch.randn(2, 6), torch.randn(2, 4)
+    assert torch.equal(emit(capture(model, (x,)))(x), model(x))
+    assert torch.equal(emit(capture(model, (x,), {"scale": scale}))(x, scale=scale), model(x, scale))
