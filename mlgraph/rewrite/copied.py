@@ -33,6 +33,23 @@ class Copies:
             return [self._one(item, part) for item, part in zip(value, parts, strict=True)]
         return self._one(value, dims.tensor if dims is not None else None)
 
+    def shares(self, value: Any, node: fx.Node) -> torch.Tensor | None:
+        """What each element after growth counts, so that all copies of one count as much as it did.
+
+        None where the node's dims do not tell.
+        """
+        dims = self.dims.get(node.name)
+        grown = self(value, node)
+        if dims is None or dims.tensor is None or not isinstance(grown, torch.Tensor):
+            return None
+        share = torch.ones(grown.shape, dtype=torch.float64)
+        for position, dim in enumerate(dims.tensor):
+            if len(self._known[dim]) != value.shape[position] or (dim and self._moved(dim)):
+                places = self._known[dim]
+                counted = places.bincount(minlength=value.shape[position])[places].double()
+                share = share / counted.view(-1, *(1,) * (share.dim() - position - 1))
+        return share
+
     def _one(self, value: Any, dims: Dims | None) -> Any:
         if not isinstance(value, torch.Tensor):
             return value

@@ -36,6 +36,7 @@ from mlgraph.rewrite.weight_norm import lengths
 if TYPE_CHECKING:
     from mlgraph.program import Program
     from mlgraph.rewrite.choices import Reduce
+    from mlgraph.rewrite.copied import Copies
     from mlgraph.rewrite.grouping import Grouping, Groupings
     from mlgraph.rewrite.plan import WidthPlan
 
@@ -203,7 +204,9 @@ class _Check:
                     held = {leaf.axis for dim in transfer.dims for leaf in dim.leaves()} & set(self.factors)
                     self._take_out(held, None, error, f"restriction does not undo prolongation of {name}")
                     return None
-        grown = run_trial(Trial(miniature.grown(plan), drawn(small, copies)), self.inputs, gradients=True)
+        shares = self._shares(small, copies)
+        trial = Trial(miniature.grown(plan), drawn(small, copies))
+        grown = run_trial(trial, self.inputs, gradients=True, shares=shares)
         padded = {axis for axis, growth in self.factors.items() if growth.extend == "pad"}
         for node, x, y in zip(self._outputs(), small.outputs, grown.outputs, strict=True):
             if isinstance(x, torch.Tensor) and isinstance(node, fx.Node):
@@ -218,6 +221,14 @@ class _Check:
 
     def _other_than_plain(self) -> set[str]:
         return {axis for axis, growth in self.factors.items() if not growth.is_plain}
+
+    def _shares(self, small: Results, copies: Copies) -> list[torch.Tensor | None]:
+        """What elements of the grown outputs count, so that the loss is that of the small program."""
+        pairs = zip(self._outputs(), small.outputs, strict=True)
+        return [
+            copies.shares(x, node) if isinstance(node, fx.Node) and isinstance(x, torch.Tensor) else None
+            for node, x in pairs
+        ]
 
     def _outputs(self) -> list[Any]:
         return list(self.program.graph.output_node().args[0])  # type: ignore[arg-type]
@@ -245,8 +256,9 @@ class _Check:
     def _differs_again(self, seed: int, name: str) -> bool:
         miniature = self._miniature(seed)
         small, plan = self._trial(miniature), miniature.plan()
-        given = drawn(small, miniature.moves(plan))
-        grown = run_trial(Trial(miniature.grown(plan), given), self.inputs, gradients=True)
+        copies = miniature.moves(plan)
+        trial = Trial(miniature.grown(plan), drawn(small, copies))
+        grown = run_trial(trial, self.inputs, gradients=True, shares=self._shares(small, copies))
         return any(
             relative_miss(found, wanted, floor=1e-2 * scale) > TOLERANCE
             for other, wanted, found, scale in gradient_pairs(plan, small, grown)
@@ -312,9 +324,8 @@ class _Check:
         plan = miniature.plan(fold=False)
         copies = miniature.moves(plan)
         wanted = run_trial(Trial(miniature.small), self.inputs, gradients=True, inner=True)
-        found = run_trial(
-            Trial(miniature.grown(plan), drawn(small, copies)), self.inputs, gradients=True, inner=True
-        )
+        trial = Trial(miniature.grown(plan), drawn(small, copies))
+        found = run_trial(trial, self.inputs, gradients=True, inner=True, shares=self._shares(small, copies))
         held = {leaf.axis for dim in dims for leaf in dim.leaves()} & set(self.factors)
         for node in reversed(list(wanted.inner)):
             gradient = copies(wanted.inner[node], node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,8 +50,17 @@ class Results:
         self.inner: dict[fx.Node, torch.Tensor] = {}
 
 
-def run_trial(trial: Trial, inputs: list[Any], gradients: bool = False, inner: bool = False) -> Results:
-    """What a trial gives: outputs, with ``gradients`` those of parameters, with ``inner`` those of values."""
+def run_trial(
+    trial: Trial,
+    inputs: list[Any],
+    gradients: bool = False,
+    inner: bool = False,
+    shares: Iterable[torch.Tensor | None] = (),
+) -> Results:
+    """What a trial gives: outputs, with ``gradients`` those of parameters, with ``inner`` those of values.
+
+    ``shares`` are what elements of each output count in the loss, by default all the same.
+    """
     given = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in inputs]
     program = trial.program
     tensors = {
@@ -64,10 +74,11 @@ def run_trial(trial: Trial, inputs: list[Any], gradients: bool = False, inner: b
         torch.manual_seed(0)
         outputs = trial.run(given)
         results = Results(outputs, trial.values)
-        floats = [r for r in outputs if isinstance(r, torch.Tensor) and r.requires_grad]
+        counted = zip_longest(outputs, shares)
+        floats = [(r, s) for r, s in counted if isinstance(r, torch.Tensor) and r.requires_grad]
         if not gradients or not floats:
             return results
-        loss = sum((_mean_square(r) for r in floats), torch.zeros((), dtype=torch.float64))
+        loss = sum((_mean_square(r, share) for r, share in floats), torch.zeros((), dtype=torch.float64))
         leaves_ = {n: t for n, t in tensors.items() if t.requires_grad}
         between = (
             {n: v for n, v in trial.values.items() if isinstance(v, torch.Tensor) and v.requires_grad}
@@ -95,13 +106,15 @@ def gradient_pairs(
             yield name, transfer.up(gradient, "gradient"), found, scale
 
 
-def _mean_square(result: torch.Tensor) -> torch.Tensor:
+def _mean_square(result: torch.Tensor, share: torch.Tensor | None) -> torch.Tensor:
     value = result.abs() if result.is_complex() else result
-    loss = value.square().mean()
+    if share is None or share.shape != value.shape:
+        share = torch.ones(value.shape, dtype=torch.float64)
+    loss = (value.square() * share).sum() / share.sum()
     if torch.isfinite(loss):
         return loss
-    finite = value[torch.isfinite(value)]
-    return finite.square().mean() if finite.numel() else finite.sum()
+    finite = torch.isfinite(value)
+    return (value[finite].square() * share[finite]).sum() / share[finite].sum().clamp_min(1e-30)
 
 
 def drawn(small: Results, copies: Copies) -> dict[fx.Node, Any]:
