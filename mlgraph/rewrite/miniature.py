@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from mlgraph.graph import ops
+from mlgraph.graph.constants import constants
 from mlgraph.graph.effects import is_random, mutates
 from mlgraph.graph.interpret import Interpretation
 from mlgraph.program.block_table import Block, BlockTable, Chain
@@ -165,7 +166,7 @@ class Miniature:
         Vectors and what is no parameter are positive, as gains and variances are.
         """
         generator = torch.Generator().manual_seed(self.seed)
-        known = self.program.tensors
+        known, masks = self.program.tensors, constants(self.program)
         nodes = self.program.graph.nodes
         read = {str(n.target) for n in nodes if n.op == "get_attr" and n not in self.left_out}
         out: dict[str, torch.Tensor] = {}
@@ -178,13 +179,17 @@ class Miniature:
             total += torch.Size(shape).numel()
             if total > MOST_ELEMENTS:
                 raise TooLarge
-            held = None if shape != tuple(like.shape) or name in known.parameters else known[name]
+            drawn_anew = shape != tuple(like.shape) or (name in known.parameters and name not in masks)
+            held = None if drawn_anew else known[name]
             if held is not None and held.device.type != "meta":
                 out[name] = held.detach().double() if held.is_floating_point() else held.detach().clone()
             elif like.is_complex():
                 out[name] = torch.randn(shape, generator=generator, dtype=torch.complex128)
             elif not like.is_floating_point():
                 out[name] = torch.zeros(shape, dtype=like.dtype)
+            elif name in masks and name in known.parameters:
+                # of two values, by which it is known for a mask
+                out[name] = (torch.arange(torch.Size(shape).numel()) % 2).double().reshape(shape)
             elif len(shape) < 2 or name not in known.parameters:
                 out[name] = 0.5 + torch.rand(shape, generator=generator, dtype=torch.float64)
             else:
