@@ -103,6 +103,12 @@ class Trait(Flag):
     """Makes equally spaced numbers from their bounds."""
     LIKE = auto()
     """Makes a tensor that depends on the value's size, dtype and device only."""
+    ZEROS = auto()
+    """Makes zeros."""
+    UNSET = auto()
+    """Gives memory that was not written to."""
+    ADDS_AT = auto()
+    """Adds its last argument to the value at places."""
     # How it is called and what it does besides.
     SIZED = auto()
     """Its integers are sizes: the shapes of what comes out say all that they say."""
@@ -352,33 +358,32 @@ OPS: dict[str, Facts | Trait] = {
     "rnn_relu": T.RECURRENT,
     "rnn_tanh": T.RECURRENT,
 
-    "empty": T.FILLS | T.SIZED,
+    "empty": T.FILLS | T.SIZED | T.UNSET,
+    "empty_strided": T.UNSET,
     "eye": T.FILLS,
     "full": T.FILLS | T.SIZED,
     "ones": T.FILLS | T.SIZED,
     "scalar_tensor": T.FILLS,
-    "zeros": T.FILLS | T.SIZED,
+    "zeros": T.FILLS | T.SIZED | T.ZEROS,
     "rand": T.DRAWS,
     "randn": T.DRAWS,
     "arange": T.RANGE,
     "linspace": T.RANGE,
-
-    "empty_like": T.LIKE,
+    "empty_like": T.LIKE | T.UNSET,
     "full_like": T.LIKE,
-    "new_empty": T.LIKE | T.SIZED,
+    "new_empty": T.LIKE | T.SIZED | T.UNSET,
     "new_full": T.LIKE | T.SIZED,
     "new_ones": T.LIKE | T.SIZED,
-    "new_zeros": T.LIKE | T.SIZED,
+    "new_zeros": T.LIKE | T.SIZED | T.ZEROS,
     "ones_like": T.LIKE,
     "rand_like": T.LIKE,
     "randn_like": T.LIKE,
-    "zeros_like": T.LIKE,
+    "zeros_like": T.LIKE | T.ZEROS,
     "sym_size": T.SIZED,
-
-    "index_add": T.ONE_DTYPE,
+    "index_add": T.ONE_DTYPE | T.ADDS_AT,
     "index_copy": T.ONE_DTYPE,
     "scatter": T.ONE_DTYPE,
-    "scatter_add": T.ONE_DTYPE,
+    "scatter_add": T.ONE_DTYPE | T.ADDS_AT,
 
     "_local_scalar_dense": T.READS,
     "item": T.READS,

@@ -18,7 +18,6 @@ from mlgraph.errors import MlgraphError, first_line
 from mlgraph.graph.constants import constants
 from mlgraph.graph.example_call import example_leaves
 from mlgraph.graph.interpret import Interpretation
-from mlgraph.graph.ops import op_name
 from mlgraph.program.axis_table import Reason
 from mlgraph.program.soundness import Soundness
 from mlgraph.rewrite.coarsen import coarse_recipes, stack_down
@@ -362,7 +361,7 @@ def _compared(
 
 def _is_arbitrary(node: fx.Node) -> bool:
     """Whether a value is that of memory not written to yet."""
-    return op_name(node) in ("empty", "empty_like", "new_empty", "empty_strided")
+    return has(node, Trait.UNSET)
 
 
 def _differs(found: Any, wanted: Any) -> bool:

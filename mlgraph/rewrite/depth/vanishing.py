@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 # Linear in their first argument, and no other argument can make something of nothing.
 _UNARY = PASSES | MOVES | CUTS | Trait.PADS | Trait.LOOKS_UP | Trait.LINEAR | Trait.QUOTIENT
 
-_ZEROS = ("zeros", "zeros_like", "new_zeros")
-# Add one argument to another at some places, which vanishes if both do.
-_ADDS_AT = {"index_add": (0, 3), "scatter_add": (0, 3)}
-
 
 class Vanishing:
     """What makes values of one block vanish.
@@ -42,10 +38,10 @@ class Vanishing:
         if node.op != "call_function" or node.name not in self.inside:
             return None
         name = op_name(node)
-        if name in _ZEROS:
+        if has(node, Trait.ZEROS):
             return []
-        if name in _ADDS_AT:
-            return self._all(node, _ADDS_AT[name])
+        if has(node, Trait.ADDS_AT):
+            return self._all(node, (0, 3))
         if has(node, Trait.PRODUCT):
             return self._one_factor(node, name)
         if (places := positions(node)) is not None:
