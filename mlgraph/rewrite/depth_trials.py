@@ -18,6 +18,8 @@ from mlgraph.errors import MlgraphError, first_line
 from mlgraph.graph.constants import constants
 from mlgraph.graph.example_call import example_leaves
 from mlgraph.graph.interpret import Interpretation
+from mlgraph.graph.ops import has
+from mlgraph.graph.traits import Trait
 from mlgraph.program.axis_table import Reason
 from mlgraph.program.soundness import Soundness
 from mlgraph.rewrite.coarsen import coarse_recipes, stack_down
