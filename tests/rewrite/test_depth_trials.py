@@ -177,7 +177,7 @@ def test_a_chain_that_fails_is_kept_by_name_and_refused_by_name(
 def test_one_trial_serves_one_request(captured: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     program = captured.replace()
     mlgraph.coalesce(program, depth=2)
-    monkeypatch.setattr("mlgraph.rewrite.depth_trials._Check", None)
+    monkeypatch.setattr("mlgraph.rewrite.depth_trials._DepthCheck", None)
     assert len(mlgraph.coalesce(program, depth=2).blocks[0]) == 3
 
 
