@@ -137,10 +137,17 @@ def run(
         dtype, shard_size, as_class = write.dtype, write.shard_size, write.as_class
         return write_program(after, path, dtype=dtype, shard_size=shard_size, as_class=as_class)
 
-    after, made, notes = expressible(program, apply, written)
-    made = replace(made, notes=(*notes, *made.notes))
+    found = expressible(program, apply, written)
+    made = replace(found.written, notes=(*found.notes, *found.written.notes))
+    stays = dict.fromkeys(found.stays, "no configuration of the class has another size")
     dtype = floating_dtype(write.dtype) if write.dtype else None
-    report(job, effect(program, after, getattr(job.operator, "freeze", ()), dtype), made, json)
+    left = stays | asked_for(job.operator)
+    report(job, effect(program, found.program, left, dtype), made, json)
+
+
+def asked_for(operator: Pass | Pipeline) -> dict[str, str]:
+    """The axes that a pass was told to leave, with that as the reason."""
+    return dict.fromkeys(getattr(operator, "freeze", ()), "you asked for it")
 
 
 def leaving(operator: Pass | Pipeline, stays: tuple[str, ...]) -> Pass | Pipeline:
@@ -168,7 +175,7 @@ def _rehearsed(job: Job) -> Effect:
         program = job.program or job.opening.program(job.source, weights=False)
         with status(f"trying {operator}"):
             after = operator.on_shapes(program)
-        return effect(program, after, getattr(operator, "freeze", ()))
+        return effect(program, after, asked_for(operator))
 
     if job.program is not None or getattr(operator, "calibration", None) is not None:
         # what hangs on more than the source: a target, or a file that may be another one the next time

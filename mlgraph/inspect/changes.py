@@ -48,18 +48,22 @@ class Effect:
 
 
 def effect(
-    before: Program, after: Program, freeze: Iterable[str] = (), dtype: torch.dtype | None = None
+    before: Program,
+    after: Program,
+    left: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Effect:
     """What a pass that made ``after`` of ``before`` did; of several passes, what became of chains is told.
 
-    ``freeze`` names axes that it was told to leave, ``dtype`` is the one in which the result is written.
+    ``left`` gives for axes that it was told to leave, by name, why; ``dtype`` is the one in which the result
+    is written.
     """
     first, second = summarize(before), summarize(after, dtype)
     return Effect(
         first,
         second,
         tuple(changes(before, after) or chain_changes(first, second)),
-        tuple(kept(before, after, freeze)),
+        tuple(kept(before, after, left or {})),
         new_notes(before, after),
     )
 
@@ -127,19 +131,21 @@ def _other_size(grouping: Sequence[int], size: int) -> int:
     return coarse if size == len(grouping) else len(grouping)
 
 
-def kept(before: Program, after: Program, user: Iterable[str] = ()) -> list[Kept]:
-    """The axes that the pass did not change, with reasons; ``user`` names those it was told to leave."""
+def kept(before: Program, after: Program, left: Mapping[str, str]) -> list[Kept]:
+    """The axes that the pass did not change, with reasons; those that it was told to leave with theirs."""
     if not _made_of(after, before):
         return []
-    sizes, wanted = _sizes(before, after), set(user)
+    sizes = _sizes(before, after)
     listed = []
     for family in families(before):
         still = [axis for axis in family.ids if sizes.get(axis, family.size) == family.size]
         if not still:
             continue
-        asked = family.name in wanted or wanted.issuperset(still)
-        reason = "you asked for it" if asked else family.reason or "no factor was asked for"
-        if not asked and _stands_behind(before, still) and not _leader_changed(before, still, sizes):
+        told = left.get(family.name)
+        if told is None and all(axis in left for axis in still):
+            told = left[still[0]]
+        reason = told or family.reason or "no factor was asked for"
+        if told is None and _stands_behind(before, still) and not _leader_changed(before, still, sizes):
             reason = f"a width takes the first axis of a dim alone: --axis {family.name}=N takes this one"
         listed.append(Kept(family.name, family.size, reason, len(still)))
     return listed

@@ -47,7 +47,8 @@ def check(entry: Entry, program: Program, model: nn.Module, folder: Path, call: 
             return through_timm(coarse, folder / "coarse.safetensors")
         return through_huggingface(coarse, type(model), folder / "coarse")
 
-    coarse, (loaded, notes), kept = expressible(program, coarsen, write)
+    found = expressible(program, coarsen, write)
+    coarse, (loaded, notes), kept = found.program, found.written, found.notes
     by_width += kept
     own = [note for note in notes if note.startswith(("as the class has it", "with these constants"))]
     if own:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from mlgraph.errors import AxisError
 from mlgraph.interop.fitting.fit import NotExpressible
@@ -16,10 +17,23 @@ T = TypeVar("T")
 _ASKED = 5
 
 
+@dataclass(frozen=True)
+class Expressed(Generic[T]):
+    """A coarse ``program`` that its class can express, and what was ``written`` of it.
+
+    ``stays`` names the axes and chains that are left for the class's sake, ``notes`` say why.
+    """
+
+    program: Program
+    written: T
+    stays: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
 def expressible(
     program: Program, coarsen: Callable[[tuple[str, ...]], Program], write: Callable[[Program], T]
-) -> tuple[Program, T, tuple[str, ...]]:
-    """The coarse program that the class can express, what ``write`` makes of it, and notes on what stays.
+) -> Expressed[T]:
+    """The coarse program that the class can express, and what ``write`` makes of it.
 
     ``coarsen`` gives the coarse program of ``program`` in which axes and chains of these names stay; first
     none does. Where ``write`` finds no configuration of the class, what stands in its way stays as well.
@@ -32,7 +46,7 @@ def expressible(
     for at in range(_ASKED):
         coarse = coarsen(stays)
         try:
-            return coarse, write(coarse), tuple(notes)
+            return Expressed(coarse, write(coarse), stays, tuple(notes))
         except NotExpressible as error:
             more = tuple(name for name in error.stays if name not in stays)
             if not more or at == _ASKED - 1 or not _changes(coarsen, (*stays, *more)):

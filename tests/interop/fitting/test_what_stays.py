@@ -15,6 +15,7 @@ from mlgraph.capture.inputs.origin import origin_of
 from mlgraph.cli.coarsen import leaving
 from mlgraph.errors import AxisError
 from mlgraph.graph.compare import relative_error
+from mlgraph.inspect.changes import effect
 from mlgraph.interop.fitting.fit import NotExpressible
 from mlgraph.interop.fitting.retry import expressible
 from mlgraph.interop.huggingface import Saved, save_huggingface
@@ -48,7 +49,10 @@ def test_an_axis_for_which_the_class_has_no_field_stays(tmp_path: Path) -> None:
     def write(program: Program) -> Saved:
         return save_huggingface(program, tmp_path / "small")
 
-    coarse, saved, notes = expressible(fourier(), coarsened, write)
+    found = expressible(fourier(), coarsened, write)
+    coarse, saved, notes = found.program, found.written, found.notes
+    left = effect(fourier(), coarse, dict.fromkeys(found.stays, "so")).kept
+    assert {(kept.name, kept.reason) for kept in left} >= {("hidden", "so"), ("features", "so")}
     assert any(
         note.startswith("kept: embeddings.hidden (8), since no configuration of the class has it otherwise: ")
         for note in notes
