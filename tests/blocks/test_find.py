@@ -104,6 +104,7 @@ def test_decoder_reads_the_encoder_as_a_side_input() -> None:
     assert not any(nodes[side] in reached for side in encoder.blocks[0].sides)
 
 
+@pytest.mark.slow
 def test_a_table_read_by_all_layers_belongs_to_no_block() -> None:
     owned = {tensor for chain in captured("t5").blocks for block in chain for tensor in block.tensors}
     tables = {name for name in captured("t5").tensors if "relative_attention_bias" in name}

@@ -136,9 +136,8 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
-@pytest.mark.parametrize(
-    ("mode", "share"), [pytest.param("keep", 1.5, marks=pytest.mark.slow), ("drop", 0.7)]
-)
+@pytest.mark.parametrize(("mode", "share"), [("keep", 1.5), ("drop", 0.7)])
+@pytest.mark.slow
 def test_loading_takes_no_more_memory_than_the_file(tmp_path: Path, mode: str, share: float) -> None:
     """A file of 40 MB, every tensor read: kept, its size; given back, little more than two of five."""
     path = tmp_path / "model.pt"

@@ -210,8 +210,4 @@ def test_a_dry_run_tells_and_writes_nothing(work: Path, capsys: pytest.CaptureFi
     assert mlgraph_command(["train", "run.toml", "--dry-run", "--memory", "100KB"]) == 1
     assert "needs" in capsys.readouterr().err
     assert mlgraph_command(["train", "run.toml", "--processes", "2"]) == 2
-    assert mlgraph_command(["train", "run.toml", "--dry-run"]) == 0
-    shown = capsys.readouterr().out
-    assert "FLOPs in all" in shown
-    assert max(map(len, shown.splitlines())) <= 80
     assert sorted(path for path in work.iterdir() if path.name != "cache") == before

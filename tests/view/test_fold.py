@@ -124,6 +124,7 @@ def test_llama_shows_grouped_queries_and_rotations():
     assert [block.box(edge.source).kind for edge in residual] == ["input", "add"]
 
 
+@pytest.mark.slow
 def test_t5_has_two_chains_of_which_one_reads_the_other():
     shown = view(captured("t5").program)
     assert list(shown.parts) == ["encoder.block", "decoder.block"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.selection import some
 from tests.train.victim import Kill, start
 
 
@@ -43,11 +44,14 @@ def _killed_then_finished(folder: Path, kills: list[Kill]) -> int:
 
 @pytest.mark.parametrize(
     "kills",
-    [
-        [Kill("step", 4), Kill("write", 1)],
-        [Kill("level", 0), Kill("write", 0), Kill("step", 6)],
-        [Kill("write", 5), Kill("step", 4), Kill("step", 1)],
-    ],
+    some(
+        [
+            [Kill("step", 4), Kill("write", 1)],
+            [Kill("level", 0), Kill("write", 0), Kill("step", 6)],
+            [Kill("write", 5), Kill("step", 4), Kill("step", 1)],
+        ],
+        lambda kills: kills[0].where == "level",
+    ),
     ids=lambda kills: "-".join(f"{kill.where}{kill.count}" for kill in kills),
 )
 def test_a_killed_run_ends_bit_identical(uninterrupted: Path, tmp_path: Path, kills: list[Kill]) -> None:

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import mlgraph
+from mlgraph.cli.render.training import forecast as rendered
+from mlgraph.inspect.text.console import show
 from mlgraph.program import Program
 from mlgraph.train import Settings, Train, TrainError, run, vcycle
 from mlgraph.train.engine.forecast import forecast, state_ratio
@@ -110,3 +112,14 @@ def test_every_training_phase_is_timed(program: Program) -> None:
     assert all(value > 0 for value in seconds.values())
     said = forecast(program, PHASES, points()[0], SETTINGS, 1).timed(seconds)
     assert said.seconds == pytest.approx(sum(phase.steps * seconds[phase.phase] for phase in said.phases))
+
+
+def test_it_is_shown_in_eighty_columns(
+    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    said = forecast(program, PHASES, points()[0], replace(SETTINGS, fsdp=True), 4)
+    show(*rendered(said.timed(dict.fromkeys(range(6), 12.0))))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("FLOPs in all; 132 s" in line for line in lines) or any("2 min" in line for line in lines)

@@ -78,6 +78,7 @@ def _losses(out: Path) -> list[float]:
     return [record["loss"] for record in records if "loss" in record]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_on_other_numbers_of_processes(tmp_path: Path) -> None:
     """SIGTERM to one process stops all after a checkpoint; 4, 2, 1 and 4 processes see it through."""
     Processes(1, life, str(tmp_path / "one"), None, {"same batch": True}, None).results()
