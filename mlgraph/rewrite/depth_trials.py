@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import fx
 
 from mlgraph.errors import MlgraphError, first_line
 from mlgraph.graph.constants import constants
@@ -34,8 +35,6 @@ from mlgraph.rewrite.trials import TOLERANCE, axes_in, kin, relative_miss, run_t
 from mlgraph.rewrite.weight_norm import lengths, with_lengths
 
 if TYPE_CHECKING:
-    from torch import fx
-
     from mlgraph.program import Program
     from mlgraph.program.block_table import Chain
     from mlgraph.program.tensors import TensorRecipe
@@ -362,7 +361,9 @@ def _compared(
 
 
 def _is_arbitrary(node: fx.Node) -> bool:
-    """Whether a value is that of memory not written to yet."""
+    """Whether a value is that of memory not written to yet, or such of which a part was replaced."""
+    while has(node, Trait.REPLACES) and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
     return has(node, Trait.UNSET)
 
 

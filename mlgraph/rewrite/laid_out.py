@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from mlgraph.graph.interpret import Interpretation, double
+from mlgraph.rewrite.miniature import Misfit
 
 if TYPE_CHECKING:
     from mlgraph.program import Program
@@ -27,6 +28,9 @@ def laid_out(program: Program, held: Mapping[str, Sequence[Held]], inputs: Seque
 
     Every block runs the nodes of the chain's last one, on what the one before it gave. What reads the inner
     values of blocks has no value.
+
+    Raises:
+        Misfit: a block itself reads such.
     """
     return _Layout(program, held).run(inputs)
 
@@ -84,4 +88,7 @@ class _Layout:
                 env[node] = self._value(node, env)
             if name in place and node in env:
                 self.values[chain.name, number, place[name]] = env[node]
-        return env[self.nodes[form.exit]]
+        leaving = self.nodes[form.exit]
+        if leaving not in env:
+            raise Misfit(leaving, "what it reads has no value where blocks are laid out anew")
+        return env[leaving]

@@ -230,3 +230,24 @@ def test_blocks_fed_with_a_mean_of_the_stream_and_a_fixed_value_are_one_chain() 
     program = mlgraph.capture(Mixed(block, True).eval(), (torch.randn(3, 5, 7),), check=False)
     assert [(chain.name, len(chain)) for chain in program.blocks] == [("layers", 4)]
     assert check_layers(program, {"layers": Grouping.adjacent(4, 2)}).faults == {}
+
+
+class Filled(Layer):
+    """Puts its two halves into memory that nothing was written to."""
+
+    def forward(self, h: torch.Tensor, first: torch.Tensor, literal: bool) -> torch.Tensor:
+        inner = self.up(self.norm(h))
+        joined = inner.new_empty(inner.shape)
+        joined[..., :4], joined[..., 4:] = F.gelu(inner[..., 4:]), inner[..., :4]
+        return h + self.down(joined)
+
+
+def test_memory_that_nothing_was_written_to_is_no_difference() -> None:
+    torch.manual_seed(0)
+    model = Deep()
+    model.layers = nn.ModuleList(Filled(0) for _ in range(4))
+    program = mlgraph.capture(model.eval(), (torch.randn(3, 5, 7),))
+    coarse = mlgraph.coalesce(program, depth=2)
+    assert len(coarse.blocks[0]) == 2
+    mean = (model.layers[0].up.weight + model.layers[1].up.weight) / 2
+    assert torch.equal(coarse.tensors["layers.0.up.weight"], mean)
