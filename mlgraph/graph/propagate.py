@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +38,18 @@ def apply(target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, A
     return target(*args, **kwargs)
 
 
+@contextmanager
+def without_tracebacks() -> Iterator[None]:
+    """Keep torch from logging a traceback wherever an op refuses fake tensors: what is tried may fail."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def propagate(
     graph: fx.Graph, signature: Signature, tensors: Mapping[str, torch.Tensor], call: Runner = apply
 ) -> None:
@@ -50,7 +64,7 @@ def propagate(
     mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
     inputs = iter(signature.inputs)
     fakes = cache(lambda name: fake_like(tensors[name]))
-    with torch.no_grad(), mode:
+    with torch.no_grad(), mode, without_tracebacks():
         for node in graph.nodes:
             if node.op == "placeholder":
                 leaf = next(inputs)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from mlgraph.capture.inputs.origin import origin_of
 from mlgraph.errors import FileError, MlgraphError
+from mlgraph.graph.propagate import without_tracebacks
 from mlgraph.interop.hollow import configuration, hollow
 from mlgraph.interop.load import Built
 from mlgraph.interop.weights import DirectoryTensors
@@ -48,7 +48,7 @@ def open_lazily(
     if held is None:
         return None
     try:
-        with _without_tracebacks():
+        with without_tracebacks():
             program = capture(Built(model, origin_of(model, path), path.resolve().name))
     except MlgraphError:
         return None
@@ -82,17 +82,3 @@ def stored_name(name: str, tensors: Tensors, stored: Any) -> str | None:
 
 def _shape_only(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="meta")
-
-
-class _without_tracebacks:
-    """Torch logs a traceback wherever an op refuses fake tensors, and trying example inputs out makes some do
-    so.
-    """
-
-    def __enter__(self) -> None:
-        self._logger = logging.getLogger("torch._subclasses.fake_tensor")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.CRITICAL + 1)
-
-    def __exit__(self, *exception: object) -> None:
-        self._logger.setLevel(self._level)
