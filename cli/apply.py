@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from mlgraph.cli.coarsen import Job, Write, run
 from mlgraph.cli.opening import Opening, opens
 from mlgraph.cli.options import AsClass, DryRun, Dtype, Json, Out, ShardSize, Source
+from mlgraph.cli.running import Job, Write, run
 from mlgraph.passes.registry import PASSES
 
 _PASSES = (

@@ -55,8 +55,7 @@ def command(
     with status("costing levels"):
         found = plan(program, budget, batch, sequence)
     if out is not None:
-        takes_ids = found.tokens != found.steps * found.batch[0][1][0]
-        write_configuration(configuration(found, source, takes_ids), out)
+        write_configuration(configuration(found, program, source), out)
     written = [] if out is None else [f"wrote {out}: name the data, and tune rates and coarse steps"]
     show_json(to_json(found)) if json else show(*_rendered(found), *written)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mlgraph.cli.coarsen import Job, Write, run
 from mlgraph.cli.opening import Opening, opens
 from mlgraph.cli.options import AsClass, DryRun, Dtype, Json, Out, ShardSize, Source
 from mlgraph.cli.pass_options import runs
+from mlgraph.cli.running import Job, Write, run
 from mlgraph.passes.decoalesce import Decoalesce
 
 

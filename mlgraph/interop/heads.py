@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlgraph.errors import FileError
 from mlgraph.interop.load import read_config
+from mlgraph.program import HuggingFaceOrigin
+
+if TYPE_CHECKING:
+    from mlgraph.program import Program
 
 _MAPPINGS = {
     "causal-lm": "MODEL_FOR_CAUSAL_LM_MAPPING",
@@ -45,6 +49,24 @@ def class_with_head(source: str | os.PathLike[str], task: str) -> str | None:
             "choose another task or model."
         )
     return fitting[0]
+
+
+def task_of(program: Program) -> str | None:
+    """The task of a transformers program: that of its head, or of the head that its trunk is made for.
+
+    None for other programs, and where no task of ``mlgraph train`` is meant.
+    """
+    origin = program.origin
+    if not isinstance(origin, HuggingFaceOrigin):
+        return None
+    from transformers.models.auto import modeling_auto
+
+    named = {task: getattr(modeling_auto, f"{mapping}_NAMES") for task, mapping in _MAPPINGS.items()}
+    own = next((task for task, names in named.items() if origin.model_class in names.values()), None)
+    kind = origin.config.get("model_type")
+    # a model that writes from what it reads is for that; an encoder has a head for masks, a decoder has none
+    order = ("seq2seq", "masked-lm", "causal-lm", "image-classification")
+    return own or next((task for task in order if kind in named[task]), None)
 
 
 def _config_of(source: str) -> dict[str, Any] | None:

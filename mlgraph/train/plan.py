@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mlgraph.errors import MlgraphError
 from mlgraph.graph.flops import flops_at
 from mlgraph.graph.input_sizes import shapes_at
+from mlgraph.interop.heads import task_of
 from mlgraph.passes.coalesce import Coalesce
 from mlgraph.train.engine.rehearsal import rehearse
 from mlgraph.train.errors import TrainError
@@ -130,17 +131,19 @@ def plan(program: Program, budget: float, batch: int | None = None, sequence: in
     return Plan(budget, named, steps, steps * own.tokens, levels, ordered, tuple(dict.fromkeys(notes)))
 
 
-def configuration(found: Plan, source: str, takes_ids: bool) -> dict[str, object]:
+def configuration(found: Plan, program: Program, source: str) -> dict[str, object]:
     """Fields of a run to start from: the V-cycle that saves most, its coarse steps and rates to be tuned."""
-    best = next((c for c in found.ceilings if c.kind == "vcycle"), found.ceilings[0])
-    init, coarse, rest = (dict(enumerate(count for _, count in best.steps)).get(n, 0) for n in range(3))
+    best = next(ceiling for ceiling in found.ceilings if ceiling.kind == "vcycle")
+    (_, init), (_, coarse), (_, rest) = best.steps
     down = WAYS[best.way]
     (_, shape), *_ = found.batch
+    takes_ids = found.tokens != found.steps * shape[0]
+    task = task_of(program) or ("causal-lm" if takes_ids else "image-classification")
     data = {"data.sequence": shape[1]} if takes_ids and len(shape) > 1 else {}
     return {
         "model": source,
         "out": "runs/first",
-        "data.task": "causal-lm" if takes_ids else "image-classification",
+        "data.task": task,
         "data.train": ["text.txt" if takes_ids else "images"],
         "data.batch": shape[0],
         **data,

@@ -17,7 +17,7 @@ from mlgraph.capture.model import capture
 from mlgraph.graph.dataflow import Dataflow
 from mlgraph.program import Program
 from mlgraph.program.block_table import BlockTable, Chain
-from mlgraph.program.numbering import number_under, numbered, renumber, stretches
+from mlgraph.program.numbering import stretches
 from mlgraph.rewrite.depth.restack import restack
 from tests import captured as known
 from tests.selection import some
@@ -284,6 +284,7 @@ def test_random_transformers(shape: Shape) -> None:
     assert all(table[0].block_of(tensor) == block.index for block in table[0] for tensor in block.tensors)
 
 
+@pytest.mark.bench
 def test_analysis_time_grows_linearly() -> None:
     """48 layers against 12: a little over four times the time."""
     seconds = {}
@@ -319,20 +320,6 @@ def test_the_table_prints_chains_and_near_misses() -> None:
     assert text.splitlines()[0].split()[:2] == ["chain", "blocks"]
     assert text.splitlines()[1].split()[:3] == ["layers", "×3", "1"]
     assert "alike, but in no chain\n- layers.0-1 differ" in text
-
-
-def test_numbered_names() -> None:
-    pattern = numbered(["a.3.w2", "a.5.w2", "a.7.w2"])
-    assert pattern is not None
-    assert (pattern.prefix, pattern.start, pattern.step) == ("a.", 3, 2)
-    assert [pattern(index) for index in range(2)] == ["a.3.w2", "a.5.w2"]
-    assert numbered(["a.0.w", "a.2.w", "a.3.w"]) is None
-    assert numbered(["a.0.w0", "a.1.w1"]) is None
-    assert numbered(["embedding.norm", "layer.0.norm"]) is None
-    assert number_under("a.12.b", "a.") == 12
-    assert number_under("a.1x.b", "a.") is None
-    assert renumber("a.12.b", "a.", 3) == "a.3.b"
-    assert renumber("a.12", "a.", 3) == "a.3"
 
 
 def test_names_that_count_up_mark_where_blocks_begin() -> None:

@@ -156,51 +156,6 @@ def test_a_model_differs_from_itself_in_nothing(cli, bert):
     assert cli("diff", bert, bert, "--json").json["same"]
 
 
-def test_inspect_folds_repeats_and_names_axes(cli, bert):
-    out = cli("inspect", bert).out
-    assert "encoder.layer ×4" in out
-    assert "query.weight +bias" in out
-    assert "[heads·head_dim, hidden]" in out
-    assert "input_ids" in out
-    assert out.count("query.weight") == 1
-
-
-def test_inspect_as_data_adds_up(cli, bert):
-    told = cli("inspect", bert, "--json").json
-    program = mlgraph.load(bert)
-
-    def total(module):
-        here = [tensor for tensor in module["tensors"] if tensor["is_parameter"] and not tensor["tied"]]
-        return module["repeat"] * (
-            sum(torch.Size(tensor["shape"]).numel() for tensor in here) + sum(map(total, module["children"]))
-        )
-
-    assert total(told["modules"]) == told["parameters"] == program.num_parameters()
-
-
-@pytest.mark.parametrize("option", ["--params", "--blocks", "--graph", "--code"])
-def test_views_of_inspect(cli, bert, option):
-    result = cli("inspect", bert, option)
-    assert result.code == 0
-    expected = {
-        "--params": "query.bias",
-        "--blocks": "bert.encoder.layer",
-        "--graph": "scaled_dot_product_attention",
-        "--code": "def forward(self",
-    }
-    assert expected[option] in result.out
-
-
-def test_the_generated_code_is_python(cli, bert):
-    compile(cli("inspect", bert, "--code").out, "forward.py", "exec")
-
-
-def test_levels_of_inspect(cli, bert):
-    shallow = cli("inspect", bert, "--depth", 1).out
-    assert "cls.predictions" in shallow
-    assert "query" not in shallow
-
-
 def test_axes(cli, bert):
     assert "hidden" in cli("axes", bert).out
     told = {axis["id"]: axis for axis in cli("axes", bert, "--json").json}
@@ -407,13 +362,3 @@ def test_a_huggingface_directory_of_some_layers(cli, models, tmp_path):
             else name.replace("layer.1.", "layer.3.")
         )
         assert torch.equal(tensor, fine[before]), name
-
-
-def test_plan(cli, models, tmp_path):
-    found = cli("plan", models / "mlp.pt", "--budget", "1e9", "-o", tmp_path / "run.toml")
-    assert found.code == 0
-    assert "vcycle   width" in found.out
-    assert max(map(len, found.out.splitlines())) <= 80
-    assert (tmp_path / "run.toml").exists()
-    assert cli("plan", models / "mlp.pt", "--budget", "1e9", "--json").json["ceilings"]
-    assert cli("plan", models / "mlp.pt", "--budget", "5").code == 1

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import mlgraph
-from mlgraph.program import Program
+from mlgraph.interop.heads import task_of
+from mlgraph.program import HuggingFaceOrigin, Program
 from mlgraph.train import TrainError, count_flops
 from mlgraph.train.plan import Plan, configuration, plan
 from mlgraph.train.starter import write_configuration
@@ -59,13 +60,31 @@ def test_what_cannot_be_coarsened_is_said() -> None:
     assert any("in depth" in note for note in found.notes)
 
 
-def test_the_run_written_is_one(found: Plan, tmp_path: Path) -> None:
+def test_the_run_written_is_one(program: Program, found: Plan, tmp_path: Path) -> None:
     from mlgraph.train.config import load_config
 
-    write_configuration(configuration(found, "model.pt", takes_ids=False), tmp_path / "run.toml")
+    write_configuration(configuration(found, program, "model.pt"), tmp_path / "run.toml")
     config = load_config(tmp_path / "run.toml")
     table = tomllib.loads((tmp_path / "run.toml").read_text())
     assert table["data"]["batch"] == 32
     assert sum(phase.steps for phase in config.phase_program() if hasattr(phase, "steps")) == found.steps
     with pytest.raises(TrainError, match=r"run\.toml is there already"):
         write_configuration({}, tmp_path / "run.toml")
+
+
+@pytest.mark.parametrize(
+    ("cls", "kind", "task"),
+    [
+        ("GPT2LMHeadModel", "gpt2", "causal-lm"),
+        ("BertForMaskedLM", "bert", "masked-lm"),
+        ("BertModel", "bert", "masked-lm"),
+        ("LlamaModel", "llama", "causal-lm"),
+        ("T5ForConditionalGeneration", "t5", "seq2seq"),
+        ("ViTModel", "vit", "image-classification"),
+        ("RobertaForSequenceClassification", "roberta", "text-classification"),
+        ("Wav2Vec2ForCTC", "wav2vec2", None),
+    ],
+)
+def test_the_task_is_that_of_the_head(program: Program, cls: str, kind: str, task: str | None) -> None:
+    assert task_of(program.replace(origin=HuggingFaceOrigin(cls, {"model_type": kind}))) == task
+    assert task_of(program) is None

@@ -23,7 +23,7 @@ def sizes_of(program: Program) -> frozenset[int]:
     for dims in program.axes.tensor_dims.values():
         for dim in dims:
             own = [leaf.size for leaf in dim.leaves()]
-            sizes |= {math.prod(own[i:j]) for i in range(len(own)) for j in range(i + 1, len(own) + 1)}
+            sizes |= {math.prod(own[i:j]) for i, j in _runs(len(own))}
     for chain in program.blocks:
         sizes |= {len(chain), len(chain) * chain.period}
     return frozenset(sizes)

@@ -12,7 +12,7 @@ from torch import nn
 
 import mlgraph
 from mlgraph.capture.inputs.origin import origin_of
-from mlgraph.cli.coarsen import leaving
+from mlgraph.cli.running import leaving
 from mlgraph.errors import AxisError
 from mlgraph.graph.compare import relative_error
 from mlgraph.inspect.changes import effect
